@@ -1,0 +1,17 @@
+"""Make trained vision transformers for dense prediction faster, with no training or new weights."""
+
+from expedite.errors import ExpediteError
+from expedite.patching import describe, patch, patched, unpatch
+from expedite.plan import Plan, Span
+from expedite.version import __version__
+
+__all__ = [
+    "ExpediteError",
+    "Plan",
+    "Span",
+    "__version__",
+    "describe",
+    "patch",
+    "patched",
+    "unpatch",
+]

@@ -1,0 +1,5 @@
+"""`python -m expedite`."""
+
+from expedite.cli import main
+
+main()

@@ -1,0 +1,325 @@
+"""Token clustering: thousands of tokens into a few hundred centroids, by local EM as in SLIC.
+
+Equations 2 and 3 of "Expediting Large-Scale Vision Transformer for Dense Prediction without
+Fine-tuning" (arXiv 2210.01035), with the minus sign and the division by the mass that the printed
+formulas lack. Undoing it is `reconstruction`.
+"""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from expedite.errors import ExpediteError
+from expedite.tiling import Tiles, make_tiles
+
+# The "auto" temperature over the mean squared distance between a token and its first centre.
+AUTO_TEMPERATURE = 0.05
+# A cluster with less mass than this stands for no token.
+EMPTY_MASS = 1e-6
+# Where the largest feature is 1, smaller temperatures would only sharpen rounding errors.
+_LEAST_AUTO_TEMPERATURE = 1e-10
+_TINY = 1e-30
+
+
+@dataclass(frozen=True)
+class Clustering:
+    """What `reconstruct` needs to bring the full grid back.
+
+    `features` and `centers` are in the space of the distances: float32, scaled so that the largest
+    is about 1, the mean taken off; `temperature` is in the same units.
+    """
+
+    tokens: Tensor  # (B, N, C) as they were clustered
+    centroids: Tensor  # (B, h·w, C) means of the tokens, in their dtype
+    features: Tensor  # (B, N, D)
+    centers: Tensor  # (B, h·w, D)
+    mass: Tensor  # (B, h·w) float32: how many tokens each cluster stands for
+    assignment: Tensor  # (B, T, n, m) float32: the soft weights of the last E-step, in tiles
+    temperature: Tensor  # (B, 1, 1, 1)
+    grid: tuple[int, int]
+    clusters: tuple[int, int]
+    neighborhood: int
+    nearest: bool
+    is_identity: bool = False
+
+    def tiles(self) -> Tiles:
+        """The tiles in which `assignment` is laid out."""
+        reach = self.neighborhood // 2
+        device = self.tokens.device
+        return make_tiles(self.grid, self.clusters, reach, device, nearest=self.nearest)
+
+
+def cluster(
+    tokens: Tensor,
+    grid: tuple[int, int],
+    clusters: tuple[int, int],
+    *,
+    iterations: int = 5,
+    neighborhood: int = 5,
+    temperature: float | Literal["auto"] = "auto",
+    features: Tensor | None = None,
+    mass: Tensor | None = None,
+    nearest: bool = False,
+) -> tuple[Tensor, Clustering]:
+    """Cluster the tokens of a grid into a smaller grid of centroids.
+
+    Centres begin as adaptive averages over h×w bins (Eq. 2). Each step assigns every token to the
+    cells around its own first cell by softmax(-d²/τ), then moves the centres to the means of what
+    they were assigned (Eq. 3). A centre that nothing was assigned to stays where it is.
+
+    Args:
+        tokens: (B, N, C) in row-major order of the grid, N = H·W.
+        grid: (H, W).
+        clusters: (h, w), at most (H, W); where they are equal the tokens themselves are returned.
+        iterations: EM steps κ.
+        neighborhood: Side λ of the square of cells that a token may join, odd.
+        temperature: τ in units of squared distance, or "auto": `AUTO_TEMPERATURE` times the mean
+            squared distance between the tokens of an image and their first centres.
+        features: (B, N, D) in which distances are measured; None measures them on the tokens.
+        mass: (B, N) how much each token counts; None counts each once.
+        nearest: Take first cells as the published code does, see `tiling.Axis`.
+
+    Returns:
+        Centroids (B, h·w, C) in the dtype of the tokens, and the record for `reconstruct`.
+
+    Raises:
+        ExpediteError: Shapes do not fit, or there are more clusters than tokens along a side.
+
+    Example:
+        >>> centroids, record = cluster(torch.randn(2, 12 * 16, 8), (12, 16), (5, 6))
+        >>> centroids.shape, record.mass.sum(1).round()
+        (torch.Size([2, 30, 8]), tensor([192., 192.]))
+    """
+    _check_shapes(tokens, grid, clusters)
+    _check_settings(iterations, neighborhood, temperature)
+    if _keeps_every_token(grid, clusters):
+        return tokens, _identity(tokens, grid, neighborhood, mass)
+    with full_precision(tokens.device):
+        z, unit = _standardize(tokens if features is None else features)
+        centers = _average_pool(z, grid, clusters)
+        tiles = make_tiles(grid, clusters, neighborhood // 2, tokens.device, nearest=nearest)
+        tau = _temperature(temperature, z, centers, unit, tiles)
+        assignment, centers, total = _em(z, mass, centers, tau, iterations, tiles)
+        values = tokens.float()
+        pooled = _average_pool(values, grid, clusters)
+        centroids = _means(tiles.split(values), assignment, total, pooled, tiles)
+    centroids = centroids.to(tokens.dtype)
+    return centroids, Clustering(
+        tokens, centroids, z, centers, total, assignment, tau, grid, clusters, neighborhood, nearest
+    )
+
+
+class TokenClustering(nn.Module):
+    """`cluster` with its settings fixed; it has no parameters.
+
+    `clusters` is (h, w), or a function that gives it for a grid (H, W).
+
+    Example:
+        >>> layer = TokenClustering((5, 6), iterations=3)
+        >>> centroids, record = layer(torch.randn(2, 192, 8), (12, 16))
+        >>> centroids.shape
+        torch.Size([2, 30, 8])
+    """
+
+    def __init__(
+        self,
+        clusters: tuple[int, int] | Callable[[tuple[int, int]], tuple[int, int]],
+        iterations: int = 5,
+        neighborhood: int = 5,
+        temperature: float | Literal["auto"] = "auto",
+        nearest: bool = False,
+    ) -> None:
+        super().__init__()
+        _check_settings(iterations, neighborhood, temperature)
+        self.clusters = clusters
+        self.iterations = iterations
+        self.neighborhood = neighborhood
+        self.temperature: float | Literal["auto"] = temperature
+        self.nearest = nearest
+
+    def forward(
+        self,
+        tokens: Tensor,
+        grid: tuple[int, int],
+        features: Tensor | None = None,
+        mass: Tensor | None = None,
+    ) -> tuple[Tensor, Clustering]:
+        return cluster(
+            tokens,
+            grid,
+            self.clusters(grid) if callable(self.clusters) else self.clusters,
+            iterations=self.iterations,
+            neighborhood=self.neighborhood,
+            temperature=self.temperature,
+            features=features,
+            mass=mass,
+            nearest=self.nearest,
+        )
+
+
+def pool(values: Tensor, clustering: Clustering) -> Tensor:
+    """Average values of tokens over the clusters they were assigned to.
+
+    Args:
+        values: (B, N, C) or (1, N, C), on the grid that was clustered.
+        clustering: From `cluster`.
+
+    Returns:
+        (B, h·w, C) in the dtype of the values; the clusters' own tokens where nothing was merged.
+
+    Example:
+        >>> tokens = torch.randn(1, 192, 8)
+        >>> centroids, record = cluster(tokens, (12, 16), (5, 6))
+        >>> torch.allclose(pool(tokens, record), centroids)
+        True
+    """
+    if clustering.is_identity:
+        return values
+    tiles = clustering.tiles()
+    with full_precision(values.device):
+        x = values.float()
+        pooled = _average_pool(x, clustering.grid, clustering.clusters)
+        means = _means(tiles.split(x), clustering.assignment, clustering.mass, pooled, tiles)
+    return means.to(values.dtype)
+
+
+def labels(clustering: Clustering) -> Tensor:
+    """The cluster that each token leans to most, (B, N) int64.
+
+    Example:
+        >>> _, record = cluster(torch.randn(1, 192, 8), (12, 16), (5, 6))
+        >>> labels(record).shape
+        torch.Size([1, 192])
+    """
+    if clustering.is_identity:
+        return torch.arange(clustering.mass.shape[1], device=clustering.mass.device).expand_as(
+            clustering.mass
+        )
+    tiles = clustering.tiles()
+    best = clustering.assignment.argmax(-1)  # (B, T, n) places in a window
+    windows = tiles.cell.expand(len(best), -1, -1)  # (B, T, m)
+    return tiles.join(windows.gather(2, best)[..., None]).squeeze(-1)
+
+
+def full_precision(device: torch.device) -> AbstractContextManager[None]:
+    """Keep autocast out: distances of half-precision products would be noise."""
+    if torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return nullcontext()
+
+
+def _em(
+    z: Tensor, mass: Tensor | None, centers: Tensor, tau: Tensor, iterations: int, tiles: Tiles
+) -> tuple[Tensor, Tensor, Tensor]:
+    weight = z.new_ones(z.shape[:2]) if mass is None else mass.float()
+    counted = tiles.split(weight[..., None]) * tiles.filled[..., None]  # (B, T, n, 1)
+    z = tiles.split(z)  # (B, T, n, D)
+    for _ in range(iterations):
+        # ‖z‖² is left out of d²: it is the same for every cluster and the softmax cancels it.
+        half_norms = tiles.windows(centers.square().sum(-1, keepdim=True) / 2).mT  # (B, T, 1, m)
+        closeness = z @ tiles.windows(centers).mT - half_norms
+        allowed = (closeness * (2 / tau)).masked_fill(~tiles.reachable, -torch.inf)
+        assignment = allowed.softmax(-1) * counted  # (B, T, n, m)
+        total = tiles.add_windows(assignment.sum(2)[..., None]).squeeze(-1)  # (B, h·w)
+        centers = _means(z, assignment, total, centers, tiles)
+    return assignment, centers, total
+
+
+def _means(
+    values: Tensor, assignment: Tensor, total: Tensor, otherwise: Tensor, tiles: Tiles
+) -> Tensor:
+    """Means (B, h·w, C) of tiled values (B, T, n, C), `otherwise` for clusters without mass."""
+    total = total[..., None]
+    # Shares that sum to one before the product: sums of huge values would overflow.
+    share = assignment / tiles.windows(total.clamp_min(_TINY)).mT  # (B, T, n, m)
+    means = tiles.add_windows(share.mT @ values)
+    return torch.where(total > EMPTY_MASS, means, otherwise)
+
+
+def _standardize(features: Tensor) -> tuple[Tensor, Tensor]:
+    """Features of unit size without their mean, which would drown the distances, and the unit."""
+    x = features.float()
+    unit = x.abs().amax((1, 2), keepdim=True).clamp_min(_TINY)
+    x = x / unit
+    return x - x.mean(1, keepdim=True), unit
+
+
+def _temperature(
+    temperature: float | str, z: Tensor, centers: Tensor, unit: Tensor, tiles: Tiles
+) -> Tensor:
+    if temperature == "auto":
+        spread = (z - centers[:, tiles.first_cell]).square().sum(-1).mean(1)  # (B,)
+        tau = (AUTO_TEMPERATURE * spread).clamp_min(_LEAST_AUTO_TEMPERATURE)[:, None, None]
+    else:
+        tau = (float(temperature) / unit.square()).clamp_min(_TINY)
+    return tau[..., None]  # (B, 1, 1, 1)
+
+
+def _average_pool(x: Tensor, grid: tuple[int, int], clusters: tuple[int, int]) -> Tensor:
+    """Adaptive average pooling to (B, h·w, C), as matrix products so that any size exports."""
+    rows, columns = (
+        _pooling_matrix(size, cells, x) for size, cells in zip(grid, clusters, strict=True)
+    )
+    batch, _, channels = x.shape
+    x = rows @ x.reshape(batch, grid[0], grid[1] * channels)  # (B, h, W·C)
+    return (columns @ x.reshape(batch, clusters[0], grid[1], channels)).flatten(1, 2)
+
+
+def _pooling_matrix(size: int, cells: int, like: Tensor) -> Tensor:
+    cell = torch.arange(cells, device=like.device)[:, None]
+    place = torch.arange(size, device=like.device)
+    end = ((cell + 1) * size + cells - 1) // cells
+    inside = ((place >= cell * size // cells) & (place < end)).to(like.dtype)
+    return inside / inside.sum(1, keepdim=True)  # (cells, size)
+
+
+def _keeps_every_token(grid: tuple[int, int], clusters: tuple[int, int]) -> bool:
+    return grid == clusters
+
+
+def _identity(
+    tokens: Tensor, grid: tuple[int, int], neighborhood: int, mass: Tensor | None
+) -> Clustering:
+    batch, count, _ = tokens.shape
+    weight = tokens.new_ones(batch, count, dtype=torch.float32) if mass is None else mass.float()
+    nothing = weight.new_empty(batch, 0, 0, 0)
+    return Clustering(
+        tokens, tokens, tokens, tokens, weight, nothing, nothing, grid, grid, neighborhood,
+        nearest=False, is_identity=True,
+    )  # fmt: skip
+
+
+def _check_shapes(tokens: Tensor, grid: tuple[int, int], clusters: tuple[int, int]) -> None:
+    if tokens.dim() != 3 or not tokens.is_floating_point():
+        raise ExpediteError(
+            f"tokens of shape {tuple(tokens.shape)} and {tokens.dtype} were given; floating-point "
+            "tokens (B, N, C) can be clustered"
+        )
+    if tokens.shape[1] != grid[0] * grid[1]:
+        raise ExpediteError(
+            f"{tokens.shape[1]} tokens were given for a grid of {grid[0]}×{grid[1]}, which has "
+            f"{grid[0] * grid[1]}; prefix tokens must be taken off first"
+        )
+    if not all(1 <= cells <= size for cells, size in zip(clusters, grid, strict=True)):
+        raise ExpediteError(
+            f"{clusters[0]}×{clusters[1]} clusters were asked of a grid of {grid[0]}×{grid[1]} "
+            "tokens; each side can have from 1 to as many clusters as tokens"
+        )
+
+
+def _check_settings(iterations: int, neighborhood: int, temperature: float | str) -> None:
+    if iterations < 1:
+        raise ExpediteError(f"{iterations} EM iterations were asked; at least 1 is needed")
+    if neighborhood < 1 or neighborhood % 2 == 0:
+        raise ExpediteError(
+            f"a neighborhood of {neighborhood} was asked; the side of a square around a cell is "
+            "odd: 1, 3, 5, 7, ..."
+        )
+    if temperature != "auto" and not (isinstance(temperature, (int, float)) and temperature > 0):
+        raise ExpediteError(
+            f"the temperature {temperature!r} was asked; a number above 0 or 'auto' would work"
+        )

@@ -1,0 +1,1 @@
+"""Architectures whose published checkpoints have no maintained home."""

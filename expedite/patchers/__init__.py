@@ -1,0 +1,27 @@
+"""One file a model family, and the mechanism by which all are patched."""
+
+from collections.abc import Callable, Iterator
+
+from torch import nn
+
+from expedite.patchers import segmenter, timm_vit
+from expedite.patchers.host import Host
+
+FAMILIES: tuple[Callable[[nn.Module], Host | None], ...] = (
+    segmenter.find_host,
+    timm_vit.find_host,
+)
+FAMILY_NAMES = ("Segmenter (expedite.models.segmenter)", "timm VisionTransformer")
+
+
+def find_hosts(model: nn.Module) -> Iterator[tuple[str, Host]]:
+    """Every host inside `model` (in itself, in DDP, in a compiled wrapper), with its path."""
+    claimed: list[str] = []
+    for path, module in model.named_modules():
+        if any(path.startswith(owner) for owner in claimed):
+            continue
+        for find in FAMILIES:
+            if host := find(module):
+                claimed.append(f"{path}." if path else "")
+                yield path, host
+                break

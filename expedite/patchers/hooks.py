@@ -1,0 +1,219 @@
+"""The hooks of a patched model: put in place for a session, found again by their type.
+
+Every hook is a module-level callable object, so that a patched model copies, pickles and traces,
+and its copy can be unpatched like the model itself.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from expedite.errors import ExpediteError
+from expedite.patchers.host import Method, Reads
+from expedite.patchers.session import Frame, Session
+
+Arguments = tuple[Any, ...]
+Keywords = dict[str, Any]
+
+
+@dataclass(eq=False)
+class Hook:
+    """Something of ours on a module."""
+
+    session: Session
+
+
+@dataclass(eq=False)
+class OpenCall(Hook):
+    """Before the model or its backbone runs."""
+
+    with_head: bool
+
+    def __call__(self, module: nn.Module, args: Arguments, kwargs: Keywords) -> None:
+        self.session.open(Frame(self.with_head, Reads()))
+
+
+class CloseCall(Hook):
+    """After the model or its backbone ran, or failed."""
+
+    def __call__(self, module: nn.Module, args: Arguments, kwargs: Keywords, output: Any) -> None:
+        self.session.close()
+
+
+class NoteGrid(Hook):
+    """After the embedding made tokens of an image."""
+
+    def __call__(self, module: nn.Module, args: Arguments, kwargs: Keywords, output: Any) -> None:
+        if frames := self.session.store.frames:
+            frames[-1].grid = self.session.host.grid(module, args, output)
+
+
+@dataclass(eq=False)
+class EnterBlock(Hook):
+    """Before a block of the backbone runs."""
+
+    index: int
+
+    def __call__(
+        self, module: nn.Module, args: Arguments, kwargs: Keywords
+    ) -> tuple[Arguments, Keywords] | None:
+        if (frame := self.session.frame) is None:
+            return None
+        tokens = self.session.enter(frame, self.index, module, args[0])
+        if frame.levels and _given(args, kwargs):
+            raise ExpediteError(
+                f"block {self.index} was called with a mask, which covers the full grid, and it is "
+                "to run on clusters; call the model without a mask, or unpatch it"
+            )
+        return (tokens, *args[1:]), self.session.with_mask(frame, kwargs)
+
+
+@dataclass(eq=False)
+class LeaveBlock(Hook):
+    """After a block of the backbone ran."""
+
+    index: int
+
+    def __call__(
+        self, module: nn.Module, args: Arguments, kwargs: Keywords, output: Tensor
+    ) -> Tensor | None:
+        frame = self.session.frame
+        return None if frame is None else self.session.leave(frame, self.index, output)
+
+
+class AverageClusters(Hook):
+    """After the last module before the head averages tokens."""
+
+    def __call__(
+        self, module: nn.Module, args: Arguments, kwargs: Keywords, output: Tensor
+    ) -> Tensor | None:
+        host, frame = self.session.host, self.session.frame
+        if frame is None or not (frame.levels and frame.with_head):
+            return None
+        return self.session.average(frame, output) if host.readout(host.model) == "mean" else None
+
+
+@dataclass(eq=False)
+class EnterHeadBlock(Hook):
+    """Before a block of the head runs."""
+
+    index: int
+    queries: int
+
+    def __call__(
+        self, module: nn.Module, args: Arguments, kwargs: Keywords
+    ) -> tuple[Arguments, Keywords] | None:
+        if (frame := self.session.frame) is None or not frame.levels:
+            return None
+        tokens = args[0]
+        if self.index == 0:
+            tokens = self.session.enter_head(frame, tokens, self.queries)
+        return (tokens, *args[1:]), self.session.with_mask(frame, kwargs)
+
+
+@dataclass(eq=False)
+class LeaveHead(Hook):
+    """After the part of the head that runs on clusters."""
+
+    queries: int
+
+    def __call__(
+        self, module: nn.Module, args: Arguments, kwargs: Keywords, output: Tensor
+    ) -> Tensor | None:
+        if (frame := self.session.frame) is None or not frame.levels:
+            return None
+        return self.session.leave_head(frame, output, self.queries)
+
+
+@dataclass(eq=False)
+class CallMethod(Hook):
+    """Stands on an instance in place of a method that hooks do not see, and calls that method."""
+
+    module: nn.Module
+    method: Method
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        self.session.open(Frame(False, self.method.reads(self.module, *args, **kwargs)))
+        try:
+            return getattr(type(self.module), self.method.name)(self.module, *args, **kwargs)
+        finally:
+            self.session.close()
+
+
+def install(session: Session) -> None:
+    """Put a session's hooks in place."""
+    host, plan = session.host, session.plan
+    _around(host.model, OpenCall(session, with_head=True), CloseCall(session))
+    if host.backbone is not host.model:
+        _around(host.backbone, OpenCall(session, with_head=False), CloseCall(session))
+    host.embedding.register_forward_hook(NoteGrid(session), with_kwargs=True)
+    for _, first, end in plan.ranges(len(host.blocks)):
+        for index in range(first, end):
+            _before(host.blocks[index], EnterBlock(session, index))
+            _after(host.blocks[index], LeaveBlock(session, index))
+    if host.pooled is not None:
+        _after(host.pooled, AverageClusters(session))
+    if plan.reconstruct_at == "head" and host.head is not None:
+        head = host.head
+        for index, block in enumerate(head.blocks):
+            _before(block, EnterHeadBlock(session, index, head.queries))
+        if not plan.delta:
+            _after(head.last, LeaveHead(session, queries=0))
+        elif head.blocks:
+            _after(head.blocks[-1], LeaveHead(session, head.queries))
+    for method in host.methods:
+        setattr(host.backbone, method.name, CallMethod(session, host.backbone, method))
+
+
+def remove(model: nn.Module) -> None:
+    """Take every hook of ours off `model` and whatever it contains."""
+    for module in model.modules():
+        for hooks, *companions in _tables(module):
+            for key in [key for key, hook in hooks.items() if isinstance(hook, Hook)]:
+                for table in (hooks, *companions):
+                    table.pop(key, None)
+        for name in [name for name, value in vars(module).items() if isinstance(value, Hook)]:
+            delattr(module, name)
+
+
+def find_sessions(model: nn.Module) -> Iterator[Session]:
+    """The sessions whose host is inside `model`."""
+    for module in model.modules():
+        for hook in module._forward_pre_hooks.values():
+            if isinstance(hook, OpenCall) and hook.with_head:
+                yield hook.session
+
+
+def _tables(module: nn.Module) -> list[tuple[dict[int, Any], ...]]:
+    return [
+        (module._forward_pre_hooks, module._forward_pre_hooks_with_kwargs),
+        (
+            module._forward_hooks,
+            module._forward_hooks_with_kwargs,
+            module._forward_hooks_always_called,
+        ),
+    ]
+
+
+def _given(args: Arguments, kwargs: Keywords) -> bool:
+    """Whether a block got anything but its tokens."""
+    return len(args) > 1 or any(
+        value is not None and value is not False for value in kwargs.values()
+    )
+
+
+def _before(module: nn.Module, hook: Any) -> None:
+    module.register_forward_pre_hook(hook, with_kwargs=True)
+
+
+def _after(module: nn.Module, hook: Any) -> None:
+    # In front of hooks that are there already: a recorder among them must see the full grid.
+    module.register_forward_hook(hook, prepend=True, with_kwargs=True)
+
+
+def _around(module: nn.Module, opening: OpenCall, closing: CloseCall) -> None:
+    # First of all, so that a call which is closed was opened even if another hook fails.
+    module.register_forward_pre_hook(opening, prepend=True, with_kwargs=True)
+    module.register_forward_hook(closing, with_kwargs=True, always_call=True)

@@ -1,0 +1,51 @@
+"""The Segmenter of `expedite.models.segmenter`, whose decoder can run on clusters too."""
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from expedite.patchers.host import Host, Readout, TokenHead
+
+
+def find_host(module: nn.Module) -> Host | None:
+    """See `module` as a Segmenter; None where it is something else."""
+    # By name first: looking at some other model must not import ours, which imports timm.
+    if not any(kind.__name__ == "Segmenter" for kind in type(module).__mro__):
+        return None
+    from expedite.models.segmenter import MaskTransformer, Segmenter
+
+    if not isinstance(module, Segmenter):
+        return None
+    encoder, decoder = module.encoder, module.decoder
+    if isinstance(decoder, MaskTransformer):
+        head = TokenHead(decoder.mask_norm, tuple(decoder.blocks), decoder.cls_emb.shape[1])
+    else:
+        head = TokenHead(decoder.get_submodule("head"))
+    return Host(
+        family="Segmenter",
+        model=module,
+        backbone=encoder,
+        blocks=tuple(encoder.blocks),
+        prefix_tokens=encoder.prefix_tokens,
+        embedding=encoder.patch_embed,
+        grid=_grid,
+        usual_grid=module.config.grid,
+        any_size=True,
+        first_norm=_first_norm,
+        mask_argument="mask",
+        readout=_readout,
+        head=head,
+    )
+
+
+def _grid(embedding: nn.Module, args: tuple[Any, ...], output: Tensor) -> tuple[int, int]:
+    return output.shape[-2], output.shape[-1]
+
+
+def _first_norm(block: nn.Module, tokens: Tensor) -> Tensor:
+    normed: Tensor = block.get_submodule("norm1")(tokens)
+    return normed
+
+
+def _readout(model: nn.Module) -> Readout:
+    return "tokens"

@@ -1,0 +1,234 @@
+"""The state of a patched model's calls, and what happens to tokens where spans begin and end.
+
+The hooks that bring tokens here are in `hooks`. A call's state is a `Frame` that opens with the
+call and closes with it, exceptions included. Frames are kept per thread: nothing on modules or
+classes changes while a model runs.
+"""
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from expedite.clustering import Clustering, TokenClustering, pool
+from expedite.errors import ExpediteError
+from expedite.patchers.host import Host, Reads
+from expedite.plan import Plan
+from expedite.reconstruction import TokenReconstruction, TokenWeights
+
+# What a cluster without any token counts in attention: next to nothing, with a finite logarithm.
+_LEAST_MASS = 1e-30
+
+
+@dataclass
+class Level:
+    """One clustering in force, with its token weights once somebody needed them."""
+
+    record: Clustering
+    weights: TokenWeights | None = None
+
+
+@dataclass
+class Frame:
+    """The state of one call.
+
+    Args:
+        with_head: Whether the whole model was called, not its backbone alone.
+        reads: Which blocks' outputs somebody reads besides the next block.
+    """
+
+    with_head: bool
+    reads: Reads
+    grid: tuple[int, int] | None = None
+    levels: list[Level] = field(default_factory=list)
+    mask: Tensor | None = None
+    # Cluster tokens set aside while the reader of a tap is handed the full grid.
+    stream: Tensor | None = None
+
+
+class Store:
+    """The open frames of each thread, innermost last. Copies and pickles as empty."""
+
+    def __init__(self) -> None:
+        self._local = threading.local()
+
+    @property
+    def frames(self) -> list[Frame]:
+        if not hasattr(self._local, "frames"):
+            self._local.frames = []
+        frames: list[Frame] = self._local.frames
+        return frames
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Store":
+        return Store()
+
+    def __reduce__(self) -> tuple[type["Store"], tuple[()]]:
+        return Store, ()
+
+
+class Session:
+    """A host, its plan and the operators: what all hooks of one patched host share."""
+
+    def __init__(self, host: Host, plan: Plan) -> None:
+        self.host = host
+        self.plan = plan
+        self.store = Store()
+        ranges = plan.ranges(len(host.blocks))
+        self.clusterings = {
+            first: TokenClustering(
+                span.grid_for,
+                plan.iterations,
+                plan.neighborhood,
+                plan.temperature,
+                plan.nearest_cells,
+            )
+            for span, first, _ in ranges
+        }
+        # A span that ends where the next begins hands its clusters over.
+        self.exits = {end - 1 for _, _, end in ranges if end not in self.clusterings}
+        self.reconstruction = TokenReconstruction(
+            plan.reconstruction, plan.weights, plan.k, bool(plan.delta)
+        )
+
+    @property
+    def operators(self) -> list[nn.Module]:
+        """The layers, all without parameters, that the plan adds to the model."""
+        return [*self.clusterings.values(), self.reconstruction]
+
+    @property
+    def frame(self) -> Frame | None:
+        """The innermost open frame of this thread, once its grid is known."""
+        frames = self.store.frames
+        return frames[-1] if frames and frames[-1].grid is not None else None
+
+    def open(self, frame: Frame) -> None:
+        """Begin a call; the backbone's call inside that of its model shares the model's frame."""
+        frames = self.store.frames
+        shared = bool(frames) and frames[-1].grid is None
+        frames.append(frames[-1] if shared else frame)
+
+    def close(self) -> None:
+        self.store.frames.pop()
+
+    def enter(self, frame: Frame, index: int, block: nn.Module, tokens: Tensor) -> Tensor:
+        """What block `index` is to run on, given what reached it, (B, prefix + N, C)."""
+        if frame.stream is not None:
+            tokens, frame.stream = frame.stream, None
+        if index not in self.clusterings:
+            return tokens
+        prefix = self.host.prefix_tokens
+        tokens = _on_grid(tokens, prefix, 0, lambda body: self._cluster(frame, index, block, body))
+        frame.mask = self._mask(frame, tokens, prefix, 0)
+        return tokens
+
+    def leave(self, frame: Frame, index: int, tokens: Tensor) -> Tensor:
+        """What is shown of block `index`'s output, (B, prefix + N or h·w, C)."""
+        is_last = index == len(self.host.blocks) - 1
+        if not frame.levels or (is_last and self._stays_clustered(frame, index)):
+            return tokens
+        if index in self.exits:
+            restored = self.restore(frame, tokens, prefix=self.host.prefix_tokens)
+            if not (is_last and frame.with_head and self._clusters_head_blocks):
+                _forget(frame)
+            return restored
+        if index in frame.reads.taps:
+            frame.stream = tokens
+            return self.restore(frame, tokens, prefix=self.host.prefix_tokens)
+        return tokens
+
+    def enter_head(self, frame: Frame, tokens: Tensor, queries: int) -> Tensor:
+        """Average the tokens of the head's blocks, (B, N + queries, C), over the clusters."""
+        if self.plan.delta:
+            tokens = _on_grid(tokens, 0, queries, lambda body: _pool_levels(frame, body))
+        frame.mask = self._mask(frame, tokens, 0, queries)
+        return tokens
+
+    def leave_head(self, frame: Frame, tokens: Tensor, queries: int) -> Tensor:
+        """Bring the full grid back at the head's end."""
+        restored = self.restore(frame, tokens, suffix=queries)
+        _forget(frame)
+        return restored
+
+    def with_mask(self, frame: Frame, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """A block's keyword arguments, with the mask where clusters weigh by their mass."""
+        return kwargs if frame.mask is None else {**kwargs, self.host.mask_argument: frame.mask}
+
+    def average(self, frame: Frame, tokens: Tensor) -> Tensor:
+        """One token, the mean that the clusters' masses weigh, in place of all but the prefix."""
+        mass = frame.levels[-1].record.mass
+        share = (mass / mass.sum(1, keepdim=True))[:, None]  # (B, 1, h·w)
+        prefix = self.host.prefix_tokens
+        return _on_grid(tokens, prefix, 0, lambda body: (share @ body.float()).to(body.dtype))
+
+    def restore(self, frame: Frame, tokens: Tensor, prefix: int = 0, suffix: int = 0) -> Tensor:
+        """The full grid, with what stands before and behind the cluster tokens left alone."""
+        return _on_grid(tokens, prefix, suffix, lambda body: self._restore_levels(frame, body))
+
+    def _restore_levels(self, frame: Frame, body: Tensor) -> Tensor:
+        for level in reversed(frame.levels):
+            if level.weights is None and not level.record.is_identity:
+                level.weights = self.reconstruction.weigh(level.record)
+            body = self.reconstruction(body, level.record, level.weights)
+        return body
+
+    def _cluster(self, frame: Frame, index: int, block: nn.Module, body: Tensor) -> Tensor:
+        last = frame.levels[-1].record if frame.levels else None
+        grid = last.clusters if last else frame.grid
+        assert grid is not None  # `frame` hands out frames with a grid alone
+        if body.shape[1] != grid[0] * grid[1]:
+            raise ExpediteError(
+                f"block {index} of the {self.host.family} got {body.shape[1]} tokens on a grid of "
+                f"{grid[0]}×{grid[1]}; clustering needs them all, so patch dropout must be off"
+            )
+        features = self.host.first_norm(block, body) if self.plan.space == "norm" else None
+        mass = last.mass if last else None
+        centroids: Tensor
+        centroids, record = self.clusterings[index](body, grid, features, mass)
+        frame.levels.append(Level(record))
+        return centroids
+
+    def _mask(self, frame: Frame, tokens: Tensor, prefix: int, suffix: int) -> Tensor | None:
+        """What is added to attention scores: the log of each key's mass, (B, 1, 1, keys)."""
+        if not self.plan.log_mass or all(level.record.is_identity for level in frame.levels):
+            return None
+        log_mass = frame.levels[-1].record.mass.clamp_min(_LEAST_MASS).log()
+        return F.pad(log_mass, (prefix, suffix))[:, None, None].to(tokens.dtype)
+
+    def _stays_clustered(self, frame: Frame, index: int) -> bool:
+        """Whether nobody reads the full grid of the last block's output."""
+        if not frame.with_head:
+            return not frame.reads.last and index not in frame.reads.taps
+        plain_head = self.plan.reconstruct_at == "head" and not self.plan.delta
+        return plain_head or self.host.readout(self.host.model) in ("prefix", "mean")
+
+    @property
+    def _clusters_head_blocks(self) -> bool:
+        head = self.host.head
+        return self.plan.reconstruct_at == "head" and head is not None and bool(head.blocks)
+
+
+def _pool_levels(frame: Frame, body: Tensor) -> Tensor:
+    """Average over the clusters in force, and let their records remember these tokens instead."""
+    for level in frame.levels:
+        centroids = pool(body, level.record)
+        level.record = replace(level.record, tokens=body, centroids=centroids)
+        body = centroids
+    return body
+
+
+def _forget(frame: Frame) -> None:
+    frame.levels = []
+    frame.mask = None
+
+
+def _on_grid(
+    tokens: Tensor, prefix: int, suffix: int, change: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """Apply `change` to the tokens between the first `prefix` and the last `suffix`."""
+    end = tokens.shape[1] - suffix
+    body = change(tokens[:, prefix:end])
+    return torch.cat([tokens[:, :prefix], body, tokens[:, end:]], dim=1)

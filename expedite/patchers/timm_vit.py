@@ -1,0 +1,92 @@
+"""timm's VisionTransformer, with everything that timm builds from it."""
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from expedite.patchers.host import Host, Method, Readout, Reads
+
+
+def find_host(module: nn.Module) -> Host | None:
+    """See `module` as a timm VisionTransformer; None where it is something else."""
+    kinds = type(module).__mro__
+    names = {f"{kind.__module__}.{kind.__name__}" for kind in kinds}
+    if "timm.models.vision_transformer.VisionTransformer" not in names:
+        return None
+    embedding = module.get_submodule("patch_embed")
+    return Host(
+        family="timm VisionTransformer",
+        model=module,
+        backbone=module,
+        blocks=tuple(module.get_submodule("blocks").children()),
+        prefix_tokens=_attribute(module, "num_prefix_tokens"),
+        embedding=embedding,
+        grid=_grid,
+        usual_grid=_attribute(embedding, "grid_size"),
+        any_size=_attribute(module, "dynamic_img_size"),
+        first_norm=first_norm,
+        mask_argument="attn_mask",
+        readout=_readout,
+        pooled=module.get_submodule("norm"),
+        methods=(
+            Method("forward_features", _features),
+            Method("forward_intermediates", _intermediates),
+        ),
+        taps="read through forward_intermediates",
+    )
+
+
+def first_norm(block: nn.Module, tokens: Tensor) -> Tensor:
+    """What a block's first norm makes of the tokens; post-norm blocks leave them as they are."""
+    kind = type(block).__name__
+    name = {
+        "Block": "norm1",
+        "ParallelScalingBlock": "in_norm",
+        "DiffParallelScalingBlock": "in_norm",
+    }
+    if kind not in name:
+        return tokens
+    normed: Tensor = block.get_submodule(name[kind])(tokens)
+    return normed
+
+
+def _grid(embedding: nn.Module, args: tuple[Any, ...], output: Tensor) -> tuple[int, int]:
+    height, width = args[0].shape[-2:]
+    rows, columns = _attribute(embedding, "dynamic_feat_size")((height, width))
+    return rows, columns
+
+
+def _readout(model: nn.Module) -> Readout:
+    if _attribute(model, "attn_pool") is not None:
+        return "tokens"
+    pool = _attribute(model, "global_pool")
+    if pool == "token":
+        return "prefix"
+    return (
+        "mean" if pool == "avg" and not getattr(model, "pool_include_prefix", False) else "tokens"
+    )
+
+
+def _features(model: nn.Module, *args: Any, **kwargs: Any) -> Reads:
+    return Reads()
+
+
+def _intermediates(
+    model: nn.Module,
+    x: Tensor,
+    indices: int | list[int] | None = None,
+    return_prefix_tokens: bool = False,
+    norm: bool = False,
+    stop_early: bool = False,
+    output_fmt: str = "NCHW",
+    intermediates_only: bool = False,
+    **kwargs: Any,
+) -> Reads:
+    from timm.models._features import feature_take_indices
+
+    taken, _ = feature_take_indices(len(_attribute(model, "blocks")), indices)
+    return Reads(frozenset(taken), last=not intermediates_only)
+
+
+def _attribute(module: nn.Module, name: str) -> Any:
+    return getattr(module, name)

@@ -1,0 +1,268 @@
+"""Patching a model in place, taking the patch off again, and saying what is there."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from operator import gt
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from expedite.errors import ExpediteError
+from expedite.patchers import FAMILY_NAMES, find_hosts
+from expedite.patchers.hooks import find_sessions, install, remove
+from expedite.patchers.host import Host
+from expedite.patchers.session import Session
+from expedite.plan import Method, Plan, make_plan
+
+Model = TypeVar("Model", bound=nn.Module)
+
+
+def patch(
+    model: Model,
+    plan: Plan | None = None,
+    *,
+    alpha: int | None = None,
+    clusters: int | tuple[int, int] | None = None,
+    keep: float | None = None,
+    beta: int | None = None,
+    method: Method = "expedite",
+    **settings: Any,
+) -> Model:
+    """Make a model run some of its blocks on cluster tokens. Changes `model` in place.
+
+    Parameters, buffers and state-dict keys stay as they are; `unpatch` takes everything back. A
+    model that is patched already is patched anew. Compiled code is dropped (of every model: a
+    compiled graph does not notice new hooks), so the next call of a compiled model compiles again.
+
+    Args:
+        model: A model of a known family, or one that contains it (DDP, a compiled module, ...).
+        plan: What to do; or give `alpha` and `clusters` (or `keep`) for a plan of one span.
+        alpha: How many blocks run at full resolution first.
+        clusters: The cluster grid, rows first; an int n means n×n.
+        keep: In place of clusters, the share of tokens to keep.
+        beta: How many blocks run on clusters; None for all that remain.
+        method: "paper" starts from the published operators in place of the defaults.
+        settings: Other fields of `Plan`.
+
+    Returns:
+        The same model.
+
+    Raises:
+        ExpediteError: No known host is inside, or the plan cannot be carried out on it.
+
+    Example:
+        >>> import timm, torch, expedite
+        >>> model = timm.create_model("vit_tiny_patch16_224").eval()
+        >>> expedite.patch(model, alpha=4, clusters=7)(torch.zeros(1, 3, 224, 224)).shape
+        torch.Size([1, 1000])
+    """
+    plan = _plan(plan, alpha, clusters, keep, beta, method, settings)
+    _, host = _the_host(model)
+    _check_fit(plan, host)
+    remove(model)
+    install(Session(host, plan))
+    _forget_compiled_code()
+    return model
+
+
+def unpatch(model: Model) -> Model:
+    """Make a model the one it was before `patch`, in place. A model not patched stays as it is.
+
+    Example:
+        >>> import timm, expedite
+        >>> model = timm.create_model("vit_tiny_patch16_224")
+        >>> expedite.describe(expedite.unpatch(expedite.patch(model, alpha=4, clusters=7))).plan
+    """
+    remove(model)
+    return model
+
+
+@contextmanager
+def patched(model: Model, plan: Plan | None = None, **arguments: Any) -> Iterator[Model]:
+    """Patch a model for the time of a `with` block; afterwards it is patched as it was before.
+
+    Args:
+        model: As for `patch`.
+        plan: As for `patch`.
+        arguments: The other arguments of `patch`.
+
+    Example:
+        >>> import timm, expedite
+        >>> model = timm.create_model("vit_tiny_patch16_224")
+        >>> with expedite.patched(model, alpha=4, clusters=7):
+        ...     expedite.describe(model).plan.spans[0].clusters
+        (7, 7)
+    """
+    before = [session.plan for session in find_sessions(model)]
+    patch(model, plan, **arguments)
+    try:
+        yield model
+    finally:
+        if before:
+            patch(model, before[0])
+        else:
+            unpatch(model)
+
+
+@dataclass(frozen=True)
+class Description:
+    """What `describe` found; prints as a few lines of text."""
+
+    family: str
+    path: str  # of the host inside the model that was described
+    blocks: int
+    grid: tuple[int, int]
+    any_size: bool
+    prefix_tokens: int
+    taps: str
+    head_exit: bool
+    plan: Plan | None
+    kept: tuple[tuple[int, int], ...]  # the cluster grid of every span, empty where not patched
+
+    def __str__(self) -> str:
+        height, width = self.grid
+        size = "any size, usually " if self.any_size else ""
+        where = f" at '{self.path}'" if self.path else ""
+        lines = [
+            f"{self.family}{where}: {self.blocks} blocks, grid {size}{height}×{width}, "
+            f"{self.prefix_tokens} prefix tokens",
+            f"taps: {self.taps}; reconstruct_at: backbone{' or head' if self.head_exit else ''}",
+        ]
+        if self.plan is None:
+            return "\n".join([*lines, "not patched"])
+        return "\n".join([*lines, *self._spans(self.plan)])
+
+    def _spans(self, plan: Plan) -> list[str]:
+        tokens = self.grid[0] * self.grid[1]
+        return [
+            f"blocks {first + 1} to {end} run on {h}×{w} clusters, "
+            f"{h * w} of {tokens} tokens ({h * w / tokens:.1%})"
+            for (_, first, end), (h, w) in zip(plan.ranges(self.blocks), self.kept, strict=True)
+        ]
+
+
+def describe(model: nn.Module, grid: tuple[int, int] | None = None) -> Description:
+    """Say which host is inside a model, what is patched now, and how many tokens stay.
+
+    Args:
+        model: As for `patch`.
+        grid: The grid of tokens (H, W) to say it for; None takes the model's usual one.
+
+    Raises:
+        ExpediteError: No known host is inside.
+
+    Example:
+        >>> import timm, expedite
+        >>> model = timm.create_model("vit_tiny_patch16_224")
+        >>> print(expedite.describe(expedite.patch(model, alpha=4, clusters=7)))
+        timm VisionTransformer: 12 blocks, grid 14×14, 1 prefix tokens
+        taps: read through forward_intermediates; reconstruct_at: backbone
+        blocks 5 to 12 run on 7×7 clusters, 49 of 196 tokens (25.0%)
+    """
+    path, host = _the_host(model)
+    sessions = list(find_sessions(model))
+    plan = sessions[0].plan if sessions else None
+    grid = grid or host.usual_grid
+    return Description(
+        family=host.family,
+        path=path,
+        blocks=len(host.blocks),
+        grid=grid,
+        any_size=host.any_size,
+        prefix_tokens=host.prefix_tokens,
+        taps=host.taps,
+        head_exit=host.head is not None,
+        plan=plan,
+        kept=tuple(cells for _, cells in plan.grids(len(host.blocks), grid)) if plan else (),
+    )
+
+
+def grid_of(model: nn.Module, images: Tensor) -> tuple[int, int]:
+    """The grid of tokens (H, W) that a host inside `model` makes of `images`, by running it."""
+    _, host = _the_host(model)
+    grids: list[tuple[int, int]] = []
+    handle = host.embedding.register_forward_hook(
+        lambda module, args, output: grids.append(host.grid(module, args, output))
+    )
+    try:
+        with torch.inference_mode():
+            model(images)
+    finally:
+        handle.remove()
+    return grids[0]
+
+
+def _plan(
+    plan: Plan | None,
+    alpha: int | None,
+    clusters: int | tuple[int, int] | None,
+    keep: float | None,
+    beta: int | None,
+    method: Method,
+    settings: dict[str, Any],
+) -> Plan:
+    given = {"alpha": alpha, "clusters": clusters, "keep": keep, "beta": beta, **settings}
+    extra = [name for name, value in given.items() if value is not None]
+    if plan is not None:
+        if extra or method != "expedite":
+            raise ExpediteError(
+                f"a plan was given together with {', '.join(extra) or 'a method'}; give either a "
+                "Plan, which says everything, or alpha and clusters with their settings"
+            )
+        return plan
+    if alpha is None:
+        raise ExpediteError("no alpha was given; give alpha and clusters (or keep), or a Plan")
+    return make_plan(alpha, clusters, keep=keep, beta=beta, method=method, **settings)
+
+
+def _the_host(model: nn.Module) -> tuple[str, Host]:
+    hosts = list(find_hosts(model))
+    if not hosts:
+        raise ExpediteError(
+            f"no known host was found in {type(model).__module__}.{type(model).__name__}; known "
+            f"are {', '.join(FAMILY_NAMES)}"
+        )
+    if len(hosts) > 1:
+        paths = ", ".join(repr(path) for path, _ in hosts)
+        raise ExpediteError(f"{len(hosts)} hosts were found, at {paths}; patch one of them")
+    return hosts[0]
+
+
+def _check_fit(plan: Plan, host: Host) -> None:
+    ranges = plan.ranges(len(host.blocks))
+    if plan.reconstruct_at == "head":
+        _check_head_exit(host, ranges[-1][2])
+    for above, cells in plan.grids(len(host.blocks), host.usual_grid):
+        # A model for any size meets its grid when it runs; clusters of clusters are known now.
+        if (above != host.usual_grid or not host.any_size) and any(map(gt, cells, above)):
+            raise ExpediteError(
+                f"{cells[0]}×{cells[1]} clusters were asked where the {host.family} has "
+                f"{above[0]}×{above[1]} tokens; each side can have from 1 to as many"
+            )
+        if plan.k > cells[0] * cells[1]:
+            raise ExpediteError(
+                f"k={plan.k} nearest clusters were asked of {cells[0]}×{cells[1]}; "
+                f"k can be at most {cells[0] * cells[1]}"
+            )
+
+
+def _check_head_exit(host: Host, end: int) -> None:
+    if host.head is None:
+        raise ExpediteError(
+            f"reconstruct_at='head' was asked of a {host.family}, whose head does not work token "
+            "by token; 'backbone' works"
+        )
+    if end != len(host.blocks):
+        raise ExpediteError(
+            f"reconstruct_at='head' was asked of a span that ends after block {end} of "
+            f"{len(host.blocks)}; it must run to the last block, so leave beta out"
+        )
+
+
+def _forget_compiled_code() -> None:
+    # Dynamo guards on hooks only where it saw some: code compiled before would run on unpatched.
+    if "torch._dynamo" in sys.modules:
+        torch.compiler.reset()

@@ -1,0 +1,253 @@
+"""What is asked of a model: spans of blocks that run on clusters, and the operators' settings.
+
+Values are validated once, here; whether a plan fits a model shows when it is patched.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from types import MappingProxyType
+from typing import Any, Literal, get_args
+
+from expedite.errors import ExpediteError
+
+Method = Literal["expedite", "paper"]
+Exit = Literal["backbone", "head"]
+Space = Literal["norm", "tokens"]
+Scope = Literal["local", "knn"]
+Weighting = Literal["linear", "softmax", "l2", "hard"]
+
+# The paper's operators: every improvement turned off (ablations of Section 4.3: κ 5, λ 5×5, τ 50,
+# k 20; Eq. 4 over all clusters).
+_PAPER: Mapping[str, Any] = MappingProxyType(
+    {
+        "temperature": 50.0,
+        "space": "tokens",
+        "log_mass": False,
+        "reconstruction": "knn",
+        "weights": "softmax",
+        "k": 20,
+        "delta": False,
+    }
+)
+
+
+@dataclass(frozen=True)
+class Span:
+    """One descent to clusters and return.
+
+    Args:
+        alpha: How many blocks run at full resolution before it.
+        clusters: The cluster grid, rows first; an int n means n×n.
+        keep: In place of clusters, the share to keep of the tokens that the span begins with:
+            round(√keep · side) per side.
+        beta: How many blocks run on clusters; None for all that remain before the next span.
+
+    Raises:
+        ExpediteError: A value is impossible, or not exactly one of clusters and keep is given.
+
+    Example:
+        >>> Span(alpha=10, clusters=28).grid_for((40, 40))
+        (28, 28)
+        >>> Span(alpha=10, keep=0.25).grid_for((22, 76))
+        (11, 38)
+    """
+
+    alpha: int
+    clusters: int | tuple[int, int] | None = None
+    keep: float | None = None
+    beta: int | None = None
+
+    def __post_init__(self) -> None:
+        _check_count("alpha", self.alpha, least=0)
+        if self.beta is not None:
+            _check_count("beta", self.beta, least=1)
+        if (self.clusters is None) == (self.keep is None):
+            raise ExpediteError(
+                f"clusters={self.clusters} and keep={self.keep} were asked; exactly one of the two "
+                "says how many tokens remain"
+            )
+        if self.keep is not None and not (_is_number(self.keep) and 0 < self.keep < 1):
+            raise ExpediteError(f"keep={self.keep!r} was asked; a share lies between 0 and 1")
+        if self.clusters is not None:
+            object.__setattr__(self, "clusters", _pair(self.clusters))
+
+    def grid_for(self, grid: tuple[int, int]) -> tuple[int, int]:
+        """The cluster grid (h, w) on a grid of tokens (H, W)."""
+        if isinstance(self.clusters, tuple):
+            return self.clusters
+        assert self.keep is not None  # one of the two is given
+        side = self.keep**0.5
+        return max(1, round(side * grid[0])), max(1, round(side * grid[1]))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Spans that do not overlap, and how clusters are made and undone.
+
+    Args:
+        spans: One or more; a span that begins where the last one ends goes on from its clusters.
+        iterations: EM steps κ.
+        neighborhood: Side λ of the square of cells that a token may join.
+        temperature: τ of the softmax over squared distances, or "auto", see `clustering.cluster`.
+        space: Where distances are measured: "norm" on what the next block's first norm makes of
+            the tokens (on the tokens where a block has none), "tokens" on the tokens.
+        log_mass: Add the log of its mass to every cluster's attention scores as a key.
+        reconstruction: See `reconstruction.token_weights`, as for `weights` and `k`.
+        weights: See `reconstruction.token_weights`.
+        k: See `reconstruction.token_weights`.
+        delta: Add the changes of clusters to the tokens as they were, in place of replacing them;
+            None means True at the backbone and False at the head, where it makes the head's
+            projections run on every token and was measured to bring nothing.
+        reconstruct_at: "backbone", or "head" for heads that work token by token.
+        nearest_cells: Take a token's first cell as the published code does.
+
+    Raises:
+        ExpediteError: A value is impossible.
+
+    Example:
+        >>> plan = Plan((Span(alpha=4, clusters=20), Span(alpha=8, clusters=14)))
+        >>> [(first, last) for _, first, last in plan.ranges(depth=12)]
+        [(4, 8), (8, 12)]
+    """
+
+    spans: tuple[Span, ...]
+    iterations: int = 5
+    neighborhood: int = 5
+    temperature: float | Literal["auto"] = "auto"
+    space: Space = "norm"
+    log_mass: bool = True
+    reconstruction: Scope = "local"
+    weights: Weighting = "linear"
+    k: int = 16
+    delta: bool | None = None
+    reconstruct_at: Exit = "backbone"
+    nearest_cells: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.spans or not all(isinstance(span, Span) for span in self.spans):
+            raise ExpediteError(f"spans={self.spans!r} was asked; a plan has one Span or more")
+        object.__setattr__(self, "spans", tuple(sorted(self.spans, key=lambda span: span.alpha)))
+        for name in ("iterations", "k", "neighborhood"):
+            _check_count(name, getattr(self, name), least=1)
+        if self.neighborhood % 2 == 0:
+            raise ExpediteError(f"neighborhood={self.neighborhood} was asked; it is an odd number")
+        tau = self.temperature
+        if tau != "auto" and not (_is_number(tau) and tau > 0):
+            raise ExpediteError(f"temperature={tau!r} was asked; a number above 0 or 'auto' works")
+        if self.delta is None:
+            object.__setattr__(self, "delta", self.reconstruct_at != "head")
+        for name, kind in _CHOICES.items():
+            _check_choice(name, getattr(self, name), get_args(kind))
+
+    def ranges(self, depth: int) -> list[tuple[Span, int, int]]:
+        """Every span with the index of its first block and of the one after its last.
+
+        Raises:
+            ExpediteError: A span does not lie within `depth` blocks, or overlaps the next.
+        """
+        limits = [*(span.alpha for span in self.spans[1:]), depth]
+        return [
+            (span, span.alpha, _end(span, limit, depth))
+            for span, limit in zip(self.spans, limits, strict=True)
+        ]
+
+    def grids(self, depth: int, grid: tuple[int, int]) -> list[tuple[tuple[int, int], ...]]:
+        """For every span the grid that it begins with and its cluster grid, on tokens of `grid`."""
+        steps: list[tuple[tuple[int, int], ...]] = []
+        last_end = None
+        for span, first, end in self.ranges(depth):
+            above = steps[-1][1] if first == last_end else grid
+            steps.append((above, span.grid_for(above)))
+            last_end = end
+        return steps
+
+
+_CHOICES = {
+    "space": Space,
+    "log_mass": Literal[True, False],
+    "reconstruction": Scope,
+    "weights": Weighting,
+    "delta": Literal[True, False],
+    "reconstruct_at": Exit,
+    "nearest_cells": Literal[True, False],
+}
+
+
+def make_plan(
+    alpha: int,
+    clusters: int | tuple[int, int] | None = None,
+    *,
+    keep: float | None = None,
+    beta: int | None = None,
+    method: Method = "expedite",
+    **settings: Any,
+) -> Plan:
+    """The plan of one span.
+
+    Args:
+        alpha: See `Span`, as for `clusters`, `keep` and `beta`.
+        clusters: See `Span`.
+        keep: See `Span`.
+        beta: See `Span`.
+        method: "paper" starts from the published operators in place of the defaults.
+        settings: Any other field of `Plan`.
+
+    Example:
+        >>> make_plan(10, 28, method="paper", temperature=10.0).weights
+        'softmax'
+    """
+    _check_choice("method", method, get_args(Method))
+    known = [field.name for field in fields(Plan) if field.name != "spans"]
+    unknown = [name for name in settings if name not in known]
+    if unknown:
+        raise ExpediteError(f"the setting '{unknown[0]}' was asked; known are {', '.join(known)}")
+    defaults = _PAPER if method == "paper" else {}
+    return Plan((Span(alpha, clusters, keep, beta),), **{**defaults, **settings})
+
+
+def _end(span: Span, limit: int, depth: int) -> int:
+    if span.alpha >= depth:
+        raise ExpediteError(
+            f"alpha={span.alpha} was asked of {depth} blocks; alpha can be 0 to {depth - 1}"
+        )
+    end = limit if span.beta is None else span.alpha + span.beta
+    if end > depth:
+        raise ExpediteError(
+            f"beta={span.beta} after alpha={span.alpha} was asked of {depth} blocks; beta can be "
+            f"at most {depth - span.alpha}"
+        )
+    if end > limit or end == span.alpha:
+        raise ExpediteError(
+            f"a span from block {span.alpha} to {end} was asked with another that begins at "
+            f"{limit}; spans must not overlap"
+        )
+    return end
+
+
+def _pair(clusters: object) -> tuple[int, int]:
+    pair = (clusters, clusters) if isinstance(clusters, int) else clusters
+    if not isinstance(pair, (tuple, list)) or len(pair) != 2 or not all(map(_is_count, pair)):
+        raise ExpediteError(
+            f"clusters={clusters!r} was asked; a positive integer n for n×n, or a pair (rows, "
+            "columns) of them, works"
+        )
+    return pair[0], pair[1]
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _check_count(name: str, value: object, least: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ExpediteError(f"{name}={value!r} was asked; an integer of at least {least} works")
+
+
+def _check_choice(name: str, value: object, choices: tuple[object, ...]) -> None:
+    if not any(value is choice or value == choice for choice in choices):
+        known = " and ".join(map(repr, choices))
+        raise ExpediteError(f"{name}={value!r} was asked; {known} are known")

@@ -1,0 +1,296 @@
+"""Token reconstruction: the full grid back from what the blocks made of the clusters.
+
+Equation 4 of arXiv 2210.01035 (with the minus sign), locally linear weights in its place, and the
+delta form that keeps each token's own detail. The record comes from `clustering`.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from expedite.clustering import EMPTY_MASS, Clustering, full_precision
+from expedite.errors import ExpediteError
+from expedite.tiling import Tiles, make_one_tile, make_tiles
+
+# Local reconstruction looks at the 7×7 cells around a token's own.
+LOCAL_REACH = 3
+# Locally linear weights: the ridge over the mean of the Gram matrix's diagonal.
+RIDGE = 0.01
+_TINY = 1e-30
+
+Scope = Literal["local", "knn"]
+Weighting = Literal["linear", "softmax", "l2", "hard"]
+
+
+@dataclass(frozen=True)
+class TokenWeights:
+    """How much of each cluster goes into each token; one set serves any number of taps."""
+
+    weights: Tensor  # (B, T, n, m) float32 in tiles, at most k of m not zero
+    tiles: Tiles
+
+    def apply(self, cluster_values: Tensor) -> Tensor:
+        """Spread values of clusters (B, h·w, C) over the tokens, (B, N, C) float32."""
+        with full_precision(cluster_values.device):
+            return self.tiles.join(self.weights @ self.tiles.windows(cluster_values.float()))
+
+
+def token_weights(
+    clustering: Clustering,
+    *,
+    reconstruction: Scope = "local",
+    weights: Weighting = "linear",
+    k: int = 16,
+) -> TokenWeights:
+    """Weigh the k nearest clusters of every token.
+
+    Args:
+        clustering: From `cluster`.
+        reconstruction: "local" looks for neighbours among the 7×7 cells around a token's own (the
+            neighborhood of the clustering where that is larger), "knn" among all cells (Eq. 4).
+        weights: "linear": those that sum to one and best rebuild the token itself, as in locally
+            linear embedding; "softmax": softmax(-d²/τ), Eq. 4; "l2": exp(-d²/τ) over its Euclidean
+            norm, as published code has it (the sum exceeds one); "hard": the nearest cluster alone,
+            as the published DPT code has it.
+        k: Neighbours. Clusters without mass are none, and at a border there may be fewer.
+
+    Raises:
+        ExpediteError: There are fewer than `k` clusters, or a name is unknown.
+    """
+    _check_settings(reconstruction, weights, k)
+    _check_count(k, clustering.clusters)
+    with full_precision(clustering.features.device):
+        tiles = _search_tiles(clustering, reconstruction)
+        features = _Points.of(clustering.features, tiles.split)  # (B, T, n, D)
+        centers = _Points.of(clustering.centers, tiles.windows)  # (B, T, m, D)
+        distance = _squared_distances(features, centers)  # (B, T, n, m)
+        has_mass = tiles.windows(clustering.mass[..., None] > EMPTY_MASS).mT  # (B, T, 1, m)
+        distance = distance.masked_fill(~(tiles.reachable & has_mass), torch.inf)
+        nearest, index = distance.topk(min(k, distance.shape[3]), largest=False)  # (B, T, n, k)
+        chosen = _WEIGHTINGS[weights](nearest, index, centers, clustering.temperature)
+        return TokenWeights(torch.zeros_like(distance).scatter(3, index, chosen), tiles)
+
+
+def reconstruct(
+    cluster_tokens: Tensor,
+    clustering: Clustering,
+    *,
+    reconstruction: Scope = "local",
+    weights: Weighting = "linear",
+    k: int = 16,
+    delta: bool = True,
+) -> Tensor:
+    """Bring back the full grid from cluster tokens.
+
+    Args:
+        cluster_tokens: (B, h·w, C) what the blocks made of the centroids.
+        clustering: The record that `cluster` returned with those centroids.
+        reconstruction: See `token_weights`, as for `weights` and `k`.
+        weights: See `token_weights`.
+        k: See `token_weights`.
+        delta: Add the weighted changes of the clusters to the tokens as they were; False replaces
+            the tokens by the weighted clusters (Eq. 4). Values of another width than the clustered
+            tokens, such as class scores, have no "before" and need False.
+
+    Returns:
+        (B, N, C) in the dtype of the cluster tokens.
+
+    Raises:
+        ExpediteError: Shapes do not fit, there are fewer than `k` clusters, or a name is unknown.
+
+    Example:
+        >>> from expedite.clustering import cluster
+        >>> tokens = torch.randn(2, 12 * 16, 8)
+        >>> centroids, record = cluster(tokens, (12, 16), (5, 6))
+        >>> torch.equal(reconstruct(centroids, record), tokens)
+        True
+    """
+    layer = TokenReconstruction(reconstruction, weights, k, delta)
+    restored: Tensor = layer(cluster_tokens, clustering)
+    return restored
+
+
+class TokenWeighting(nn.Module):
+    """`token_weights` with its settings fixed; it has no parameters."""
+
+    def __init__(self, reconstruction: Scope, weights: Weighting, k: int) -> None:
+        super().__init__()
+        _check_settings(reconstruction, weights, k)
+        self.reconstruction: Scope = reconstruction
+        self.weights: Weighting = weights
+        self.k = k
+
+    def forward(self, clustering: Clustering) -> TokenWeights:
+        return token_weights(
+            clustering, reconstruction=self.reconstruction, weights=self.weights, k=self.k
+        )
+
+
+class TokenReconstruction(nn.Module):
+    """`reconstruct` with its settings fixed; it has no parameters.
+
+    Weights made before with `weigh` can be given again, so that every tap of one forward pass is
+    reconstructed with the same set.
+
+    Example:
+        >>> from expedite.clustering import TokenClustering
+        >>> centroids, record = TokenClustering((5, 6))(torch.randn(2, 192, 8), (12, 16))
+        >>> TokenReconstruction(weights="softmax")(2 * centroids, record).shape
+        torch.Size([2, 192, 8])
+    """
+
+    def __init__(
+        self,
+        reconstruction: Scope = "local",
+        weights: Weighting = "linear",
+        k: int = 16,
+        delta: bool = True,
+    ) -> None:
+        super().__init__()
+        self.weigh = TokenWeighting(reconstruction, weights, k)
+        self.delta = delta
+
+    def forward(
+        self,
+        cluster_tokens: Tensor,
+        clustering: Clustering,
+        token_weights: TokenWeights | None = None,
+    ) -> Tensor:
+        _check_values(cluster_tokens, clustering, self.delta)
+        if clustering.is_identity:
+            return cluster_tokens
+        spread: TokenWeights = token_weights or self.weigh(clustering)
+        after = cluster_tokens.float()
+        if not self.delta:
+            return spread.apply(after).to(cluster_tokens.dtype)
+        change = spread.apply(after - clustering.centroids.float())
+        return (clustering.tokens.float() + change).to(cluster_tokens.dtype)
+
+
+class _Points(NamedTuple):
+    """Points laid out in tiles (B, T, n, D) with their squared norms (B, T, n, 1)."""
+
+    at: Tensor
+    norm: Tensor
+
+    @classmethod
+    def of(cls, x: Tensor, layout: Callable[[Tensor], Tensor]) -> "_Points":
+        # Norms before the layout: windows show every cell several times.
+        return cls(layout(x), layout(x.square().sum(-1, keepdim=True)))
+
+
+def _softmax_weights(nearest: Tensor, index: Tensor, centers: _Points, tau: Tensor) -> Tensor:
+    return (-nearest / tau).softmax(-1)
+
+
+def _l2_weights(nearest: Tensor, index: Tensor, centers: _Points, tau: Tensor) -> Tensor:
+    # A common factor leaves the direction alone and keeps far tokens from underflowing to zero.
+    return F.normalize(torch.exp((nearest[..., :1] - nearest) / tau), dim=-1)
+
+
+def _hard_weights(nearest: Tensor, index: Tensor, centers: _Points, tau: Tensor) -> Tensor:
+    return torch.cat([torch.ones_like(nearest[..., :1]), torch.zeros_like(nearest[..., 1:])], -1)
+
+
+def _linear_weights(nearest: Tensor, index: Tensor, centers: _Points, tau: Tensor) -> Tensor:
+    """Minimise ‖z - Σ w_j s_j‖² over weights that sum to one (Roweis and Saul 2000).
+
+    The Gram matrix of the differences z - s_j comes from distances alone:
+    G_ij = ½(d_i² + d_j² - ‖s_i - s_j‖²).
+    """
+    there = nearest.isfinite()
+    squared = nearest.where(there, 0)  # (B, T, n, k)
+    between = _squared_distances(centers, centers)  # (B, T, m, m)
+    pairs = index[..., :, None] * between.shape[2] + index[..., None, :]  # (B, T, n, k, k)
+    between = between.flatten(2).gather(2, pairs.flatten(2)).view_as(pairs)
+    gram = (squared[..., :, None] + squared[..., None, :] - between) / 2
+    scale = squared.sum(-1) / there.sum(-1)  # (B, T, n) the mean of the diagonal
+    gram = gram / scale.clamp_min(_TINY)[..., None, None]
+    both = there[..., :, None] & there[..., None, :]
+    gram = torch.where(both, gram, 0) + torch.diag_embed(torch.where(there, RIDGE, 1.0))
+    solution = solve_positive(gram, there.to(gram.dtype))
+    return solution / solution.sum(-1, keepdim=True)
+
+
+_WEIGHTINGS: dict[str, Callable[[Tensor, Tensor, _Points, Tensor], Tensor]] = {
+    "linear": _linear_weights,
+    "softmax": _softmax_weights,
+    "l2": _l2_weights,
+    "hard": _hard_weights,
+}
+
+
+def solve_positive(matrix: Tensor, rhs: Tensor) -> Tensor:
+    """Solve small symmetric positive definite systems (..., k, k) · x = (..., k).
+
+    Elimination unrolled over k, which torch.compile and ONNX take (they do not take
+    `torch.linalg.solve`); a positive definite matrix needs no pivoting.
+
+    Example:
+        >>> solve_positive(torch.tensor([[2.0, 0.0], [0.0, 4.0]]), torch.ones(2))
+        tensor([0.5000, 0.2500])
+    """
+    # k first: every step then runs over long contiguous rows.
+    matrix, rhs = matrix.movedim((-2, -1), (0, 1)), rhs.movedim(-1, 0)
+    rows, sides = [], []
+    for _ in range(len(rhs)):
+        row, side = matrix[0], rhs[0]
+        factor = matrix[1:, 0] / row[0]
+        rows.append(row)
+        sides.append(side)
+        matrix = matrix[1:, 1:] - factor[:, None] * row[1:]
+        rhs = rhs[1:] - factor * side
+    solution = rhs  # empty: nothing is left after the last row
+    for row, side in zip(reversed(rows), reversed(sides), strict=True):
+        first = (side - (row[1:] * solution).sum(0)) / row[0]
+        solution = torch.cat([first[None], solution])
+    return solution.movedim(0, -1)
+
+
+def _squared_distances(x: _Points, y: _Points) -> Tensor:
+    return (x.norm + y.norm.mT - 2 * (x.at @ y.at.mT)).clamp_min(0)
+
+
+def _search_tiles(clustering: Clustering, reconstruction: Scope) -> Tiles:
+    device = clustering.features.device
+    if reconstruction == "knn":
+        return make_one_tile(clustering.grid, clustering.clusters, device)
+    # A smaller reach than the clustering's could miss every cluster that a token belongs to.
+    reach = max(LOCAL_REACH, clustering.neighborhood // 2)
+    return make_tiles(
+        clustering.grid, clustering.clusters, reach, device, nearest=clustering.nearest
+    )
+
+
+def _check_settings(reconstruction: str, weights: str, k: int) -> None:
+    if reconstruction not in ("local", "knn"):
+        raise ExpediteError(
+            f"the reconstruction {reconstruction!r} was asked; 'local' and 'knn' are known"
+        )
+    if weights not in _WEIGHTINGS:
+        raise ExpediteError(
+            f"the weights {weights!r} were asked; {', '.join(_WEIGHTINGS)} are known"
+        )
+    if k < 1:
+        raise ExpediteError(f"k={k} nearest clusters were asked; at least 1 is needed")
+
+
+def _check_count(k: int, clusters: tuple[int, int]) -> None:
+    if k > clusters[0] * clusters[1]:
+        raise ExpediteError(
+            f"k={k} nearest clusters were asked of {clusters[0]}×{clusters[1]}; "
+            f"k can be at most {clusters[0] * clusters[1]}"
+        )
+
+
+def _check_values(cluster_tokens: Tensor, clustering: Clustering, delta: bool) -> None:
+    expected = clustering.centroids.shape
+    if cluster_tokens.shape[:2] != expected[:2] or (delta and cluster_tokens.shape != expected):
+        raise ExpediteError(
+            f"cluster tokens of shape {tuple(cluster_tokens.shape)} were given for clusters of "
+            f"shape {tuple(expected)}; their number must agree, and for the delta form their width"
+        )

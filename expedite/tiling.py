@@ -1,0 +1,221 @@
+"""Tiles of tokens and the few cells that their tokens can reach: what keeps the operators local.
+
+Geometry only. Everything follows from integers by arithmetic on the device at hand, so nothing is
+cached, nothing is copied between devices and nothing depends on values.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
+
+Index = TypeVar("Index", int, Tensor)
+
+
+class AxisTables(NamedTuple):
+    """Where things lie along one axis, in T tiles of n token slots with windows of m cells."""
+
+    token: Tensor  # (T, n) the token in each slot, clamped to the last where the slot is empty
+    filled: Tensor  # (T, n) bool
+    cell: Tensor  # (T, m) the cell at each place of a window, clamped to the nearest cell
+    reachable: Tensor  # (T, n, m) bool: the cell is there and within reach of the token
+    tile: Tensor  # (tokens,) the tile that holds each token
+    slot: Tensor  # (tokens,) its slot in that tile
+    window: Tensor  # (parts, cells) the tiles whose windows may show a cell, clamped
+    place: Tensor  # (parts, cells) where in those windows
+    shown: Tensor  # (parts, cells) bool: whether there is such a tile
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One side of a grid: `tokens` positions above `cells` cells, cut into tiles of `tile` cells.
+
+    A token begins in the cell ⌊(i+½)·cells/tokens⌋, or ⌊i·cells/tokens⌋ with `nearest`, which is
+    what interpolating the cells' indices gives (published `cluster.py`). It reaches `reach` cells
+    to either side, so the tokens of a tile reach no cell outside a window of a few tiles' length.
+    """
+
+    tokens: int
+    cells: int
+    reach: int
+    tile: int
+    nearest: bool = False
+
+    @property
+    def tiles(self) -> int:
+        return -(-self.cells // self.tile)
+
+    @property
+    def parts(self) -> int:
+        """How many tiles' length a window has: enough for a tile and its reach to both sides."""
+        return -(-(self.tile + 2 * self.reach) // self.tile)
+
+    @property
+    def window(self) -> int:
+        return self.parts * self.tile
+
+    @property
+    def slots(self) -> int:
+        """The most tokens that begin in one tile; tiles with fewer leave slots empty."""
+        starts = [self._first_token(tile * self.tile) for tile in range(self.tiles)]
+        ends = [*starts[1:], self.tokens]
+        return max(end - start for start, end in zip(starts, ends, strict=True))
+
+    def first_cell(self, token: Index) -> Index:
+        """The cell in which a token begins."""
+        return (2 * token + (0 if self.nearest else 1)) * self.cells // (2 * self.tokens)
+
+    def _first_token(self, cell: Index) -> Index:
+        """The first token that begins in `cell`: the inverse of `first_cell`."""
+        half = 0 if self.nearest else self.cells
+        return (2 * self.tokens * cell + 2 * self.cells - 1 - half) // (2 * self.cells)
+
+    def tables(self, device: torch.device) -> AxisTables:
+        tile = torch.arange(self.tiles, device=device)
+        start = self._first_token(tile * self.tile)  # (T,)
+        end = self._first_token((tile + 1) * self.tile).clamp(max=self.tokens)
+        place = start[:, None] + torch.arange(self.slots, device=device)  # (T, n)
+        token = place.clamp(max=self.tokens - 1)
+        cell = (tile * self.tile - self.reach)[:, None] + torch.arange(self.window, device=device)
+        inside = (cell >= 0) & (cell < self.cells)  # (T, m)
+        near = (self.first_cell(token)[:, :, None] - cell[:, None]).abs() <= self.reach
+        tokens = torch.arange(self.tokens, device=device)
+        home = self.first_cell(tokens) // self.tile
+        # Counted from where the first window begins, window i covers tiles i to i + parts - 1.
+        offset = torch.arange(self.cells, device=device) + self.reach  # (cells,)
+        part = torch.arange(self.parts, device=device)[:, None]
+        window = offset // self.tile - part  # (parts, cells)
+        return AxisTables(
+            token=token,
+            filled=place < end[:, None],
+            cell=cell.clamp(0, self.cells - 1),
+            reachable=near & inside[:, None],
+            tile=home,
+            slot=tokens - start[home],
+            window=window.clamp(0, self.tiles - 1),
+            place=part * self.tile + offset % self.tile,
+            shown=(window >= 0) & (window < self.tiles),
+        )
+
+
+class Tiles(NamedTuple):
+    """A grid in T tiles of n token slots, each with a window of m cells around it."""
+
+    rows: Axis
+    columns: Axis
+    token: Tensor  # (T, n) flat index of the token in each slot
+    filled: Tensor  # (T, n) bool
+    cell: Tensor  # (T, m) flat index of the cell at each place of the window
+    reachable: Tensor  # (T, n, m) bool
+    slot: Tensor  # (N,) flat index into (T, n) of each token
+    first_cell: Tensor  # (N,) flat index of the cell in which each token begins
+    place: Tensor  # (parts, h·w) flat indices into (T, m) of the windows' places that show a cell
+    shown: Tensor  # (parts, h·w) bool: whether there is such a window
+
+    def split(self, tokens: Tensor) -> Tensor:
+        """Lay tokens (B, N, C) out in tiles, (B, T, n, C); an empty slot repeats some token."""
+        return tokens[:, self.token]
+
+    def join(self, tiled: Tensor) -> Tensor:
+        """Bring tiled tokens (B, T, n, C) back in order, (B, N, C)."""
+        return tiled.flatten(1, 2)[:, self.slot]
+
+    def windows(self, cells: Tensor) -> Tensor:
+        """Copy cells (B, h·w, C) to every window that shows them, (B, T, m, C)."""
+        return cells[:, self.cell]
+
+    def add_windows(self, windows: Tensor) -> Tensor:
+        """Sum window contents (B, T, m, C) per cell, (B, h·w, C): the transpose of `windows`.
+
+        Gathers, not a scatter: the result is the same on every run, and it compiles and exports.
+        """
+        flat = windows.flatten(1, 2)  # (B, T·m, C)
+        total = flat[:, self.place[0]] * self.shown[0][:, None]
+        for place, shown in zip(self.place[1:], self.shown[1:], strict=True):
+            total = torch.addcmul(total, flat[:, place], shown[:, None].to(flat.dtype))
+        return total
+
+
+def make_tiles(
+    grid: tuple[int, int],
+    clusters: tuple[int, int],
+    reach: int,
+    device: torch.device,
+    *,
+    nearest: bool = False,
+) -> Tiles:
+    """Cut a grid of tokens into tiles whose tokens reach `reach` cells to every side."""
+    rows, columns = (
+        Axis(tokens, cells, reach, _tile_side(cells, reach), nearest)
+        for tokens, cells in zip(grid, clusters, strict=True)
+    )
+    return _combine(rows, columns, device)
+
+
+def make_one_tile(grid: tuple[int, int], clusters: tuple[int, int], device: torch.device) -> Tiles:
+    """One tile with every token and every cell, each in reach of each: the dense form."""
+    rows, columns = (Axis(n, cells, 0, cells) for n, cells in zip(grid, clusters, strict=True))
+    token = torch.arange(grid[0] * grid[1], device=device)
+    return Tiles(
+        rows=rows,
+        columns=columns,
+        token=token[None],
+        filled=torch.ones_like(token, dtype=torch.bool)[None],
+        cell=torch.arange(clusters[0] * clusters[1], device=device)[None],
+        reachable=torch.ones(1, 1, 1, dtype=torch.bool, device=device),
+        slot=token,
+        first_cell=_first_cells(rows, columns, device),
+        place=torch.arange(clusters[0] * clusters[1], device=device)[None],
+        shown=torch.ones(1, 1, dtype=torch.bool, device=device),
+    )
+
+
+def _tile_side(cells: int, reach: int) -> int:
+    """Cells per tile: windows overlap by half, where work and copies balance, in equal tiles."""
+    most = max(2 * reach, 4)
+    return -(-cells // -(-cells // most))
+
+
+def _combine(rows: Axis, columns: Axis, device: torch.device) -> Tiles:
+    y, x = rows.tables(device), columns.tables(device)
+    reachable = y.reachable[:, None, :, None, :, None] & x.reachable[None, :, None, :, None, :]
+    return Tiles(
+        rows=rows,
+        columns=columns,
+        token=_outer(y.token * columns.tokens, x.token),
+        filled=_outer_and(y.filled, x.filled),
+        cell=_outer(y.cell * columns.cells, x.cell),
+        reachable=reachable.flatten(4).flatten(2, 3).flatten(0, 1),
+        slot=_slots(y, x, columns),
+        first_cell=_first_cells(rows, columns, device),
+        place=_places(y, x, rows, columns),
+        shown=_outer_and(y.shown, x.shown),
+    )
+
+
+def _outer(rows: Tensor, columns: Tensor) -> Tensor:
+    """Sums of every (Ty, a) with every (Tx, b), as (Ty·Tx, a·b)."""
+    return (rows[:, None, :, None] + columns[None, :, None, :]).flatten(2).flatten(0, 1)
+
+
+def _outer_and(rows: Tensor, columns: Tensor) -> Tensor:
+    return (rows[:, None, :, None] & columns[None, :, None, :]).flatten(2).flatten(0, 1)
+
+
+def _places(y: AxisTables, x: AxisTables, rows: Axis, columns: Axis) -> Tensor:
+    window = _outer(y.window * columns.tiles, x.window)  # (parts, h·w)
+    place = _outer(y.place * columns.window, x.place)
+    return window * (rows.window * columns.window) + place
+
+
+def _slots(y: AxisTables, x: AxisTables, columns: Axis) -> Tensor:
+    tile = y.tile[:, None] * columns.tiles + x.tile  # (H, W)
+    slot = y.slot[:, None] * x.token.shape[1] + x.slot
+    return (tile * (y.token.shape[1] * x.token.shape[1]) + slot).flatten()
+
+
+def _first_cells(rows: Axis, columns: Axis, device: torch.device) -> Tensor:
+    y = rows.first_cell(torch.arange(rows.tokens, device=device))
+    x = columns.first_cell(torch.arange(columns.tokens, device=device))
+    return (y[:, None] * columns.cells + x).flatten()
