@@ -1,0 +1,133 @@
+"""Counting the multiply-adds of a model's forward pass, the operators' own included, with fvcore.
+
+One multiply-add counts 1. Elementwise arithmetic, activations, softmax, sorting and moving data
+count nothing; norms, resizing and pooling count as fvcore has them. What nobody knows is listed.
+"""
+
+import contextlib
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from expedite.patchers.hooks import find_sessions
+
+with warnings.catch_warnings():
+    # fvcore scripts a function when it is imported, which PyTorch deprecates.
+    warnings.simplefilter("ignore", FutureWarning)
+    from fvcore.nn import FlopCountAnalysis
+    from fvcore.nn.jit_handles import get_shape
+
+_GIGA = 1e9
+
+# Known to count nothing under the convention above.
+_FREE = """
+    abs add add_ addcmul amax bitwise_and bitwise_not bitwise_or clamp clamp_min cos cumsum
+    diag_embed div div_ eq erf exp expand_as fill_ floor_divide gather ge gelu gt isfinite isnan le
+    linalg_vector_norm log lt mT masked_fill masked_fill_ maximum mean minimum movedim mul mul_ ne
+    neg new_ones new_zeros ones_like pad pow reciprocal relu relu_ remainder repeat rsub scatter
+    sigmoid silu sin softmax sort sqrt square sub sub_ sum tanh topk unflatten view_as where zero_
+    zeros_like
+"""
+
+
+@dataclass(frozen=True)
+class FlopCount:
+    """GFLOPs of one forward pass, in multiply-adds.
+
+    Args:
+        total: Everything.
+        operators: What clustering and reconstruction have in it; 0 for a model not patched.
+        unsupported: Operations that were not counted, with how often they ran.
+    """
+
+    total: float
+    operators: float
+    unsupported: dict[str, int]
+
+
+def count_flops(model: nn.Module, images: Tensor) -> FlopCount:
+    """Count a forward pass of `model` on `images`, by tracing one.
+
+    Work whose result is not returned is not counted: tracing leaves it out.
+
+    Example:
+        >>> count_flops(nn.Linear(4, 8), torch.zeros(2, 4)).total * 1e9
+        64.0
+    """
+    traced = _Traced(model)
+    with torch.no_grad(), _every_operation_visible():
+        analysis = FlopCountAnalysis(traced, (images,))
+        analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
+        analysis.tracer_warnings("none").set_op_handle(**_HANDLES)
+        modules = analysis.by_module()
+    operators = modules["operators"] / _GIGA if len(traced.operators) else 0.0
+    unsupported = {name: int(count) for name, count in analysis.unsupported_ops().items()}
+    return FlopCount(analysis.total() / _GIGA, operators, unsupported)
+
+
+class _Traced(nn.Module):
+    """A model beside the operators in its hooks, which fvcore then sees as modules of their own."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.operators = nn.ModuleList(
+            operator for session in find_sessions(model) for operator in session.operators
+        )
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        return list(_tensors(self.model(images)))
+
+
+def _tensors(output: Any) -> Iterator[Tensor]:
+    """Every tensor in nested containers: tracing returns nothing else."""
+    if isinstance(output, Tensor):
+        yield output
+    elif isinstance(output, dict):
+        for value in output.values():
+            yield from _tensors(value)
+    elif isinstance(output, (list, tuple)):
+        for value in output:
+            yield from _tensors(value)
+
+
+@contextlib.contextmanager
+def _every_operation_visible() -> Iterator[None]:
+    # The fused path of nn.MultiheadAttention is one operation that no counter knows.
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
+
+
+def _attention(inputs: list[Any], outputs: list[Any]) -> int:
+    query, key, value = (_shape(tensor) for tensor in inputs[:3])
+    return prod(query[:-1]) * key[-2] * (query[-1] + value[-1])
+
+
+def _baddbmm(inputs: list[Any], outputs: list[Any]) -> int:
+    left, right = _shape(inputs[1]), _shape(inputs[2])
+    return prod(left) * right[-1]
+
+
+def _shape(tensor: Any) -> list[int]:
+    shape: list[int] = get_shape(tensor)
+    return shape
+
+
+def _nothing(inputs: list[Any], outputs: list[Any]) -> int:
+    return 0
+
+
+_HANDLES: dict[str, Callable[[list[Any], list[Any]], int]] = {
+    "aten::scaled_dot_product_attention": _attention,
+    "aten::baddbmm": _baddbmm,
+    **{f"aten::{name}": _nothing for name in _FREE.split()},
+}

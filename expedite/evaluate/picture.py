@@ -1,0 +1,126 @@
+"""A picture of what a plan does: an image, its clusters, and the classes seen before and after."""
+
+import colorsys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from expedite.clustering import Clustering, labels
+from expedite.errors import ExpediteError
+from expedite.evaluate.images import Image, normalize, opencv, resize, resize_short_side
+from expedite.evaluate.results import replacing
+from expedite.loading import LoadedModel
+from expedite.patchers.hooks import find_sessions
+
+_PANEL_HEIGHT = 384
+_CAPTION_HEIGHT = 28
+_LINE = (255, 255, 0)
+
+
+def draw_plan(
+    loaded: LoadedModel, base: nn.Module, patched: nn.Module, image: Image, path: Path
+) -> None:
+    """Write a PNG of one input of the model: image, clusters, prediction before and after.
+
+    A model that slides windows over images is shown the middle window.
+
+    Args:
+        loaded: Says how images are prepared.
+        base: The unpatched model; it gives maps of scores (B, classes, h, w).
+        patched: The same, patched; the clusters of its first span are drawn.
+        image: (H, W, 3) RGB.
+        path: Where to write.
+    """
+    window = _input(loaded, image)
+    pixels = normalize(window, loaded.mean, loaded.deviation)[None]
+    weight = next(base.parameters())
+    pixels = pixels.to(weight.device, weight.dtype)
+    panels = {
+        "image": window,
+        "clusters": outline(window, cluster_map(patched, pixels)),
+        "before": color_classes(window, class_map(base, pixels)),
+        "after": color_classes(window, class_map(patched, pixels)),
+    }
+    png = opencv().imencode(".png", _side_by_side(panels)[..., ::-1])[1]
+    with replacing(path) as file:
+        file.write(png.tobytes())
+
+
+def cluster_map(patched: nn.Module, pixels: Tensor) -> NDArray[np.int64]:
+    """Which cluster every token of one image (1, 3, h, w) leans to, (H, W), in the first span."""
+    sessions = list(find_sessions(patched))
+    if not sessions:
+        raise ExpediteError("clusters were asked of a model that is not patched")
+    first = min(sessions[0].clusterings)
+    records: list[Clustering] = []
+
+    def keep_record(module: nn.Module, args: Any, output: tuple[Tensor, Clustering]) -> None:
+        records.append(output[1])
+
+    handle = sessions[0].clusterings[first].register_forward_hook(keep_record)
+    try:
+        with torch.inference_mode():
+            patched(pixels)
+    finally:
+        handle.remove()
+    return labels(records[0])[0].reshape(records[0].grid).cpu().numpy()
+
+
+def class_map(model: nn.Module, pixels: Tensor) -> NDArray[np.int64]:
+    """The classes of one image's pixels (1, 3, h, w), as (h, w)."""
+    with torch.inference_mode():
+        scores = F.interpolate(model(pixels), size=pixels.shape[-2:], mode="bilinear")
+    return scores[0].argmax(0).cpu().numpy()
+
+
+def outline(image: Image, regions: NDArray[np.int64]) -> Image:
+    """Draw borders between regions of a coarser map onto an image."""
+    height, width = image.shape[:2]
+    scale = max(1, -(-_PANEL_HEIGHT // height))
+    large = resize(image, (height * scale, width * scale)).copy()
+    rows = np.arange(large.shape[0]) * regions.shape[0] // large.shape[0]
+    columns = np.arange(large.shape[1]) * regions.shape[1] // large.shape[1]
+    region = regions[rows][:, columns]
+    border = np.zeros(region.shape, dtype=bool)
+    border[:-1] |= region[:-1] != region[1:]
+    border[:, :-1] |= region[:, :-1] != region[:, 1:]
+    large[border] = _LINE
+    return large
+
+
+def color_classes(image: Image, classes: NDArray[np.int64]) -> Image:
+    """Tint an image by class, every class in a hue of its own."""
+    grey = image.mean(-1, keepdims=True)
+    tinted = 0.4 * grey + 0.6 * _palette(int(classes.max()) + 1)[classes]
+    return np.asarray(tinted, dtype=np.uint8)
+
+
+def _palette(count: int) -> NDArray[np.float64]:
+    # Steps of the golden ratio keep hues of neighbouring classes far apart.
+    hues = [(index * 0.61803) % 1 for index in range(count)]
+    return np.array([colorsys.hsv_to_rgb(hue, 0.75, 0.95) for hue in hues]) * 255
+
+
+def _input(loaded: LoadedModel, image: Image) -> Image:
+    if loaded.window_stride is None:
+        return resize(image, loaded.image_size)
+    image = resize_short_side(image, max(loaded.short_side or 0, *loaded.image_size))
+    height, width = loaded.image_size
+    top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
+    return image[top : top + height, left : left + width]
+
+
+def _side_by_side(panels: dict[str, Image]) -> Image:
+    columns = []
+    for caption, panel in panels.items():
+        width = round(panel.shape[1] * _PANEL_HEIGHT / panel.shape[0])
+        column = np.full((_PANEL_HEIGHT + _CAPTION_HEIGHT, width + 8, 3), 255, np.uint8)
+        column[_CAPTION_HEIGHT:, :width] = resize(panel, (_PANEL_HEIGHT, width))
+        opencv().putText(column, caption, (4, 20), 0, 0.6, (0, 0, 0), 1, 16)  # smooth lettering
+        columns.append(column)
+    return np.concatenate(columns, axis=1)

@@ -1,0 +1,151 @@
+"""The rows of a sweep on disk: results.json to go on from, results.csv for spreadsheets.
+
+Files are written beside their place and renamed, so that a sweep can be stopped at any moment.
+"""
+
+import csv
+import io
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import IO, Any
+
+from expedite.errors import ExpediteError
+from expedite.evaluate.sweep import Row
+from expedite.plan import Plan, Span
+
+
+@dataclass
+class Results:
+    """Rows with what they were measured on.
+
+    Args:
+        request: What was asked: the model, the data, the device, ...; rows measured under one
+            request can be compared and added to.
+        command: What repeats it.
+        setting: Under what speed was measured.
+        notes: Sentences that belong under the table.
+        rows: The unpatched model first.
+    """
+
+    request: dict[str, Any]
+    command: str = ""
+    setting: str = ""
+    notes: list[str] = field(default_factory=list)
+    rows: list[Row] = field(default_factory=list)
+
+    @property
+    def base(self) -> Row | None:
+        """The row of the unpatched model, once it is measured."""
+        return next((row for row in self.rows if row.plan is None), None)
+
+    def has(self, plan: Plan) -> bool:
+        """Whether a plan was measured."""
+        return any(row.plan == plan for row in self.rows)
+
+    def save(self, folder: Path) -> None:
+        """Write results.json and results.csv, whole or not at all."""
+        folder.mkdir(parents=True, exist_ok=True)
+        content = {
+            "request": self.request,
+            "command": self.command,
+            "setting": self.setting,
+            "notes": self.notes,
+            "rows": [asdict(row) for row in self.rows],
+        }
+        with replacing(folder / "results.json") as file:
+            file.write(json.dumps(content, indent=2).encode())
+        with replacing(folder / "results.csv") as file:
+            file.write(self._csv().encode())
+
+    def _csv(self) -> str:
+        text = io.StringIO()
+        table = [flat(row) for row in self.rows]
+        writer = csv.DictWriter(text, fieldnames=list(table[0]) if table else [])
+        writer.writeheader()
+        writer.writerows(table)
+        return text.getvalue()
+
+
+def load_results(folder: Path, request: dict[str, Any]) -> Results:
+    """What a folder holds of a sweep, to be gone on with; empty where there is nothing yet.
+
+    Raises:
+        ExpediteError: The folder holds another sweep, or a file that is not of a sweep.
+    """
+    path = folder / "results.json"
+    if not path.exists():
+        return Results(request)
+    try:
+        content = json.loads(path.read_text())
+        found = Results(
+            content["request"],
+            content["command"],
+            content["setting"],
+            content["notes"],
+            [_row(row) for row in content["rows"]],
+        )
+    except (KeyError, TypeError, json.JSONDecodeError) as error:
+        raise ExpediteError(f"{path} does not hold the rows of a sweep: {error!r}") from error
+    if found.request != json.loads(json.dumps(request)):
+        differing = [key for key in request if found.request.get(key) != request[key]]
+        raise ExpediteError(
+            f"{folder} holds a sweep with another {', '.join(differing) or 'request'}; give "
+            "another --out to keep both, or remove it"
+        )
+    return found
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """Open a file for writing that takes its place only when it is whole."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        with partial.open("wb") as file:
+            yield file
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def flat(row: Row) -> dict[str, Any]:
+    """One line of a table: the plan's fields, then what was measured.
+
+    Several spans are joined by a plus sign.
+
+    Example:
+        >>> flat(Row(Plan((Span(4, 20),)), tokens=400, of_tokens=1600))["clusters"]
+        '20x20'
+    """
+    plan = {f.name: _plain(getattr(row.plan, f.name)) if row.plan else "" for f in fields(Plan)}
+    del plan["spans"]
+    measured = asdict(row)
+    del measured["plan"]
+    measured["unsupported_ops"] = " ".join(measured["unsupported_ops"])
+    return {**_spans(row.plan), **measured, **plan}
+
+
+def _spans(plan: Plan | None) -> dict[str, str]:
+    spans = plan.spans if plan else ()
+    return {f.name: "+".join(_plain(getattr(span, f.name)) for span in spans) for f in fields(Span)}
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, tuple):
+        return "x".join(map(str, value))
+    return "" if value is None else str(value)
+
+
+def _row(content: dict[str, Any]) -> Row:
+    plan = content["plan"]
+    return Row(**{**content, "plan": None if plan is None else _plan(plan)})
+
+
+def _plan(content: dict[str, Any]) -> Plan:
+    spans = tuple(
+        Span(**{**span, "clusters": span["clusters"] and tuple(span["clusters"])})
+        for span in content["spans"]
+    )
+    return Plan(**{**content, "spans": spans})

@@ -1,0 +1,167 @@
+"""Timing a model before and after patching, in turn and in one process, so that drift cancels.
+
+Peak memory is `memory`. Figures mean nothing without what they were measured on: `Setting`.
+"""
+
+import copy
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
+
+from expedite.errors import ExpediteError
+
+Model = TypeVar("Model", bound=nn.Module)
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds of one call over several runs: the median and the quartiles around it."""
+
+    median: float
+    lower: float
+    upper: float
+    runs: int
+
+    @classmethod
+    def of(cls, seconds: list[float]) -> "Timing":
+        lower, median, upper = statistics.quantiles(seconds, n=4, method="inclusive")
+        return cls(median, lower, upper, len(seconds))
+
+
+@dataclass(frozen=True)
+class PairedTiming:
+    """Two calls timed in turn; `speedup` is the ratio of each pair, first over second."""
+
+    first: Timing
+    second: Timing
+    speedup: Timing
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Under what a figure was measured."""
+
+    device: str
+    dtype: str
+    batch_size: int
+    image_size: tuple[int, int]
+    attention: str
+    compile_mode: str
+    threads: int
+    torch: str
+
+    def __str__(self) -> str:
+        height, width = self.image_size
+        return (
+            f"{self.device}, {self.dtype}, batch {self.batch_size}, {height}×{width} px, "
+            f"attention {self.attention}, compile {self.compile_mode}, {self.threads} threads, "
+            f"torch {self.torch}"
+        )
+
+
+def time_pairs(
+    first: Callable[[], object],
+    second: Callable[[], object],
+    device: torch.device,
+    *,
+    seconds: float = 2.0,
+    least_pairs: int = 5,
+    warmup: int = 2,
+) -> PairedTiming:
+    """Time two calls in turn, A B A B, for about `seconds` and at least `least_pairs` pairs.
+
+    Args:
+        first: The unpatched model's call.
+        second: The patched model's call.
+        device: Where both run; its queue is emptied before the clock is read.
+        seconds: How long to go on, warm-up not counted.
+        least_pairs: How many pairs at least, two or more.
+        warmup: Calls of each before the first that counts.
+
+    Example:
+        >>> timing = time_pairs(lambda: None, lambda: None, torch.device("cpu"), seconds=0.0)
+        >>> timing.speedup.runs
+        5
+    """
+    if least_pairs < 2:
+        raise ExpediteError(f"{least_pairs} pairs were asked; quartiles need at least 2")
+    for _ in range(warmup):
+        first()
+        second()
+    pairs: list[tuple[float, float]] = []
+    end = time.perf_counter() + seconds
+    while len(pairs) < least_pairs or time.perf_counter() < end:
+        pairs.append((_time(first, device), _time(second, device)))
+    return PairedTiming(
+        Timing.of([a for a, _ in pairs]),
+        Timing.of([b for _, b in pairs]),
+        Timing.of([a / b for a, b in pairs]),
+    )
+
+
+def twin(model: Model) -> Model:
+    """A copy that shares all parameters and buffers, to be patched beside the original."""
+    shared = {id(tensor): tensor for tensor in [*model.parameters(), *model.buffers()]}
+    return copy.deepcopy(model, shared)
+
+
+def setting(model: nn.Module, images: Tensor, compile_mode: str = "none") -> Setting:
+    """Describe under what `model` runs on `images` (B, 3, H, W)."""
+    return Setting(
+        device=_device_name(images.device),
+        dtype=str(images.dtype).removeprefix("torch."),
+        batch_size=len(images),
+        image_size=(images.shape[-2], images.shape[-1]),
+        attention=attention_kernel(model, images),
+        compile_mode=compile_mode,
+        threads=torch.get_num_threads(),
+        torch=torch.__version__,
+    )
+
+
+def attention_kernel(model: nn.Module, images: Tensor) -> str:
+    """Which of PyTorch's attention kernels a forward pass runs, "unfused" where it runs none."""
+    activities = [ProfilerActivity.CPU]
+    with torch.inference_mode(), profile(activities=activities) as profiler:
+        model(images)
+    prefix = "aten::_scaled_dot_product_"
+    names = {event.key for event in profiler.key_averages() if event.key.startswith(prefix)}
+    return " and ".join(sorted(name.removeprefix(prefix) for name in names)) or "unfused"
+
+
+def _time(call: Callable[[], object], device: torch.device) -> float:
+    _synchronize(device)
+    start = time.perf_counter()
+    call()
+    _synchronize(device)
+    return time.perf_counter() - start
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    if device.type == "cpu":
+        return _processor()
+    return device.type
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:  # not Linux
+        return platform.processor() or platform.machine()
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()

@@ -1,0 +1,87 @@
+"""The operators trace whole: compiled, exported and run in ONNX Runtime."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from torch import Tensor, nn
+from torch._dynamo.testing import CompileCounter
+
+from expedite.clustering import TokenClustering
+from expedite.reconstruction import TokenReconstruction
+
+GRID, CLUSTERS = (12, 16), (5, 6)  # neither divides: adaptive pooling would not export
+SWITCHES: list[tuple[dict[str, Any], dict[str, Any]]] = [
+    ({}, {}),
+    ({"temperature": 5.0, "neighborhood": 3}, {"weights": "softmax"}),
+    ({"nearest": True}, {"weights": "l2", "delta": False}),
+    ({}, {"weights": "hard", "delta": False}),
+    ({}, {"reconstruction": "knn", "k": 5}),
+]
+
+
+class Descent(nn.Module):
+    """To clusters, something done to them, and back."""
+
+    def __init__(self, clustering: dict[str, Any], reconstruction: dict[str, Any]) -> None:
+        super().__init__()
+        self.cluster = TokenClustering(CLUSTERS, **clustering)
+        self.reconstruct = TokenReconstruction(**reconstruction)
+
+    def forward(self, tokens: Tensor, grid: tuple[int, int] = GRID) -> Tensor:
+        centroids, record = self.cluster(tokens, grid)
+        restored: Tensor = self.reconstruct(2 * centroids, record)
+        return restored
+
+
+@pytest.fixture(autouse=True)
+def no_compiled_code() -> None:
+    torch.compiler.reset()
+
+
+@pytest.mark.parametrize(("clustering", "reconstruction"), SWITCHES)
+def test_compiles_whole(clustering: dict[str, Any], reconstruction: dict[str, Any]) -> None:
+    model = Descent(clustering, reconstruction)
+    compiled = torch.compile(model, fullgraph=True, backend="eager")
+    for batch in (2, 3, 1):
+        tokens = torch.randn(batch, 192, 8)
+        torch.testing.assert_close(compiled(tokens), model(tokens))
+
+
+def test_one_compilation_for_each_size() -> None:
+    counter = CompileCounter()
+    compiled = torch.compile(Descent({}, {}), fullgraph=True, backend=counter)
+    sizes = [(12, 16), (14, 9), (10, 20)]
+    for grid in [*sizes, *sizes]:
+        compiled(torch.randn(2, grid[0] * grid[1], 8), grid)
+    assert counter.frame_count <= len(sizes)
+
+
+@pytest.mark.slow
+def test_inductor_agrees_with_eager() -> None:
+    model, tokens = Descent({"iterations": 1}, {}), torch.randn(2, 192, 8)
+    compiled = torch.compile(model, fullgraph=True)
+    torch.testing.assert_close(compiled(tokens), model(tokens), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("clustering", "reconstruction"), [SWITCHES[0], SWITCHES[1]])
+def test_exports_to_onnx_with_a_dynamic_batch(
+    clustering: dict[str, Any], reconstruction: dict[str, Any], tmp_path: Path
+) -> None:
+    # One step says as much about the graph as five and exports faster.
+    model = Descent({**clustering, "iterations": 1}, reconstruction).eval()
+    batch = torch.export.Dim("batch")
+    program = torch.onnx.export(
+        model, (torch.randn(2, 192, 8),), dynamic_shapes=({0: batch},), dynamo=True, verbose=False
+    )
+    assert program is not None
+    program.save(tmp_path / "descent.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "descent.onnx")
+    for count in (1, 5):
+        tokens = torch.randn(count, 192, 8)
+        found = session.run(None, {session.get_inputs()[0].name: tokens.numpy()})[0]
+        np.testing.assert_allclose(found, model(tokens).numpy(), rtol=1e-3, atol=1e-3)
