@@ -5,6 +5,8 @@ from hypothesis import settings
 # The same examples on every run, and no deadline: speed is measured in benchmarks/.
 settings.register_profile("steady", derandomize=True, deadline=None, max_examples=60)
 settings.load_profile("steady")
+# Models here are so small that threads cost more than they bring.
+torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)

@@ -4,7 +4,7 @@ Every hook is a module-level callable object, so that a patched model copies, pi
 and its copy can be unpatched like the model itself.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -133,10 +133,13 @@ class CallMethod(Hook):
 
     module: nn.Module
     method: Method
+    before: Callable[..., Any] | None  # what stood on the instance, if anything did
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         self.session.open(Frame(False, self.method.reads(self.module, *args, **kwargs)))
         try:
+            if self.before is not None:
+                return self.before(*args, **kwargs)
             return getattr(type(self.module), self.method.name)(self.module, *args, **kwargs)
         finally:
             self.session.close()
@@ -164,7 +167,9 @@ def install(session: Session) -> None:
         elif head.blocks:
             _after(head.blocks[-1], LeaveHead(session, head.queries))
     for method in host.methods:
-        setattr(host.backbone, method.name, CallMethod(session, host.backbone, method))
+        before = vars(host.backbone).get(method.name)
+        call = CallMethod(session, host.backbone, method, before)
+        setattr(host.backbone, method.name, call)
 
 
 def remove(model: nn.Module) -> None:
@@ -174,8 +179,11 @@ def remove(model: nn.Module) -> None:
             for key in [key for key, hook in hooks.items() if isinstance(hook, Hook)]:
                 for table in (hooks, *companions):
                     table.pop(key, None)
-        for name in [name for name, value in vars(module).items() if isinstance(value, Hook)]:
-            delattr(module, name)
+        for name, value in list(vars(module).items()):
+            if isinstance(value, CallMethod):
+                delattr(module, name)
+                if value.before is not None:
+                    setattr(module, name, value.before)
 
 
 def find_sessions(model: nn.Module) -> Iterator[Session]:

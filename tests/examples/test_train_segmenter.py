@@ -1,0 +1,118 @@
+"""The training script on a handful of tiny scenes: it learns, resumes and refuses."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import train_segmenter
+from PIL import Image
+from torch import Tensor
+from train_segmenter import Crops, Run, Settings, Task, learning_rate, open_task, train
+
+from expedite.errors import ExpediteError
+from expedite.evaluate.datasets import VOID, SegmentationFolder, open_folder
+from expedite.evaluate.scenes import CLASSES, write_scenes
+from expedite.models.segmenter_files import load_segmenter
+
+CPU = torch.device("cpu")
+SETTINGS = Settings(
+    width=64, layers=1, window=32, small_epochs=1, full_epochs=2, batch=4, workers=0
+)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("scenes")
+    write_scenes(root, "train", 6, (40, 56))
+    write_scenes(root, "val", 2, (40, 56))
+    return root
+
+
+def weights(folder: Path) -> dict[str, Tensor]:
+    return load_segmenter(folder / "checkpoint.pth")[0].state_dict()
+
+
+def test_writes_a_checkpoint_that_loads(data: Path, tmp_path: Path) -> None:
+    task = open_task(data, dataset="", n_cls=len(CLASSES), val_images=2)
+    train(task, SETTINGS, tmp_path, CPU)
+    model, preprocessing = load_segmenter(tmp_path / "checkpoint.pth")
+    assert model.config.image_size == (32, 32)
+    assert model.config.n_cls == len(CLASSES)
+    assert (preprocessing.im_size, preprocessing.window_size) == (32, 32)
+
+
+def test_resuming_ends_at_the_same_weights(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = open_task(data, dataset="", n_cls=0, val_images=2)
+    train(task, SETTINGS, tmp_path / "whole", CPU)
+    train_epoch = train_segmenter.train_epoch
+
+    def interrupted(run: Run, folder: SegmentationFolder, settings: Settings) -> float:
+        if run.epoch == 2:
+            raise KeyboardInterrupt
+        return train_epoch(run, folder, settings)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(train_segmenter, "train_epoch", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            train(task, SETTINGS, tmp_path / "parts", CPU)
+    train(task, SETTINGS, tmp_path / "parts", CPU, resume=True)
+    whole, parts = weights(tmp_path / "whole"), weights(tmp_path / "parts")
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+
+
+def test_loss_falls(data: Path) -> None:
+    settings = Settings(width=64, layers=1, window=32, full_epochs=0, small_epochs=12, batch=3)
+    run = train_segmenter.start(settings, len(CLASSES), 24, CPU)
+    batch = [Crops(open_folder(data, "train"), 32, (0, 0))[index] for index in range(3)]
+    images, labels = (torch.stack(each) for each in zip(*batch, strict=True))
+    losses = [train_segmenter.train_step(run, images, labels, bf16=False) for _ in range(12)]
+    assert losses[-1] < 0.8 * losses[0]
+
+
+def test_crops_keep_image_and_labels_together(tmp_path: Path) -> None:
+    # Grey levels that tell the class: after any crop, flip and zoom they must still do.
+    for part in ("images", "annotations"):
+        (tmp_path / part / "train").mkdir(parents=True)
+    labels = np.zeros((48, 64), np.uint8)
+    labels[:24, 20:] = 1
+    Image.fromarray(labels).save(tmp_path / "annotations/train/0.png")
+    Image.fromarray(labels * 200).convert("RGB").save(tmp_path / "images/train/0.png")
+    for epoch in range(20):
+        image, classes = Crops(open_folder(tmp_path, "train"), 24, (0, epoch))[0]
+        assert image.shape == (3, 24, 24)
+        bright = image.mean(0) > image.mean()
+        counted = classes != VOID
+        agree = (bright == (classes == 1))[counted].float().mean()
+        assert agree > 0.9
+        assert counted.any()
+
+
+def test_learning_rate_rises_then_falls_over_both_sizes() -> None:
+    settings = Settings(small_epochs=4, full_epochs=1, lr=1.0)
+    rates = [
+        learning_rate(settings, epoch, share / 50) for epoch in range(5) for share in range(50)
+    ]
+    assert rates[0] == 0
+    assert max(rates) > 0.95
+    assert rates[-1] < 0.01
+    # The one epoch at full size sees as many pixels as the four at half size.
+    assert learning_rate(settings, 4, 0.0) == pytest.approx(0.5)
+
+
+def test_counts_classes_and_refuses_too_few(data: Path) -> None:
+    task: Task = open_task(data, dataset="", n_cls=0, val_images=2)
+    largest = max(int(sample.labels.max()) for sample in task.train if sample.labels is not None)
+    assert task.n_cls == largest + 1
+    with pytest.raises(ExpediteError, match="2 classes were asked"):
+        open_task(data, dataset="", n_cls=2, val_images=2)
+    with pytest.raises(ExpediteError, match="ade20k"):
+        open_task(data, dataset="nowhere", n_cls=0, val_images=2)
+
+
+@pytest.mark.parametrize(("window", "epochs"), [(40, 1), (32, 0)])
+def test_impossible_settings(window: int, epochs: int) -> None:
+    with pytest.raises(ExpediteError):
+        Settings(window=window, small_epochs=0, full_epochs=epochs)

@@ -1,0 +1,47 @@
+"""Small models of every known host, for tests."""
+
+from typing import Any, TypeVar
+
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from expedite.models.segmenter import Segmenter, SegmenterConfig
+from expedite.patchers.hooks import find_sessions
+
+
+Model = TypeVar("Model", bound=nn.Module)
+
+
+def timm_vit(**changes: Any) -> VisionTransformer:
+    """Four blocks of width 32 on 8×8 tokens of 4 pixels."""
+    arguments = {"img_size": 32, "patch_size": 4, "embed_dim": 32, "depth": 4, "num_heads": 2}
+    torch.manual_seed(0)
+    model = VisionTransformer(**{**arguments, "num_classes": 10, **changes})
+    return randomized(model)
+
+
+def segmenter(**changes: Any) -> Segmenter:
+    """Four blocks of width 64 on 8×8 tokens of 4 pixels, two blocks in the decoder."""
+    arguments = {"image_size": (32, 32), "patch_size": 4, "d_model": 64, "n_heads": 2}
+    torch.manual_seed(0)
+    model = Segmenter(SegmenterConfig(**{**arguments, "n_layers": 4, "n_cls": 5, **changes}))
+    return randomized(model)
+
+
+def randomized(model: Model) -> Model:
+    """Weights large enough that every part of the model shows in its output."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.2 * torch.randn(parameter.shape, generator=generator)
+    return model.eval()
+
+
+def images(batch: int = 2, height: int = 32, width: int = 32) -> Tensor:
+    return torch.randn(batch, 3, height, width, generator=torch.Generator().manual_seed(1))
+
+
+def open_frames(model: nn.Module) -> int:
+    """How many calls a patched model holds the state of; 0 whenever none is running."""
+    return sum(len(session.store.frames) for session in find_sessions(model))

@@ -1,0 +1,439 @@
+"""Every promise of design section 6 that holds for all hosts, one test each."""
+
+import copy
+import pickle
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+import expedite
+from expedite import ExpediteError, Plan, Span
+from expedite.evaluate.speed import attention_kernel
+from expedite.patchers.hooks import find_sessions
+from tests.hosts import images, open_frames, segmenter, timm_vit
+
+Make = Callable[[], nn.Module]
+HOSTS = {"timm": timm_vit, "segmenter": segmenter}
+PLAN = Plan((Span(alpha=1, clusters=4),))
+
+
+@pytest.fixture(params=HOSTS.values(), ids=HOSTS.keys())
+def make(request: pytest.FixtureRequest) -> Make:
+    maker: Make = request.param
+    return maker
+
+
+@pytest.fixture(autouse=True)
+def no_gradients() -> Any:
+    with torch.no_grad():
+        yield
+
+
+def fingerprint(model: nn.Module) -> dict[str, Any]:
+    """Everything a patch could leave behind on modules."""
+    return {
+        path: (type(module), sorted(vars(module)), *(len(table) for table in hook_tables(module)))
+        for path, module in model.named_modules()
+    }
+
+
+def hook_tables(module: nn.Module) -> list[dict[int, Any]]:
+    return [value for name, value in vars(module).items() if "hooks" in name and value is not None]
+
+
+def test_parameters_buffers_and_keys_stay_the_same(make: Make) -> None:
+    model = make()
+    keys, tensors = list(model.state_dict()), list(model.parameters())
+    expedite.patch(model, PLAN)
+    assert list(model.state_dict()) == keys
+    model(images())
+    assert list(model.state_dict()) == keys
+    expedite.unpatch(model)
+    assert list(model.state_dict()) == keys
+    assert all(a is b for a, b in zip(model.parameters(), tensors, strict=True))
+
+
+def test_a_checkpoint_loads_into_a_patched_model_which_saves_a_plain_one(make: Make) -> None:
+    model, other = make(), make()
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.mul_(1.5)
+    expedite.patch(model, PLAN)
+    model.load_state_dict(other.state_dict())
+    torch.testing.assert_close(model(images()), expedite.patch(other, PLAN)(images()))
+    fresh = make()
+    fresh.load_state_dict(model.state_dict())
+    assert torch.equal(fresh(images()), expedite.unpatch(model)(images()))
+
+
+def test_the_patch_has_an_effect(make: Make) -> None:
+    model = make()
+    before = model(images())
+    assert not torch.allclose(expedite.patch(model, PLAN)(images()), before)
+
+
+def test_unpatch_restores_everything_bit_for_bit(make: Make) -> None:
+    model = make()
+    before, output = fingerprint(model), model(images())
+    expedite.patch(model, PLAN)(images())
+    expedite.unpatch(model)
+    assert fingerprint(model) == before
+    assert torch.equal(model(images()), output)
+
+
+def test_other_peoples_hooks_stay(make: Make) -> None:
+    model = make()
+    seen: list[nn.Module] = []
+    handle = model.register_forward_hook(lambda module, args, output: seen.append(module))
+    expedite.unpatch(expedite.patch(model, PLAN))
+    model(images())
+    assert seen == [model]
+    handle.remove()
+
+
+def test_patching_twice_reconfigures(make: Make) -> None:
+    model = make()
+    expedite.patch(model, PLAN)
+    twice = expedite.patch(model, alpha=2, clusters=(3, 5), k=4)(images())
+    assert len(list(find_sessions(model))) == 1
+    assert torch.equal(twice, expedite.patch(make(), alpha=2, clusters=(3, 5), k=4)(images()))
+
+
+def test_as_many_clusters_as_tokens_equal_the_plain_model(make: Make) -> None:
+    model = make()
+    before = model(images())
+    assert torch.equal(expedite.patch(model, alpha=1, clusters=8)(images()), before)
+
+
+def test_patched_is_undone_also_after_an_exception(make: Make) -> None:
+    model = make()
+    before = fingerprint(model)
+    with pytest.raises(RuntimeError, match="on purpose"), expedite.patched(model, PLAN):
+        raise RuntimeError("on purpose")
+    assert fingerprint(model) == before
+
+
+def test_patched_returns_to_the_plan_that_was_there(make: Make) -> None:
+    model = expedite.patch(make(), PLAN)
+    with expedite.patched(model, alpha=2, clusters=5):
+        assert expedite.describe(model).plan != PLAN
+    assert expedite.describe(model).plan == PLAN
+
+
+def test_deepcopy_and_pickle_work_and_can_be_unpatched(make: Make) -> None:
+    model = make()
+    plain = model(images())
+    output = expedite.patch(model, PLAN)(images())
+    for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert torch.equal(twin(images()), output)
+        assert torch.equal(expedite.unpatch(twin)(images()), plain)
+        assert torch.equal(model(images()), output)
+
+
+def test_a_whole_model_survives_torch_save(make: Make, tmp_path: Path) -> None:
+    model = expedite.patch(make(), PLAN)
+    torch.save(model, tmp_path / "model.pt")
+    loaded = torch.load(tmp_path / "model.pt", weights_only=False)
+    assert torch.equal(loaded(images()), model(images()))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_to_other_dtypes(make: Make, dtype: torch.dtype) -> None:
+    model = expedite.patch(make(), PLAN)
+    expected = model(images())
+    output = model.to(dtype)(images().to(dtype))
+    assert output.dtype == dtype
+    error = (output.float() - expected).abs().mean() / expected.abs().mean()
+    assert error < (1e-5 if dtype == torch.float64 else 0.2)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast(make: Make, dtype: torch.dtype) -> None:
+    model = expedite.patch(make(), PLAN)
+    with torch.autocast("cpu", dtype=dtype):
+        assert model(images()).isfinite().all()
+
+
+def test_inference_mode_then_gradients(make: Make) -> None:
+    model = expedite.patch(make(), PLAN)
+    with torch.inference_mode():
+        model(images())
+    with torch.enable_grad():
+        model(images()).square().mean().backward()
+    grads = [p.grad for n, p in model.named_parameters() if "blocks.0.attn.qkv.weight" in n]
+    assert all(grad is not None and grad.abs().sum() > 0 for grad in grads)
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_images_of_a_batch_are_independent(make: Make, batch: int) -> None:
+    model = expedite.patch(make(), PLAN)
+    together = model(images(batch))
+    for index in range(batch):
+        alone = model(images(batch)[index : index + 1])
+        torch.testing.assert_close(together[index], alone[0], rtol=1e-4, atol=1e-4)
+
+
+def test_an_empty_batch(make: Make) -> None:
+    model = make()
+    shape = model(images(0)).shape
+    assert expedite.patch(model, PLAN)(images(0)).shape == shape
+
+
+def test_distributed_data_parallel(make: Make, tmp_path: Path) -> None:
+    store = dist.FileStore(str(tmp_path / "store"), 1)
+    dist.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        model = make()
+        expected = expedite.patch(copy.deepcopy(model), PLAN)(images())
+        wrapped = DistributedDataParallel(model)
+        # Patched inside its wrapper, and wrapped after it was patched.
+        assert torch.equal(expedite.patch(wrapped, PLAN)(images()), expected)
+        assert torch.equal(DistributedDataParallel(wrapped.module)(images()), expected)
+    finally:
+        dist.destroy_process_group()
+
+
+def test_a_compiled_wrapper_is_seen_through(make: Make) -> None:
+    model = make()
+    compiled = torch.compile(model, backend="eager")
+    assert isinstance(compiled, nn.Module)
+    expedite.patch(compiled, PLAN)
+    assert expedite.describe(model).plan == PLAN
+    assert expedite.describe(compiled).path == "_orig_mod"
+
+
+def test_patch_and_unpatch_take_effect_on_compiled_models_that_ran(make: Make) -> None:
+    torch.compiler.reset()
+    model = make()
+    compiled = torch.compile(model, fullgraph=True, backend="eager")
+    plain = model(images())
+    torch.testing.assert_close(compiled(images()), plain)
+    patched = expedite.patch(model, PLAN)(images())
+    torch.testing.assert_close(compiled(images()), patched)
+    other = expedite.patch(model, alpha=2, clusters=3, k=9)(images())
+    torch.testing.assert_close(compiled(images()), other)
+    expedite.unpatch(model)
+    torch.testing.assert_close(compiled(images()), plain)
+    expedite.patch(model, PLAN)
+    torch.testing.assert_close(compiled(images()), patched)
+
+
+def test_blocks_compiled_one_by_one_are_patched_and_unpatched_too() -> None:
+    torch.compiler.reset()
+    model = timm_vit()
+    for block in model.blocks:
+        block.compile(backend="eager")
+    plain = model(images())
+    patched = expedite.patch(model, PLAN)(images())
+    torch.testing.assert_close(patched, expedite.patch(timm_vit(), PLAN)(images()))
+    torch.testing.assert_close(expedite.unpatch(model)(images()), plain)
+
+
+def test_no_more_graph_breaks_than_unpatched(make: Make) -> None:
+    torch.compiler.reset()
+    model = make()
+    before = torch._dynamo.explain(model)(images()).graph_break_count
+    torch.compiler.reset()
+    after = torch._dynamo.explain(expedite.patch(model, PLAN))(images()).graph_break_count
+    assert after == before
+
+
+def test_fused_attention_stays_fused(make: Make) -> None:
+    model = make()
+    before = attention_kernel(model, images())
+    assert before != "unfused"
+    for log_mass in (True, False):
+        expedite.patch(model, alpha=1, clusters=4, log_mass=log_mass)
+        assert attention_kernel(model, images()) == before
+
+
+def test_two_threads_never_mix(make: Make) -> None:
+    model = expedite.patch(make(), PLAN)
+    inputs = [images(1), images(3) * 2]
+    expected = [model(x) for x in inputs]
+    failures: list[int] = []
+
+    def work(index: int) -> None:
+        with torch.no_grad():
+            for _ in range(20):
+                if not torch.allclose(model(inputs[index]), expected[index], atol=1e-5):
+                    failures.append(index)
+
+    threads = [threading.Thread(target=work, args=(index,)) for index in (0, 1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+
+
+def test_two_models_never_mix(make: Make) -> None:
+    one, other = expedite.patch(make(), PLAN), expedite.patch(make(), alpha=2, clusters=6)
+    expected = one(images()), other(images())
+    assert torch.equal(one(images()), expected[0])
+    assert torch.equal(other(images()), expected[1])
+
+
+def test_nested_calls_of_one_model_never_mix(make: Make) -> None:
+    model = expedite.patch(make(), PLAN)
+    outer, inner = model(images()), model(images(1) * 3)
+    found: list[Tensor] = []
+
+    def call_again(module: nn.Module, args: Any) -> None:
+        if not found:
+            found.append(torch.empty(0))
+            found[0] = model(images(1) * 3)
+
+    blocks = dict(model.named_modules())
+    name = "blocks.2" if "blocks.2" in blocks else "encoder.blocks.2"
+    handle = blocks[name].register_forward_pre_hook(call_again)
+    assert torch.equal(model(images()), outer)
+    assert torch.equal(found[0], inner)
+    handle.remove()
+
+
+def test_an_exception_in_the_middle_leaves_nothing_behind(make: Make) -> None:
+    model = expedite.patch(make(), PLAN)
+    expected = model(images())
+
+    def fail(module: nn.Module, args: Any) -> None:
+        raise RuntimeError("on purpose")
+
+    for name, module in list(model.named_modules()):
+        if name.endswith(("blocks.2", "norm", "patch_embed")):
+            handle = module.register_forward_pre_hook(fail)
+            with pytest.raises(RuntimeError, match="on purpose"):
+                model(images())
+            handle.remove()
+            assert open_frames(model) == 0
+    assert torch.equal(model(images()), expected)
+
+
+def test_nothing_of_a_call_stays_after_it(make: Make) -> None:
+    model = expedite.patch(make(), PLAN)
+    model(images())
+    assert open_frames(model) == 0
+
+
+def test_several_spans() -> None:
+    model = timm_vit(depth=6)
+    apart = Plan((Span(1, clusters=6, beta=1), Span(4, clusters=4)))
+    chained = Plan((Span(1, clusters=6, beta=2), Span(3, clusters=4)))
+    counts = {plan: tokens_per_block(model, plan) for plan in (apart, chained)}
+    assert counts[apart] == [65, 37, 65, 65, 17, 17]
+    assert counts[chained] == [65, 37, 37, 17, 17, 17]
+
+
+def tokens_per_block(model: nn.Module, plan: Plan) -> list[int]:
+    """How many tokens each block's attention runs on."""
+    counts: list[int] = []
+    hooks = [
+        module.register_forward_pre_hook(lambda module, args: counts.append(args[0].shape[1]))
+        for name, module in model.named_modules()
+        if name.endswith("attn")
+    ]
+    with expedite.patched(model, plan):
+        model(images())
+    for hook in hooks:
+        hook.remove()
+    return counts
+
+
+def test_alpha_counts_the_blocks_at_full_resolution() -> None:
+    # The published repositories mean three different things by it.
+    for alpha in range(4):
+        counts = tokens_per_block(timm_vit(), Plan((Span(alpha, clusters=4),)))
+        assert counts == [65] * alpha + [17] * (4 - alpha)
+
+
+def test_a_chain_of_clusterings_returns_through_all_of_them() -> None:
+    model = timm_vit(depth=6, class_token=False, global_pool="avg")
+    plan = Plan((Span(1, clusters=6, beta=2), Span(3, clusters=4, beta=2)))
+    expedite.patch(model, plan)
+    assert model.forward_features(images()).shape == (2, 64, 32)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"alpha": 4, "clusters": 4}, "alpha=4 was asked of 4 blocks; alpha can be 0 to 3"),
+        ({"alpha": -1, "clusters": 4}, "alpha=-1 was asked"),
+        ({"alpha": 1, "beta": 4, "clusters": 4}, "beta can be at most 3"),
+        ({"alpha": 1, "clusters": 9}, "9×9 clusters were asked where the timm VisionTransformer"),
+        ({"alpha": 1, "clusters": 3}, "k can be at most 9"),
+        ({"alpha": 1}, "exactly one of the two"),
+        ({"clusters": 4}, "no alpha was given"),
+        ({"alpha": 1, "clusters": 4, "keep": 0.5}, "exactly one of the two"),
+        ({"alpha": 1, "clusters": 4, "reconstruct_at": "head"}, "does not work token by token"),
+        ({"alpha": 1, "clusters": 4, "sharpness": 2}, "setting 'sharpness' was asked; known are"),
+        ({"plan": PLAN, "alpha": 1}, "a plan was given together with alpha"),
+        ({"plan": PLAN, "method": "paper"}, "a plan was given together with"),
+    ],
+)
+def test_refuses_plans_that_cannot_be_carried_out(arguments: Any, message: str) -> None:
+    model = timm_vit()
+    before = fingerprint(model)
+    with pytest.raises(ExpediteError, match=message):
+        expedite.patch(model, **arguments)
+    assert fingerprint(model) == before
+
+
+def test_refuses_unknown_models_and_names_known_ones() -> None:
+    with pytest.raises(ExpediteError, match=r"no known host was found in .*Linear; known are Seg"):
+        expedite.patch(nn.Linear(2, 2), PLAN)
+
+
+def test_refuses_to_choose_between_two_hosts() -> None:
+    both = nn.ModuleDict({"left": timm_vit(), "right": timm_vit()})
+    with pytest.raises(ExpediteError, match="2 hosts were found, at 'left', 'right'"):
+        expedite.patch(both, PLAN)
+
+
+def test_a_grid_that_is_too_small_is_refused_when_it_is_met() -> None:
+    model = expedite.patch(segmenter(), PLAN)
+    with pytest.raises(ExpediteError, match="4×4 clusters were asked of a grid of 3×8"):
+        model(images(height=12))
+    assert open_frames(model) == 0
+
+
+def test_patch_dropout_is_refused() -> None:
+    model = expedite.patch(timm_vit(patch_drop_rate=0.5), PLAN).train()
+    with pytest.raises(ExpediteError, match="patch dropout must be off"):
+        model(images())
+
+
+def test_masks_over_the_full_grid_are_refused() -> None:
+    model = expedite.patch(timm_vit(), PLAN)
+    with pytest.raises(ExpediteError, match="called with a mask"):
+        model(images(), attn_mask=torch.zeros(65, 65))
+    with pytest.raises(ExpediteError, match="called with a mask"):
+        model(images(), is_causal=True)
+
+
+def test_describe_says_what_is_there() -> None:
+    model = segmenter()
+    assert str(expedite.describe(model)).splitlines()[-1] == "not patched"
+    expedite.patch(model, alpha=1, keep=0.25)
+    found = expedite.describe(model, grid=(8, 12))
+    assert found.kept == ((4, 6),)
+    assert "blocks 2 to 4 run on 4×6 clusters, 24 of 96 tokens (25.0%)" in str(found)
+    assert "any size, usually 8×12" in str(found)
+
+
+def test_importing_expedite_imports_no_host_and_touches_no_gpu() -> None:
+    code = (
+        "import sys, expedite, torch; "
+        "heavy = [name for name in ('timm', 'cv2', 'transformers', 'torchvision', 'matplotlib', "
+        "'fvcore') if name in sys.modules]; "
+        "assert not heavy, heavy; assert not torch.cuda.is_initialized()"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
