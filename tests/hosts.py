@@ -9,12 +9,11 @@ from torch import Tensor, nn
 from expedite.models.segmenter import Segmenter, SegmenterConfig
 from expedite.patchers.hooks import find_sessions
 
-
 Model = TypeVar("Model", bound=nn.Module)
 
 
-def timm_vit(**changes: Any) -> VisionTransformer:
-    """Four blocks of width 32 on 8×8 tokens of 4 pixels."""
+def timm_vit(**changes: Any) -> Any:
+    """Four blocks of width 32 on 8×8 tokens of 4 pixels; of any type, as timm hides its own."""
     arguments = {"img_size": 32, "patch_size": 4, "embed_dim": 32, "depth": 4, "num_heads": 2}
     torch.manual_seed(0)
     model = VisionTransformer(**{**arguments, "num_classes": 10, **changes})
@@ -34,7 +33,7 @@ def randomized(model: Model) -> Model:
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter += 0.2 * torch.randn(parameter.shape, generator=generator)
+            parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
     return model.eval()
 
 

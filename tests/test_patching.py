@@ -22,11 +22,11 @@ from expedite.patchers.hooks import find_sessions
 from tests.hosts import images, open_frames, segmenter, timm_vit
 
 Make = Callable[[], nn.Module]
-HOSTS = {"timm": timm_vit, "segmenter": segmenter}
+HOSTS: dict[str, Make] = {"timm": timm_vit, "segmenter": segmenter}
 PLAN = Plan((Span(alpha=1, clusters=4),))
 
 
-@pytest.fixture(params=HOSTS.values(), ids=HOSTS.keys())
+@pytest.fixture(params=list(HOSTS.values()), ids=list(HOSTS))
 def make(request: pytest.FixtureRequest) -> Make:
     maker: Make = request.param
     return maker
@@ -189,8 +189,8 @@ def test_an_empty_batch(make: Make) -> None:
 
 
 def test_distributed_data_parallel(make: Make, tmp_path: Path) -> None:
-    store = dist.FileStore(str(tmp_path / "store"), 1)
-    dist.init_process_group("gloo", store=store, rank=0, world_size=1)
+    rendezvous = f"file://{tmp_path / 'store'}"
+    dist.init_process_group("gloo", init_method=rendezvous, rank=0, world_size=1)
     try:
         model = make()
         expected = expedite.patch(copy.deepcopy(model), PLAN)(images())

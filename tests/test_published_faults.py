@@ -60,7 +60,7 @@ def test_labels_are_integers_whatever_the_dtype(dtype: torch.dtype) -> None:
     for cells in (28, 48):
         tokens = torch.arange(64 * 64).view(1, -1, 1).to(dtype)
         _, record = cluster(tokens, (64, 64), (cells, cells), iterations=1)
-        assert record.tiles().first_cell.unique().numel() == cells * cells
+        assert len(set(record.tiles().first_cell.flatten().tolist())) == cells * cells
         assert record.tiles().first_cell.dtype == torch.int64
 
 

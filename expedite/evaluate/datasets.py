@@ -144,8 +144,8 @@ def _images_in(folder: Path) -> list[Path]:
 
 def _open(path: Path) -> Image.Image:
     try:
-        image = Image.open(path)
-        image.load()
+        with Image.open(path) as image:
+            image.load()
+            return image
     except (UnidentifiedImageError, OSError, SyntaxError) as error:
         raise ExpediteError(f"{path} cannot be read as an image: {error}") from error
-    return image

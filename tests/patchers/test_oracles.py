@@ -12,7 +12,7 @@ from expedite import clustering
 from tests.hosts import images, segmenter, timm_vit
 
 # Every token its own cluster, told apart by hard assignment after one step.
-HARD = {"temperature": 1e-12, "iterations": 1, "k": 1}
+HARD: dict[str, Any] = {"temperature": 1e-12, "iterations": 1, "k": 1}
 
 
 @pytest.fixture(autouse=True)
@@ -32,8 +32,8 @@ def test_the_full_grid_without_the_shortcut_equals_the_plain_model(
     model = make()
     plain = model(images())
     monkeypatch.setattr(clustering, "_keeps_every_token", lambda grid, clusters: False)
-    for plan in ({"alpha": 1}, {"alpha": 0}, {"alpha": 1, "beta": 2}):
-        expedite.patch(model, **plan, clusters=8, **HARD, **settings)
+    for alpha, beta in ((1, None), (0, None), (1, 2)):
+        expedite.patch(model, alpha=alpha, beta=beta, clusters=8, **HARD, **settings)
         torch.testing.assert_close(model(images()), plain, rtol=1e-3, atol=1e-3)
 
 
@@ -50,7 +50,7 @@ def test_the_full_grid_at_the_head_equals_the_plain_model(
 
 def blocky(image: Tensor, patch_size: int) -> Tensor:
     """An image whose tokens are constant over 2×2 cells: the same patch four times."""
-    batch, channels, height, width = image.shape
+    batch, channels, height, _ = image.shape
     patches = image.reshape(batch, channels, height // patch_size, patch_size, -1, patch_size)
     patches = patches[:, :, ::2, :, ::2].repeat_interleave(2, 2).repeat_interleave(2, 4)
     return patches.reshape(image.shape)
@@ -93,8 +93,6 @@ def test_cells_of_equal_tokens_pass_a_chain_of_clusterings() -> None:
     model = timm_vit(pos_embed="none", depth=5, img_size=64)
     x = blocky(blocky(images(height=64, width=64), 8), 4)  # constant over 4×4 tokens
     plain = model.forward_features(x)
-    chain = expedite.Plan(
-        (expedite.Span(0, clusters=8), expedite.Span(2, clusters=4)), **HARD
-    )
+    chain = expedite.Plan((expedite.Span(0, clusters=8), expedite.Span(2, clusters=4)), **HARD)
     expedite.patch(model, chain)
     torch.testing.assert_close(model.forward_features(x), plain, rtol=1e-3, atol=1e-3)

@@ -106,9 +106,7 @@ def test_the_delta_head_exit_runs_the_decoders_blocks_alone_on_clusters() -> Non
     after, queries = decode(model, before, mask(record, queries=5))
     body = projected + token_weights(record).apply(after - before)
     expected = as_image(score(model, body, queries))
-    found = expedite.patch(
-        model, alpha=1, clusters=CELLS, reconstruct_at="head", delta=True
-    )(x)
+    found = expedite.patch(model, alpha=1, clusters=CELLS, reconstruct_at="head", delta=True)(x)
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
 
 

@@ -87,11 +87,9 @@ def test_every_kind_is_patched_and_unpatched(kind: str) -> None:
 
 def test_the_distilled_kind_keeps_both_its_tokens() -> None:
     torch.manual_seed(0)
-    model = randomized(
-        VisionTransformerDistilled(
-            img_size=32, patch_size=4, embed_dim=32, depth=4, num_heads=2, num_classes=10
-        )
-    )
+    make: Any = VisionTransformerDistilled
+    size = {"img_size": 32, "patch_size": 4, "embed_dim": 32, "depth": 4, "num_heads": 2}
+    model = randomized(make(**size, num_classes=10))
     assert expedite.describe(model).prefix_tokens == 2
     expedite.patch(model, alpha=2, clusters=4)
     with counted_reconstructions(model) as calls:
@@ -120,8 +118,9 @@ def test_the_distilled_kind_keeps_both_its_tokens() -> None:
 )
 def test_models_that_timm_names(name: str) -> None:
     torch.manual_seed(0)
-    patch_size = timm.create_model(name, depth=1).patch_embed.patch_size[0]
-    model = timm.create_model(name, depth=4, num_classes=3, img_size=4 * patch_size).eval()
+    smallest: Any = timm.create_model(name, depth=1)
+    patch_size = smallest.patch_embed.patch_size[0]
+    model: Any = timm.create_model(name, depth=4, num_classes=3, img_size=4 * patch_size).eval()
     x = images(1, *model.patch_embed.img_size)
     grid = expedite.describe(model).grid
     plain = model(x)
@@ -132,7 +131,7 @@ def test_models_that_timm_names(name: str) -> None:
     assert torch.equal(expedite.unpatch(model)(x), plain)
 
 
-def by_hand(model: VisionTransformer, x: Tensor, alpha: int, end: int, **settings: Any) -> list[Tensor]:
+def by_hand(model: Any, x: Tensor, alpha: int, end: int, **settings: Any) -> list[Tensor]:
     """Every block's output at full resolution, from the operators and the blocks themselves."""
     tokens = model.norm_pre(model._pos_embed(model.patch_embed(x)))
     outputs = []
@@ -161,7 +160,9 @@ def test_all_outputs_equal_the_operators_applied_by_hand(beta: int | None) -> No
     expedite.patch(model, alpha=1, beta=beta, clusters=(4, 5))
     last, taps = model.forward_intermediates(x, output_fmt="NLC", return_prefix_tokens=True)
     torch.testing.assert_close(last, model.norm(expected[-1]), rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(model.forward_features(x), model.norm(expected[-1]), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        model.forward_features(x), model.norm(expected[-1]), rtol=1e-4, atol=1e-4
+    )
     for (body, prefix), wanted in zip(taps, expected, strict=True):
         torch.testing.assert_close(torch.cat([prefix, body], 1), wanted, rtol=1e-4, atol=1e-4)
 
