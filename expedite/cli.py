@@ -30,7 +30,6 @@ from expedite.version import __version__
 Number = TypeVar("Number", int, float)
 
 app = typer.Typer(
-    help="Make trained vision transformers faster, with no training and no new weights.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -59,6 +58,18 @@ Device = Annotated[str, typer.Option(help="cpu, cuda, mps; auto takes a GPU wher
 Dtype = Annotated[str, typer.Option(help="float32, bfloat16 or float16.")]
 Seconds = Annotated[float, typer.Option(help="How long to time each plan.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+
+
+@app.callback(invoke_without_command=True)
+def version_option(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Make trained vision transformers faster, with no training and no new weights."""
+    if version:
+        typer.echo(f"expedite {__version__}")
+        raise typer.Exit
 
 
 @app.command("sweep")

@@ -109,7 +109,12 @@ def open_folder(
         split: Name of the split.
         rule: How annotations store classes.
         limit: How many images to take, spread evenly over all; None takes all.
+
+    Raises:
+        ExpediteError: There is no image, an annotation is missing, or `limit` is below 1.
     """
+    if limit is not None and limit < 1:
+        raise ExpediteError(f"a limit of {limit} images was asked; at least 1 is due")
     folder = root / "images" / split
     if not folder.is_dir() and not (root / "images").is_dir():
         folder = root

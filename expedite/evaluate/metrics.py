@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from expedite.errors import ExpediteError
 from expedite.evaluate.datasets import VOID
@@ -31,11 +32,11 @@ class Agreement:
 
     def add(self, truth: Tensor, prediction: Tensor) -> None:
         """Count one image: maps of class indices of one shape; `VOID` in the truth is left out."""
-        truth, prediction = truth.flatten().cpu(), prediction.flatten().cpu()
-        counted = truth != VOID
-        self._check(truth[counted])
-        pairs = truth[counted] * self.classes + prediction[counted]
-        self.counts += torch.bincount(pairs, minlength=self.classes**2).view_as(self.counts)
+        truth, prediction = truth.cpu(), prediction.cpu()
+        self._check(truth[truth != VOID])
+        self.counts += multiclass_confusion_matrix(
+            prediction, truth, self.classes, ignore_index=VOID, validate_args=False
+        )
 
     def iou(self) -> Tensor:
         """Intersection over union of each class, (classes,); NaN where a class is not in the truth.

@@ -9,6 +9,7 @@ from pathlib import Path
 from jinja2 import Environment
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from expedite.evaluate.results import Results, flat, replacing
@@ -36,12 +37,15 @@ class Picture:
 
 def terminal_table(results: Results) -> Table:
     """The rows as a table of rich."""
-    table = Table(title=str(results.request.get("model", "")), title_justify="left")
-    for index, name in enumerate(COLUMNS):
-        table.add_column(name, justify="left" if index == 0 else "right")
+    title = str(results.request.get("model", ""))
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=0)
+    for name in COLUMNS:
+        if name not in _PAGE_ONLY:
+            table.add_column(name, justify="left" if name == "plan" else "right")
     front = pareto_front(results.rows)
     for row in results.rows:
-        table.add_row(*cells(row, results.base), style="bold" if row in front else None)
+        shown = [text for name, text in cells(row, results.base).items() if name not in _PAGE_ONLY]
+        table.add_row(*shown, style="bold" if row in front else None)
     return table
 
 
@@ -52,26 +56,30 @@ COLUMNS = (
     "of base",
     "FPS",
     "speed-up",
+    "quartiles",
     "memory MB",
     "mIoU %",
     "retention %",
     "fidelity %",
 )
+# What a terminal of 80 columns has no room for.
+_PAGE_ONLY = ("tokens", "quartiles")
 
 
-def cells(row: Row, base: Row | None) -> list[str]:
-    """One line of the table, formatted."""
-    quartiles = f"{row.speedup:.2f} ({row.speedup_lower:.2f} to {row.speedup_upper:.2f})"
-    return [
+def cells(row: Row, base: Row | None) -> dict[str, str]:
+    """One line of the table, formatted, by `COLUMNS`."""
+    texts = [
         label(row),
         f"{row.tokens / row.of_tokens:.0%}",
         f"{row.gflops:.2f}",
         f"{row.gflops / base.gflops:.0%}" if base else "",
         f"{row.fps:.2f}",
-        quartiles,
+        f"{row.speedup:.2f}",
+        f"{row.speedup_lower:.2f} to {row.speedup_upper:.2f}",
         f"{row.memory_mb:.1f}",
         *(_percent(value) for value in (row.miou, row.retention, row.fidelity)),
     ]
+    return dict(zip(COLUMNS, texts, strict=True))
 
 
 def label(row: Row) -> str:
@@ -140,7 +148,8 @@ def _page(results: Results, plots: list[str], pictures: list[Picture]) -> str:
             command=results.command,
             columns=COLUMNS,
             rows=[
-                {"cells": cells(row, results.base), "front": row in front} for row in results.rows
+                {"cells": cells(row, results.base).values(), "front": row in front}
+                for row in results.rows
             ],
             front_note=_FRONT.format(metric=_METRICS[metric]) if metric else "",
             notes=[COUNTING, TIMING, *results.notes],

@@ -73,9 +73,11 @@ def load_results(folder: Path, request: dict[str, Any]) -> Results:
     """What a folder holds of a sweep, to be gone on with; empty where there is nothing yet.
 
     Raises:
-        ExpediteError: The folder holds another sweep, or a file that is not of a sweep.
+        ExpediteError: The folder is a file, holds another sweep, or a file that is not of a sweep.
     """
     path = folder / "results.json"
+    if folder.exists() and not folder.is_dir():
+        raise ExpediteError(f"results were to go to {folder}, which is a file; a folder is due")
     if not path.exists():
         return Results(request)
     try:

@@ -91,6 +91,8 @@ def time_pairs(
         >>> timing.speedup.runs
         5
     """
+    if seconds < 0:
+        raise ExpediteError(f"timing for {seconds} seconds was asked; 0 or more is due")
     if least_pairs < 2:
         raise ExpediteError(f"{least_pairs} pairs were asked; quartiles need at least 2")
     for _ in range(warmup):

@@ -3,7 +3,7 @@
 A row comes for each plan as it is measured; keeping rows is `results`, showing them is `report`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
 
@@ -99,6 +99,12 @@ class Sweep:
         self.images = images.to(device, dtype)
         self.grid = grid_of(self.model, self.images)
         self._truth: list[Prediction] = []
+
+    def check(self, plans: Sequence[Plan]) -> None:
+        """Refuse plans that cannot be carried out, before any time goes into the others."""
+        with torch.inference_mode():
+            for plan in plans:
+                patch(self.twin, plan)(self.images)
 
     def measure_base(self) -> Row:
         """Measure the unpatched model.

@@ -47,7 +47,9 @@ class NoteGrid(Hook):
 
     def __call__(self, module: nn.Module, args: Arguments, kwargs: Keywords, output: Any) -> None:
         if frames := self.session.store.frames:
-            frames[-1].grid = self.session.host.grid(module, args, output)
+            height, width = self.session.host.grid(module, args, output)
+            # Sizes are tensors while torch.jit.trace runs; a graph is of one grid in any case.
+            frames[-1].grid = int(height), int(width)
 
 
 @dataclass(eq=False)

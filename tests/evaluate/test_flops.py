@@ -153,3 +153,9 @@ def test_counting_leaves_the_model_alone() -> None:
     count_flops(model, images())
     assert [len(module._forward_hooks) for module in model.modules()] == hooks
     assert torch.equal(model(images()), before)
+
+
+def test_a_share_to_keep_counts_like_the_clusters_it_stands_for() -> None:
+    model = timm_vit()
+    share = count_flops(expedite.patch(model, alpha=1, keep=0.25), images(1))
+    assert share == count_flops(expedite.patch(model, alpha=1, clusters=4), images(1))

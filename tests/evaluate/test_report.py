@@ -59,12 +59,13 @@ def test_labels(plan: Plan | None, expected: str) -> None:
 
 
 def test_the_table_shows_every_row() -> None:
-    console = Console(width=200, record=True, file=io.StringIO())
+    console = Console(width=80, record=True, file=io.StringIO())
     console.print(terminal_table(Results({"model": "segmenter:x"}, rows=ROWS)))
     text = console.export_text()
     assert "segmenter:x" in text
     assert "α2 6x6" in text
     assert "46.00" in text
+    assert "…" not in text  # nothing is cut at 80 columns
 
 
 class Links(HTMLParser):

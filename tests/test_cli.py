@@ -1,0 +1,359 @@
+"""The commands as a person types them: what they print, write and refuse."""
+
+import json
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from expedite.cli import main
+from expedite.models.segmenter_files import Preprocessing, save_segmenter
+from expedite.version import __version__
+from tests.hosts import segmenter
+
+Run = Callable[..., str]
+PLAN = ("--alpha", "1", "--clusters", "4")
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Runs a command; returns what it printed."""
+
+    def command(*words: object) -> str:
+        monkeypatch.setattr(sys, "argv", ["expedite", *map(str, words)])
+        with pytest.raises(SystemExit) as exit_:
+            main()
+        printed = capsys.readouterr()
+        assert exit_.value.code == 0, printed.err
+        return printed.out
+
+    return command
+
+
+@pytest.fixture
+def refusal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Runs a command that cannot be done; returns its one sentence."""
+
+    def command(*words: object, started: bool = False) -> str:
+        monkeypatch.setattr(sys, "argv", ["expedite", *map(str, words)])
+        with pytest.raises(SystemExit) as exit_:
+            main()
+        printed = capsys.readouterr()
+        assert exit_.value.code == 2
+        assert started or printed.out == ""  # a sweep that has begun shows its table
+        assert printed.err.startswith("error: ")
+        assert printed.err.count("\n") == 1
+        return printed.err
+
+    return command
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    preprocessing = Preprocessing("vit", 32, 32, 16, "camvid")
+    return save_segmenter(segmenter(), preprocessing, "vit_64x4_patch4_32", tmp_path / "model")
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    root = tmp_path / "data"
+    rng = np.random.default_rng(0)
+    for kind in ("images", "annotations"):
+        (root / kind / "val").mkdir(parents=True)
+    for name in ("a", "b", "c"):
+        pixels = rng.integers(0, 255, (36, 48, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(root / f"images/val/{name}.png")
+        labels = rng.integers(0, 5, (36, 48), dtype=np.uint8)
+        Image.fromarray(labels).save(root / f"annotations/val/{name}.png")
+    return root
+
+
+@pytest.fixture
+def sweep(checkpoint: Path, data: Path, tmp_path: Path) -> list[object]:
+    """The words of a small sweep into tmp_path/out."""
+    model, out = f"segmenter:{checkpoint}", tmp_path / "out"
+    quick = ["--seconds", "0", "--device", "cpu"]
+    return ["sweep", model, "--data", data, "--out", out, "--alpha", "1,2", "--clusters", 4, *quick]
+
+
+def test_sweep_writes_tables_plots_and_a_page(
+    sweep: list[object], run: Run, tmp_path: Path
+) -> None:
+    printed = run(*sweep)
+    assert "α2 4x4" in printed
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {
+        "results.csv",
+        "results.json",
+        "report.html",
+        "accuracy_gflops.png",
+        "accuracy_fps.png",
+    }
+    rows = json.loads((tmp_path / "out/results.json").read_text())["rows"]
+    assert [row["plan"] and row["plan"]["spans"][0]["alpha"] for row in rows] == [None, 1, 2]
+    for row in rows:
+        assert min(row["gflops"], row["fps"], row["memory_mb"], row["miou"], row["fidelity"]) > 0
+    assert rows[0]["retention"] == rows[0]["fidelity"] == 1
+    assert len((tmp_path / "out/results.csv").read_text().splitlines()) == 4
+
+
+def test_sweep_goes_on_where_it_stopped(sweep: list[object], run: Run, tmp_path: Path) -> None:
+    run(*sweep)
+    path = tmp_path / "out/results.json"
+    content = json.loads(path.read_text())
+    dropped = content["rows"].pop()
+    path.write_text(json.dumps(content))
+    run(*sweep)
+    rows = json.loads(path.read_text())["rows"]
+    assert rows[:-1] == content["rows"]  # times included: nothing was measured again
+    assert (rows[-1]["plan"], rows[-1]["miou"]) == (dropped["plan"], dropped["miou"])
+
+
+def test_sweep_does_not_mix_with_another(
+    sweep: list[object], run: Run, refusal: Run, tmp_path: Path
+) -> None:
+    run(*sweep)
+    before = (tmp_path / "out/results.json").read_text()
+    assert "another images" in refusal(*sweep, "--limit", 2)
+    assert (tmp_path / "out/results.json").read_text() == before
+
+
+def test_sweep_measures_nothing_if_one_of_its_plans_is_impossible(
+    sweep: list[object], refusal: Run, tmp_path: Path
+) -> None:
+    words = ["4,9" if word == 4 else word for word in sweep]  # 9×9 clusters of 8×8 tokens
+    assert "9×9" in refusal(*words)
+    assert not (tmp_path / "out").exists()
+
+
+def test_random_weights_give_no_accuracy(data: Path, run: Run, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    small = ("--image-size", 64, "--classes", 4)
+    model = "segmenter:vit_tiny_patch16_384"
+    quick = ("--seconds", 0, "--device", "cpu")
+    run(
+        "sweep",
+        model,
+        *small,
+        "--data",
+        data,
+        "--out",
+        out,
+        "--alpha",
+        3,
+        "--keep",
+        0.3,
+        "--set",
+        "k=2",
+        *quick,
+    )
+    content = json.loads((out / "results.json").read_text())
+    assert "The weights are random" in content["notes"][0]
+    assert all(row["miou"] is row["fidelity"] is None for row in content["rows"])
+
+
+def test_describe_says_what_a_plan_leaves(checkpoint: Path, run: Run) -> None:
+    model = f"segmenter:{checkpoint}"
+    assert "8×8" in run("describe", model)
+    content = json.loads(run("describe", model, *PLAN, "--json"))
+    assert content["model"] == model
+    assert content["grid"] == [8, 8]
+    assert content["kept"] == [[4, 4]]
+
+
+def test_flops_prints_one_object(checkpoint: Path, run: Run) -> None:
+    content = json.loads(run("flops", f"segmenter:{checkpoint}", *PLAN, "--json"))
+    assert set(content) == {"model", "image_size", "plan", "gflops", "unsupported_ops"}
+    gflops = content["gflops"]
+    assert set(gflops) == {"base", "patched", "operators", "ratio"}
+    assert gflops["ratio"] == gflops["patched"] / gflops["base"]
+    assert 0 < gflops["operators"] < gflops["patched"]
+    assert content["image_size"] == [32, 32]
+    assert content["unsupported_ops"] == {}
+
+
+def test_flops_of_the_unpatched_model_alone(run: Run) -> None:
+    text = run("flops", "timm:vit_tiny_patch16_224")
+    assert text.startswith("unpatched 1.3 GFLOPs (multiply-adds)")
+    assert "patched " not in text.removeprefix("unpatched")
+
+
+def test_settings_of_the_plan_reach_it(checkpoint: Path, run: Run) -> None:
+    words = ("flops", f"segmenter:{checkpoint}", *PLAN, "--set", "iterations=2", "--json")
+    assert json.loads(run(*words))["plan"]["iterations"] == 2
+
+
+def test_bench_times_both_in_turn(checkpoint: Path, run: Run) -> None:
+    quick = ("--seconds", 0, "--batch-size", 3, "--device", "cpu", "--json")
+    content = json.loads(run("bench", f"segmenter:{checkpoint}", *PLAN, *quick))
+    assert content["throughput"]["batch_size"] == 3
+    for figures in (content["latency"], content["throughput"]):
+        assert figures["base_fps"] > 0 < figures["patched_fps"]
+        assert figures["pairs"] >= 2
+        lower, upper = figures["speedup_quartiles"]
+        assert lower <= figures["speedup"] <= upper
+    assert content["setting"]["threads"] == torch.get_num_threads()
+
+
+def test_a_factory_of_ones_own(tmp_path: Path, run: Run) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text("import tests.hosts\n\n\ndef small():\n    return tests.hosts.timm_vit()\n")
+    text = run("describe", f"{file}:small", "--image-size", 32)
+    assert "VisionTransformer" in text
+
+
+def test_module_and_script_are_the_same(checkpoint: Path) -> None:
+    words = [sys.executable, "-m", "expedite", "describe", f"segmenter:{checkpoint}", "--json"]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout)["grid"] == [8, 8]
+    bad = subprocess.run(
+        [sys.executable, "-m", "expedite", "describe", "segmenter:nothing"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (bad.returncode, bad.stdout) == (2, "")
+    assert bad.stderr.startswith("error: 'segmenter:nothing' was asked")
+    assert "Traceback" not in bad.stderr
+
+
+def test_version(run: Run) -> None:
+    assert run("--version") == f"expedite {__version__}\n"
+
+
+class TestBadInput:
+    """Design, section 8: exit code 2, one sentence, nothing half written."""
+
+    def test_missing_checkpoint(self, refusal: Run) -> None:
+        text = refusal("describe", "segmenter:/nowhere/checkpoint.pth")
+        assert "neither a checkpoint file that is there nor a published backbone" in text
+        assert "vit_large_patch16_384" in text
+
+    @pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.99])
+    def test_truncated_checkpoint(self, checkpoint: Path, share: float, refusal: Run) -> None:
+        whole = checkpoint.read_bytes()
+        checkpoint.write_bytes(whole[: int(share * len(whole))])
+        assert str(checkpoint) in refusal("describe", f"segmenter:{checkpoint}")
+
+    def test_pickle_that_is_not_weights(self, checkpoint: Path, refusal: Run) -> None:
+        checkpoint.write_bytes(pickle.dumps(subprocess.run))
+        text = refusal("describe", f"segmenter:{checkpoint}")
+        assert "a pickle of more than tensors" in text
+
+    def test_keys_that_do_not_fit(self, checkpoint: Path, refusal: Run) -> None:
+        state = torch.load(checkpoint, weights_only=True)
+        state["model"] = {f"module.{name}": tensor for name, tensor in state["model"].items()}
+        torch.save(state, checkpoint)
+        text = refusal("describe", f"segmenter:{checkpoint}")
+        assert "missing (encoder.cls_token, " in text
+        assert "unexpected (module.encoder.cls_token, " in text
+
+    def test_missing_variant(self, checkpoint: Path, refusal: Run) -> None:
+        (checkpoint.parent / "variant.yml").unlink()
+        assert "variant.yml" in refusal("describe", f"segmenter:{checkpoint}")
+
+    def test_unreadable_variant(self, checkpoint: Path, refusal: Run) -> None:
+        (checkpoint.parent / "variant.yml").write_bytes(b"\xff\xfe: [")
+        assert "variant.yml" in refusal("describe", f"segmenter:{checkpoint}")
+
+    def test_image_that_cannot_be_read(
+        self, sweep: list[object], data: Path, refusal: Run, tmp_path: Path
+    ) -> None:
+        path = data / "images/val/c.png"
+        path.write_bytes(path.read_bytes()[:200])
+        assert f"{path} cannot be read as an image" in refusal(*sweep, started=True)
+        assert list(tmp_path.glob("out/*")) == []
+
+    def test_labels_of_the_wrong_size(
+        self, sweep: list[object], data: Path, refusal: Run, tmp_path: Path
+    ) -> None:
+        Image.fromarray(np.zeros((36, 47), np.uint8)).save(data / "annotations/val/b.png")
+        assert "has shape (36, 47) for an image of (36, 48)" in refusal(*sweep, started=True)
+        assert list(tmp_path.glob("out/*")) == []
+
+    def test_labels_beyond_the_classes(
+        self, sweep: list[object], data: Path, refusal: Run, tmp_path: Path
+    ) -> None:
+        Image.fromarray(np.full((36, 48), 7, np.uint8)).save(data / "annotations/val/b.png")
+        text = refusal(*sweep, started=True)
+        assert "a label 7 was found, and the model has the classes 0 to 4" in text
+        assert list(tmp_path.glob("out/*")) == []
+
+    def test_unknown_model(self, refusal: Run) -> None:
+        assert "the forms are segmenter:FILE" in refusal("describe", "resnet50")
+        assert "which timm does not know" in refusal("describe", "timm:vit_tinny")
+
+    def test_unknown_host(self, tmp_path: Path, refusal: Run) -> None:
+        file = tmp_path / "mine.py"
+        file.write_text("import torch\n\n\ndef net():\n    return torch.nn.Linear(2, 2)\n")
+        text = refusal("describe", f"{file}:net", "--image-size", 32)
+        assert "Linear" in text
+
+    def test_file_without_the_factory(self, tmp_path: Path, refusal: Run) -> None:
+        file = tmp_path / "mine.py"
+        file.write_text("x = 1\n")
+        assert "defines no function 'net'" in refusal("describe", f"{file}:net")
+        assert "not a Python file" in refusal("describe", f"{tmp_path}/none.py:net")
+
+    @pytest.mark.parametrize(
+        ("plan", "sentence"),
+        [
+            (("--alpha", "4", "--clusters", "4"), "alpha"),
+            (("--alpha", "-1", "--clusters", "4"), "alpha"),
+            (("--alpha", "1", "--clusters", "9"), "9×9"),
+            (("--alpha", "1", "--clusters", "0"), "the size '0' was given"),
+            (("--alpha", "1", "--clusters", "four"), "'four' was given where a number is due"),
+            (("--alpha", "1", "--clusters", "4", "--beta", "4"), "beta"),
+            (("--alpha", "1", "--keep", "1.5"), "keep"),
+            (("--alpha", "1"), "exactly one of the two"),
+            (("--clusters", "4"), "without --alpha"),
+            ((*PLAN, "--set", "k=17"), "17"),
+            ((*PLAN, "--set", "colour=red"), "colour"),
+            ((*PLAN, "--set", "k"), "NAME=VALUE"),
+            ((*PLAN, "--method", "magic"), "magic"),
+            ((*PLAN, "--reconstruct-at", "neck"), "neck"),
+        ],
+    )
+    def test_impossible_plan(
+        self, plan: tuple[str, ...], sentence: str, checkpoint: Path, refusal: Run
+    ) -> None:
+        assert sentence in refusal("flops", f"segmenter:{checkpoint}", *plan)
+
+    @pytest.mark.parametrize(
+        ("words", "sentence"),
+        [
+            (("--split", "test"), "images/test"),
+            (("--limit", "0"), "limit"),
+            (("--device", "abacus"), "abacus"),
+            (("--dtype", "int8"), "int8"),
+            (("--classes", "3"), "3 classes were asked"),
+            (("--image-size", "1x2x3"), "the size '1x2x3' was given"),
+        ],
+    )
+    def test_impossible_sweep(
+        self, words: tuple[str, ...], sentence: str, sweep: list[Any], refusal: Run, tmp_path: Path
+    ) -> None:
+        assert sentence in refusal(*sweep, *words)
+        assert not (tmp_path / "out").exists()
+
+    def test_negative_seconds(self, sweep: list[object], refusal: Run, tmp_path: Path) -> None:
+        assert "-1.0 seconds" in refusal(*sweep, "--seconds", "-1", started=True)
+        assert not (tmp_path / "out").exists()
+
+    def test_results_that_are_none(self, sweep: list[object], refusal: Run, tmp_path: Path) -> None:
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out/results.json").write_text("{")
+        assert "does not hold the rows of a sweep" in refusal(*sweep)
+
+    def test_a_folder_that_cannot_be_written(
+        self, sweep: list[object], refusal: Run, tmp_path: Path
+    ) -> None:
+        (tmp_path / "out").write_text("a file")
+        assert str(tmp_path / "out") in refusal(*sweep)
