@@ -17,7 +17,7 @@ from expedite.evaluate.scenes import CLASSES, write_scenes
 
 SIZE = (256, 384)
 COUNTS = {"train": 8000, "val": 100, "test": 100}
-SETTINGS = Settings(width=128, layers=8, small_epochs=16, full_epochs=3)
+SETTINGS = Settings(width=128, layers=8, small_epochs=7, full_epochs=2)
 
 
 def main(

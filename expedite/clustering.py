@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from expedite.errors import ExpediteError
@@ -39,7 +40,7 @@ class Clustering:
     centers: Tensor  # (B, h·w, D)
     mass: Tensor  # (B, h·w) float32: how many tokens each cluster stands for
     assignment: Tensor  # (B, T, n, m) float32: the soft weights of the last E-step, in tiles
-    temperature: Tensor  # (B, 1, 1, 1)
+    temperature: Tensor  # (B, 1, 1)
     grid: tuple[int, int]
     clusters: tuple[int, int]
     neighborhood: int
@@ -215,18 +216,31 @@ def full_precision(device: torch.device) -> AbstractContextManager[None]:
 def _em(
     z: Tensor, mass: Tensor | None, centers: Tensor, tau: Tensor, iterations: int, tiles: Tiles
 ) -> tuple[Tensor, Tensor, Tensor]:
-    weight = z.new_ones(z.shape[:2]) if mass is None else mass.float()
-    counted = tiles.split(weight[..., None]) * tiles.filled[..., None]  # (B, T, n, 1)
-    z = tiles.split(z)  # (B, T, n, D)
+    weight = z.new_ones(*z.shape[:2], 1) if mass is None else mass.float()[..., None]
+    counted = tiles.split(weight) * tiles.filled[..., None]  # (B, T, n, 1)
+    # One more column of ones makes each product do two things: the first E-step's also adds what
+    # does not depend on the token, the M-step's also sums the mass.
+    points = tiles.split(F.pad(z, (0, 1), value=1.0))  # (B, T, n, D + 1)
+    weighted = points * counted
+    unreachable = torch.where(tiles.reachable, 0.0, -torch.inf)  # (T, n, m)
     for _ in range(iterations):
         # ‖z‖² is left out of d²: it is the same for every cluster and the softmax cancels it.
-        half_norms = tiles.windows(centers.square().sum(-1, keepdim=True) / 2).mT  # (B, T, 1, m)
-        closeness = z @ tiles.windows(centers).mT - half_norms
-        allowed = (closeness * (2 / tau)).masked_fill(~tiles.reachable, -torch.inf)
-        assignment = allowed.softmax(-1) * counted  # (B, T, n, m)
-        total = tiles.add_windows(assignment.sum(2)[..., None]).squeeze(-1)  # (B, h·w)
-        centers = _means(z, assignment, total, centers, tiles)
-    return assignment, centers, total
+        half_norms = centers.square().sum(-1, keepdim=True) / 2
+        keys = tiles.windows(torch.cat([centers, -half_norms], -1) * (2 / tau))  # (B, T, m, D + 1)
+        assignment = _add_product(unreachable, points, keys.mT).softmax(-1)  # (B, T, n, m)
+        sums = tiles.add_windows(assignment.mT @ weighted)  # (B, h·w, D + 1)
+        total = sums[..., -1:]
+        centers = torch.where(total > EMPTY_MASS, sums[..., :-1] / total.clamp_min(_TINY), centers)
+    return assignment * counted, centers, total.squeeze(-1)
+
+
+def _add_product(bias: Tensor, left: Tensor, right: Tensor) -> Tensor:
+    """`bias` (T, n, m) plus a product (B, T, n, d) × (B, T, d, m), in one pass over the result."""
+    shape = (*left.shape[:-1], right.shape[-1])
+    everywhere = bias.expand(shape).flatten(0, 1)
+    product = torch.baddbmm(everywhere, left.flatten(0, 1), right.flatten(0, 1))
+    shaped: Tensor = product.view(shape)
+    return shaped
 
 
 def _means(
@@ -252,11 +266,12 @@ def _temperature(
     temperature: float | str, z: Tensor, centers: Tensor, unit: Tensor, tiles: Tiles
 ) -> Tensor:
     if temperature == "auto":
-        spread = (z - centers[:, tiles.first_cell]).square().sum(-1).mean(1)  # (B,)
+        distance = torch.linalg.vector_norm(z - centers[:, tiles.first_cell], dim=-1)  # (B, N)
+        spread = distance.square().mean(1)  # (B,)
         tau = (AUTO_TEMPERATURE * spread).clamp_min(_LEAST_AUTO_TEMPERATURE)[:, None, None]
     else:
         tau = (float(temperature) / unit.square()).clamp_min(_TINY)
-    return tau[..., None]  # (B, 1, 1, 1)
+    return tau  # (B, 1, 1)
 
 
 def _average_pool(x: Tensor, grid: tuple[int, int], clusters: tuple[int, int]) -> Tensor:

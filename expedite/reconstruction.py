@@ -71,7 +71,8 @@ def token_weights(
         has_mass = tiles.windows(clustering.mass[..., None] > EMPTY_MASS).mT  # (B, T, 1, m)
         distance = distance.masked_fill(~(tiles.reachable & has_mass), torch.inf)
         nearest, index = distance.topk(min(k, distance.shape[3]), largest=False)  # (B, T, n, k)
-        chosen = _WEIGHTINGS[weights](nearest, index, centers, clustering.temperature)
+        tau = clustering.temperature[..., None]  # (B, 1, 1, 1)
+        chosen = _WEIGHTINGS[weights](nearest, index, centers, tau)
         return TokenWeights(torch.zeros_like(distance).scatter(3, index, chosen), tiles)
 
 
@@ -202,18 +203,29 @@ def _linear_weights(nearest: Tensor, index: Tensor, centers: _Points, tau: Tenso
     The Gram matrix of the differences z - s_j comes from distances alone:
     G_ij = ½(d_i² + d_j² - ‖s_i - s_j‖²).
     """
+    # k first: every step then runs over long contiguous rows, one column for each token.
+    nearest = nearest.flatten(0, 2).mT  # (k, B·T·n)
     there = nearest.isfinite()
-    squared = nearest.where(there, 0)  # (B, T, n, k)
-    between = _squared_distances(centers, centers)  # (B, T, m, m)
-    pairs = index[..., :, None] * between.shape[2] + index[..., None, :]  # (B, T, n, k, k)
-    between = between.flatten(2).gather(2, pairs.flatten(2)).view_as(pairs)
-    gram = (squared[..., :, None] + squared[..., None, :] - between) / 2
-    scale = squared.sum(-1) / there.sum(-1)  # (B, T, n) the mean of the diagonal
-    gram = gram / scale.clamp_min(_TINY)[..., None, None]
-    both = there[..., :, None] & there[..., None, :]
-    gram = torch.where(both, gram, 0) + torch.diag_embed(torch.where(there, RIDGE, 1.0))
-    solution = solve_positive(gram, there.to(gram.dtype))
-    return solution / solution.sum(-1, keepdim=True)
+    squared = nearest.where(there, 0)
+    between = _between(centers, index)  # (k, k, B·T·n)
+    gram = squared[:, None] - between + squared
+    scale = squared.sum(0) / there.sum(0)  # the mean of half the diagonal
+    # Neighbours that are not there get a row of their own, with weight 0.
+    gram = torch.where(there[:, None] & there, gram, 0)
+    diagonal = torch.where(there, (2 * RIDGE * scale).clamp_min(_TINY), 1.0)
+    identity = torch.eye(len(nearest), device=gram.device)[..., None]
+    solution = solve_positive(torch.addcmul(gram, identity, diagonal), there.to(gram.dtype))
+    return (solution / solution.sum(0)).mT.reshape(index.shape)
+
+
+def _between(centers: _Points, index: Tensor) -> Tensor:
+    """Squared distances (k, k, B·T·n) between the centres that each token picked by `index`."""
+    distances = _squared_distances(centers, centers)  # (B, T, m, m)
+    batch, tiles, count, _ = distances.shape
+    first = torch.arange(batch * tiles, device=index.device)[:, None, None] * count
+    rows = (index.flatten(0, 1) + first).flatten(0, 1).mT  # (k, B·T·n) among B·T·m rows
+    columns = index.flatten(0, 2).mT
+    return distances.flatten()[rows[:, None] * count + columns]
 
 
 _WEIGHTINGS: dict[str, Callable[[Tensor, Tensor, _Points, Tensor], Tensor]] = {
@@ -225,34 +237,37 @@ _WEIGHTINGS: dict[str, Callable[[Tensor, Tensor, _Points, Tensor], Tensor]] = {
 
 
 def solve_positive(matrix: Tensor, rhs: Tensor) -> Tensor:
-    """Solve small symmetric positive definite systems (..., k, k) · x = (..., k).
+    """Solve small symmetric positive definite systems (k, k, n) · x = (k, n), one a column.
 
     Elimination unrolled over k, which torch.compile and ONNX take (they do not take
     `torch.linalg.solve`); a positive definite matrix needs no pivoting.
 
     Example:
-        >>> solve_positive(torch.tensor([[2.0, 0.0], [0.0, 4.0]]), torch.ones(2))
+        >>> matrix = torch.tensor([[2.0, 0.0], [0.0, 4.0]])
+        >>> solve_positive(matrix[..., None], torch.ones(2, 1)).flatten()
         tensor([0.5000, 0.2500])
     """
-    # k first: every step then runs over long contiguous rows.
-    matrix, rhs = matrix.movedim((-2, -1), (0, 1)), rhs.movedim(-1, 0)
     rows, sides = [], []
     for _ in range(len(rhs)):
         row, side = matrix[0], rhs[0]
         factor = matrix[1:, 0] / row[0]
         rows.append(row)
         sides.append(side)
-        matrix = matrix[1:, 1:] - factor[:, None] * row[1:]
-        rhs = rhs[1:] - factor * side
+        matrix = torch.addcmul(matrix[1:, 1:], factor[:, None], row[1:], value=-1)
+        rhs = torch.addcmul(rhs[1:], factor, side, value=-1)
     solution = rhs  # empty: nothing is left after the last row
     for row, side in zip(reversed(rows), reversed(sides), strict=True):
         first = (side - (row[1:] * solution).sum(0)) / row[0]
         solution = torch.cat([first[None], solution])
-    return solution.movedim(0, -1)
+    return solution
 
 
 def _squared_distances(x: _Points, y: _Points) -> Tensor:
-    return (x.norm + y.norm.mT - 2 * (x.at @ y.at.mT)).clamp_min(0)
+    norms = x.norm + y.norm.mT  # (B, T, n, m)
+    product = torch.baddbmm(
+        norms.flatten(0, 1), x.at.flatten(0, 1), y.at.flatten(0, 1).mT, alpha=-2
+    )
+    return product.view_as(norms).clamp_min(0)
 
 
 def _search_tiles(clustering: Clustering, reconstruction: Scope) -> Tiles:

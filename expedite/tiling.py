@@ -33,7 +33,7 @@ class Axis:
 
     A token begins in the cell ⌊(i+½)·cells/tokens⌋, or ⌊i·cells/tokens⌋ with `nearest`, which is
     what interpolating the cells' indices gives (published `cluster.py`). It reaches `reach` cells
-    to either side, so the tokens of a tile reach no cell outside a window of a few tiles' length.
+    to either side, so the tokens of a tile reach no cell outside a window somewhat wider than it.
     """
 
     tokens: int
@@ -47,13 +47,18 @@ class Axis:
         return -(-self.cells // self.tile)
 
     @property
-    def parts(self) -> int:
-        """How many tiles' length a window has: enough for a tile and its reach to both sides."""
-        return -(-(self.tile + 2 * self.reach) // self.tile)
+    def margin(self) -> int:
+        """Cells of a window on each side of its tile; a single tile has every cell inside."""
+        return self.reach if self.tiles > 1 else 0
 
     @property
     def window(self) -> int:
-        return self.parts * self.tile
+        return self.tile + 2 * self.margin
+
+    @property
+    def parts(self) -> int:
+        """The most windows that show one cell."""
+        return -(-self.window // self.tile)
 
     @property
     def slots(self) -> int:
@@ -77,15 +82,17 @@ class Axis:
         end = self._first_token((tile + 1) * self.tile).clamp(max=self.tokens)
         place = start[:, None] + torch.arange(self.slots, device=device)  # (T, n)
         token = place.clamp(max=self.tokens - 1)
-        cell = (tile * self.tile - self.reach)[:, None] + torch.arange(self.window, device=device)
+        cell = (tile * self.tile - self.margin)[:, None] + torch.arange(self.window, device=device)
         inside = (cell >= 0) & (cell < self.cells)  # (T, m)
         near = (self.first_cell(token)[:, :, None] - cell[:, None]).abs() <= self.reach
         tokens = torch.arange(self.tokens, device=device)
         home = self.first_cell(tokens) // self.tile
         # Counted from where the first window begins, window i covers tiles i to i + parts - 1.
-        offset = torch.arange(self.cells, device=device) + self.reach  # (cells,)
+        offset = torch.arange(self.cells, device=device) + self.margin  # (cells,)
         part = torch.arange(self.parts, device=device)[:, None]
         window = offset // self.tile - part  # (parts, cells)
+        position = part * self.tile + offset % self.tile
+        shown = (window >= 0) & (window < self.tiles) & (position < self.window)
         return AxisTables(
             token=token,
             filled=place < end[:, None],
@@ -94,8 +101,8 @@ class Axis:
             tile=home,
             slot=tokens - start[home],
             window=window.clamp(0, self.tiles - 1),
-            place=part * self.tile + offset % self.tile,
-            shown=(window >= 0) & (window < self.tiles),
+            place=position.clamp(max=self.window - 1),
+            shown=shown,
         )
 
 
@@ -113,23 +120,30 @@ class Tiles(NamedTuple):
     place: Tensor  # (parts, h·w) flat indices into (T, m) of the windows' places that show a cell
     shown: Tensor  # (parts, h·w) bool: whether there is such a window
 
+    @property
+    def is_one(self) -> bool:
+        """Whether one tile holds everything, in order, so that nothing needs to be copied."""
+        return self.rows.tiles == self.columns.tiles == 1
+
     def split(self, tokens: Tensor) -> Tensor:
         """Lay tokens (B, N, C) out in tiles, (B, T, n, C); an empty slot repeats some token."""
-        return tokens[:, self.token]
+        return tokens[:, None] if self.is_one else tokens[:, self.token]
 
     def join(self, tiled: Tensor) -> Tensor:
         """Bring tiled tokens (B, T, n, C) back in order, (B, N, C)."""
-        return tiled.flatten(1, 2)[:, self.slot]
+        return tiled.squeeze(1) if self.is_one else tiled.flatten(1, 2)[:, self.slot]
 
     def windows(self, cells: Tensor) -> Tensor:
         """Copy cells (B, h·w, C) to every window that shows them, (B, T, m, C)."""
-        return cells[:, self.cell]
+        return cells[:, None] if self.is_one else cells[:, self.cell]
 
     def add_windows(self, windows: Tensor) -> Tensor:
         """Sum window contents (B, T, m, C) per cell, (B, h·w, C): the transpose of `windows`.
 
         Gathers, not a scatter: the result is the same on every run, and it compiles and exports.
         """
+        if self.is_one:
+            return windows.squeeze(1)
         flat = windows.flatten(1, 2)  # (B, T·m, C)
         total = flat[:, self.place[0]] * self.shown[0][:, None]
         for place, shown in zip(self.place[1:], self.shown[1:], strict=True):
@@ -172,9 +186,8 @@ def make_one_tile(grid: tuple[int, int], clusters: tuple[int, int], device: torc
 
 
 def _tile_side(cells: int, reach: int) -> int:
-    """Cells per tile: windows overlap by half, where work and copies balance, in equal tiles."""
-    most = max(2 * reach, 4)
-    return -(-cells // -(-cells // most))
+    """Cells per tile, in equal tiles as wide as their margins: there work and copies balance."""
+    return -(-cells // max(1, cells // max(2 * reach, 4)))
 
 
 def _combine(rows: Axis, columns: Axis, device: torch.device) -> Tiles:

@@ -231,7 +231,8 @@ def test_small_systems_are_solved_as_the_library_solves_them(k: int, batch: int)
     root = torch.randn(batch, k, k + 2, dtype=torch.float64)
     matrix = root @ root.mT + 0.1 * torch.eye(k, dtype=torch.float64)
     rhs = torch.randn(batch, k, dtype=torch.float64)
-    torch.testing.assert_close(solve_positive(matrix, rhs), torch.linalg.solve(matrix, rhs))
+    found = solve_positive(matrix.movedim(0, -1), rhs.T)
+    torch.testing.assert_close(found.T, torch.linalg.solve(matrix, rhs))
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ _GIGA = 1e9
 # Known to count nothing under the convention above.
 _FREE = """
     abs add add_ addcmul amax bitwise_and bitwise_not bitwise_or clamp clamp_min cos cumsum
-    diag_embed div div_ eq erf exp expand_as fill_ floor_divide gather ge gelu gt isfinite isnan le
+    div div_ eq erf exp expand_as eye fill_ floor_divide gather ge gelu gt isfinite isnan le
     linalg_vector_norm log lt mT masked_fill masked_fill_ maximum mean minimum movedim mul mul_ ne
     neg new_ones new_zeros ones_like pad pow reciprocal relu relu_ remainder repeat rsub scatter
     sigmoid silu sin softmax sort sqrt square sub sub_ sum tanh topk unflatten view_as where zero_
