@@ -64,7 +64,7 @@ def main(
 
     fast = expedite.patch(copy.deepcopy(loaded.model), alpha=alpha, clusters=clusters)
 
-    console.print(expedite.describe(fast))
+    console.print(str(expedite.describe(fast)))
     console.print(compare(loaded, fast, pixels))
     draw_plan(loaded, loaded.model, fast, pixels, out)
     console.print(f"look at {out}: image, clusters, classes before and after")

@@ -24,6 +24,7 @@ EMPTY_MASS = 1e-6
 # Where the largest feature is 1, smaller temperatures would only sharpen rounding errors.
 _LEAST_AUTO_TEMPERATURE = 1e-10
 _TINY = 1e-30
+_PRIME = 2**31 - 1  # products of two remainders fit into 64 bits
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,7 @@ def cluster(
     features: Tensor | None = None,
     mass: Tensor | None = None,
     nearest: bool = False,
+    projection: int | None = None,
 ) -> tuple[Tensor, Clustering]:
     """Cluster the tokens of a grid into a smaller grid of centroids.
 
@@ -83,12 +85,15 @@ def cluster(
         features: (B, N, D) in which distances are measured; None measures them on the tokens.
         mass: (B, N) how much each token counts; None counts each once.
         nearest: Take first cells as the published code does, see `tiling.Axis`.
+        projection: Measure distances on so many random projections of the features, which keep them
+            but for a few percent; None measures on all features.
 
     Returns:
         Centroids (B, h·w, C) in the dtype of the tokens, and the record for `reconstruct`.
 
     Raises:
-        ExpediteError: Shapes do not fit, or there are more clusters than tokens along a side.
+        ExpediteError: Shapes do not fit, a setting is impossible, or there are more clusters than
+            tokens along a side.
 
     Example:
         >>> centroids, record = cluster(torch.randn(2, 12 * 16, 8), (12, 16), (5, 6))
@@ -96,11 +101,12 @@ def cluster(
         (torch.Size([2, 30, 8]), tensor([192., 192.]))
     """
     _check_shapes(tokens, grid, clusters)
-    _check_settings(iterations, neighborhood, temperature)
+    _check_settings(iterations, neighborhood, temperature, projection)
     if _keeps_every_token(grid, clusters):
         return tokens, _identity(tokens, grid, neighborhood, mass)
     with full_precision(tokens.device):
         z, unit = _standardize(tokens if features is None else features)
+        z = project(z, projection)
         centers = _average_pool(z, grid, clusters)
         tiles = make_tiles(grid, clusters, neighborhood // 2, tokens.device, nearest=nearest)
         tau = _temperature(temperature, z, centers, unit, tiles)
@@ -133,14 +139,16 @@ class TokenClustering(nn.Module):
         neighborhood: int = 5,
         temperature: float | Literal["auto"] = "auto",
         nearest: bool = False,
+        projection: int | None = None,
     ) -> None:
         super().__init__()
-        _check_settings(iterations, neighborhood, temperature)
+        _check_settings(iterations, neighborhood, temperature, projection)
         self.clusters = clusters
         self.iterations = iterations
         self.neighborhood = neighborhood
         self.temperature: float | Literal["auto"] = temperature
         self.nearest = nearest
+        self.projection = projection
 
     def forward(
         self,
@@ -159,6 +167,7 @@ class TokenClustering(nn.Module):
             features=features,
             mass=mass,
             nearest=self.nearest,
+            projection=self.projection,
         )
 
 
@@ -186,6 +195,38 @@ def pool(values: Tensor, clustering: Clustering) -> Tensor:
         pooled = _average_pool(x, clustering.grid, clustering.clusters)
         means = _means(tiles.split(x), clustering.assignment, clustering.mass, pooled, tiles)
     return means.to(values.dtype)
+
+
+def project(features: Tensor, channels: int | None) -> Tensor:
+    """Random projections that keep distances (Johnson and Lindenstrauss; Achlioptas 2003).
+
+    The matrix holds ±1 by the parity of a hash: the same on every device and in every process, with
+    no state that a graph would have to carry.
+
+    Args:
+        features: (B, N, D).
+        channels: How many projections; None, or D and more, returns the features themselves.
+
+    Returns:
+        (B, N, channels), scaled so that squared distances have the expectation they had.
+
+    Example:
+        >>> x = torch.randn(1, 100, 512)
+        >>> shorter = project(x, 64)
+        >>> bool((torch.cdist(shorter, shorter) - torch.cdist(x, x)).abs().max() < 16)  # of 32
+        True
+    """
+    depth = features.shape[-1]
+    if channels is None or channels >= depth:
+        return features
+    row = torch.arange(depth, device=features.device)[:, None]
+    column = torch.arange(channels, device=features.device)
+    mixed = (row * 48271 + column * 69621 + 117892) % _PRIME
+    mixed = (mixed * mixed) % _PRIME
+    mixed = (mixed * 16807 + row) % _PRIME
+    odd = (mixed * mixed) % _PRIME % 2  # squares modulo a prime look random in their last bit
+    matrix: Tensor = (2 * odd - 1).to(features.dtype) / channels**0.5
+    return features @ matrix
 
 
 def labels(clustering: Clustering) -> Tensor:
@@ -266,7 +307,9 @@ def _temperature(
     temperature: float | str, z: Tensor, centers: Tensor, unit: Tensor, tiles: Tiles
 ) -> Tensor:
     if temperature == "auto":
-        distance = torch.linalg.vector_norm(z - centers[:, tiles.first_cell], dim=-1)  # (B, N)
+        distance: Tensor = torch.linalg.vector_norm(
+            z - centers[:, tiles.first_cell], dim=-1
+        )  # (B, N)
         spread = distance.square().mean(1)  # (B,)
         tau = (AUTO_TEMPERATURE * spread).clamp_min(_LEAST_AUTO_TEMPERATURE)[:, None, None]
     else:
@@ -326,7 +369,11 @@ def _check_shapes(tokens: Tensor, grid: tuple[int, int], clusters: tuple[int, in
         )
 
 
-def _check_settings(iterations: int, neighborhood: int, temperature: float | str) -> None:
+def _check_settings(
+    iterations: int, neighborhood: int, temperature: float | str, projection: int | None
+) -> None:
+    if projection is not None and projection < 1:
+        raise ExpediteError(f"{projection} projections were asked; at least 1, or None, is due")
     if iterations < 1:
         raise ExpediteError(f"{iterations} EM iterations were asked; at least 1 is needed")
     if neighborhood < 1 or neighborhood % 2 == 0:

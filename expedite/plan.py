@@ -21,6 +21,7 @@ Weighting = Literal["linear", "softmax", "l2", "hard"]
 _PAPER: Mapping[str, Any] = MappingProxyType(
     {
         "temperature": 50.0,
+        "projection": None,
         "space": "tokens",
         "log_mass": False,
         "reconstruction": "knn",
@@ -89,6 +90,8 @@ class Plan:
         iterations: EM steps κ.
         neighborhood: Side λ of the square of cells that a token may join.
         temperature: τ of the softmax over squared distances, or "auto", see `clustering.cluster`.
+        projection: How many random projections of its channels stand for a token where distances
+            are measured; None measures on all channels.
         space: Where distances are measured: "norm" on what the next block's first norm makes of
             the tokens (on the tokens where a block has none), "tokens" on the tokens.
         log_mass: Add the log of its mass to every cluster's attention scores as a key.
@@ -114,11 +117,12 @@ class Plan:
     iterations: int = 5
     neighborhood: int = 5
     temperature: float | Literal["auto"] = "auto"
+    projection: int | None = 32
     space: Space = "norm"
     log_mass: bool = True
     reconstruction: Scope = "local"
     weights: Weighting = "linear"
-    k: int = 16
+    k: int = 8
     delta: bool | None = None
     reconstruct_at: Exit = "backbone"
     nearest_cells: bool = False
@@ -129,6 +133,8 @@ class Plan:
         object.__setattr__(self, "spans", tuple(sorted(self.spans, key=lambda span: span.alpha)))
         for name in ("iterations", "k", "neighborhood"):
             _check_count(name, getattr(self, name), least=1)
+        if self.projection is not None:
+            _check_count("projection", self.projection, least=1)
         if self.neighborhood % 2 == 0:
             raise ExpediteError(f"neighborhood={self.neighborhood} was asked; it is an odd number")
         tau = self.temperature

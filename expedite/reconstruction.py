@@ -44,7 +44,7 @@ def token_weights(
     *,
     reconstruction: Scope = "local",
     weights: Weighting = "linear",
-    k: int = 16,
+    k: int = 8,
 ) -> TokenWeights:
     """Weigh the k nearest clusters of every token.
 
@@ -82,7 +82,7 @@ def reconstruct(
     *,
     reconstruction: Scope = "local",
     weights: Weighting = "linear",
-    k: int = 16,
+    k: int = 8,
     delta: bool = True,
 ) -> Tensor:
     """Bring back the full grid from cluster tokens.
@@ -148,7 +148,7 @@ class TokenReconstruction(nn.Module):
         self,
         reconstruction: Scope = "local",
         weights: Weighting = "linear",
-        k: int = 16,
+        k: int = 8,
         delta: bool = True,
     ) -> None:
         super().__init__()

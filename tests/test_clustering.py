@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from expedite import clustering
-from expedite.clustering import AUTO_TEMPERATURE, TokenClustering, cluster, labels, pool
+from expedite.clustering import AUTO_TEMPERATURE, TokenClustering, cluster, labels, pool, project
 from expedite.errors import ExpediteError
 from expedite.evaluate.flops import count_flops
 from tests.oracles import cluster_loop, first_cells
@@ -272,3 +272,39 @@ def test_refuses_what_cannot_be_done(arguments: dict[str, Any], message: str) ->
     valid: dict[str, Any] = {"tokens": torch.randn(1, 80, 6), "grid": (8, 10), "clusters": (3, 4)}
     with pytest.raises(ExpediteError, match=message):
         cluster(**{**valid, **arguments})
+
+
+@given(depth=st.integers(40, 300), channels=st.sampled_from([16, 32, 64]), seed=st.integers(0, 9))
+def test_projections_keep_distances(depth: int, channels: int, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    # Few directions carry most of the distance, as in real features: the hard case.
+    scale = 1 / (1 + torch.arange(depth)[torch.randperm(depth, generator=generator)])
+    x = torch.randn(1, 60, depth, generator=generator) * scale
+    short = project(x, channels)
+    ratio = (torch.cdist(short, short)[0] / torch.cdist(x, x)[0])[*torch.triu_indices(60, 60, 1)]
+    assert abs(float(ratio.square().mean()) - 1) < 4 / channels**0.5
+    assert float(ratio.square().std()) < 2 / channels**0.5  # √(2/channels) for random signs
+
+
+def test_projections_follow_the_hash() -> None:
+    prime = 2**31 - 1
+    signs = torch.empty(300, 64)
+    for row in range(300):
+        for column in range(64):
+            mixed = pow(row * 48271 + column * 69621 + 117892, 2, prime)
+            signs[row, column] = 2 * (pow(mixed * 16807 + row, 2, prime) % 2) - 1
+    assert torch.equal(project(torch.eye(300)[None], 64)[0], signs / 8)
+
+
+def test_no_more_projections_than_channels() -> None:
+    x = torch.randn(1, 5, 8)
+    assert project(x, 8) is project(x, 9) is project(x, None) is x
+
+
+def test_projected_distances_make_nearly_the_same_clusters() -> None:
+    blocks = torch.randn(1, 4 * 5, 256).view(1, 4, 5, 256)
+    tokens = blocks.repeat_interleave(4, 1).repeat_interleave(4, 2).flatten(1, 2)
+    tokens = tokens + 0.1 * torch.randn(tokens.shape)
+    exact = cluster(tokens, (16, 20), (4, 5))[0]
+    projected = cluster(tokens, (16, 20), (4, 5), projection=32)[0]
+    torch.testing.assert_close(projected, exact, atol=1e-3, rtol=1e-3)

@@ -149,10 +149,11 @@ def test_a_whole_model_survives_torch_save(make: Make, tmp_path: Path) -> None:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
 def test_to_other_dtypes(make: Make, dtype: torch.dtype) -> None:
     model = expedite.patch(make(), PLAN)
-    expected = model(images())
-    output = model.to(dtype)(images().to(dtype))
+    expected = model(images(16)).flatten(1)
+    output = model.to(dtype)(images(16).to(dtype)).flatten(1)
     assert output.dtype == dtype
-    error = (output.float() - expected).abs().mean() / expected.abs().mean()
+    # Of most images: where two clusters are equally near, rounding decides between them.
+    error = ((output.float() - expected).abs().mean(1) / expected.abs().mean(1)).median()
     assert error < (1e-5 if dtype == torch.float64 else 0.2)
 
 
@@ -369,7 +370,7 @@ def test_a_chain_of_clusterings_returns_through_all_of_them() -> None:
         ({"alpha": -1, "clusters": 4}, "alpha=-1 was asked"),
         ({"alpha": 1, "beta": 4, "clusters": 4}, "beta can be at most 3"),
         ({"alpha": 1, "clusters": 9}, "9×9 clusters were asked where the timm VisionTransformer"),
-        ({"alpha": 1, "clusters": 3}, "k can be at most 9"),
+        ({"alpha": 1, "clusters": (2, 3)}, "k can be at most 6"),
         ({"alpha": 1}, "exactly one of the two"),
         ({"clusters": 4}, "no alpha was given"),
         ({"alpha": 1, "clusters": 4, "keep": 0.5}, "exactly one of the two"),

@@ -118,6 +118,7 @@ def test_the_papers_method_turns_every_improvement_off() -> None:
         iterations=5,
         neighborhood=5,
         temperature=50.0,
+        projection=None,
         space="tokens",
         log_mass=False,
         reconstruction="knn",

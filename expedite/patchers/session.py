@@ -85,6 +85,7 @@ class Session:
                 plan.neighborhood,
                 plan.temperature,
                 plan.nearest_cells,
+                plan.projection,
             )
             for span, first, _ in ranges
         }
