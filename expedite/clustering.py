@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from expedite.constants import remembered
 from expedite.errors import ExpediteError
 from expedite.tiling import Tiles, make_tiles
 
@@ -219,14 +220,19 @@ def project(features: Tensor, channels: int | None) -> Tensor:
     depth = features.shape[-1]
     if channels is None or channels >= depth:
         return features
-    row = torch.arange(depth, device=features.device)[:, None]
-    column = torch.arange(channels, device=features.device)
+    (matrix,) = _projection(depth, channels, features.device)
+    return features @ matrix.to(features.dtype)
+
+
+@remembered
+def _projection(depth: int, channels: int, device: torch.device) -> tuple[Tensor]:
+    row = torch.arange(depth, device=device)[:, None]
+    column = torch.arange(channels, device=device)
     mixed = (row * 48271 + column * 69621 + 117892) % _PRIME
     mixed = (mixed * mixed) % _PRIME
     mixed = (mixed * 16807 + row) % _PRIME
     odd = (mixed * mixed) % _PRIME % 2  # squares modulo a prime look random in their last bit
-    matrix: Tensor = (2 * odd - 1).to(features.dtype) / channels**0.5
-    return features @ matrix
+    return ((2 * odd - 1) / channels**0.5,)  # (depth, channels)
 
 
 def labels(clustering: Clustering) -> Tensor:
@@ -320,19 +326,22 @@ def _temperature(
 def _average_pool(x: Tensor, grid: tuple[int, int], clusters: tuple[int, int]) -> Tensor:
     """Adaptive average pooling to (B, h·w, C), as matrix products so that any size exports."""
     rows, columns = (
-        _pooling_matrix(size, cells, x) for size, cells in zip(grid, clusters, strict=True)
+        matrix.to(x.dtype)
+        for size, cells in zip(grid, clusters, strict=True)
+        for matrix in _pooling_matrix(size, cells, x.device)
     )
     batch, _, channels = x.shape
     x = rows @ x.reshape(batch, grid[0], grid[1] * channels)  # (B, h, W·C)
     return (columns @ x.reshape(batch, clusters[0], grid[1], channels)).flatten(1, 2)
 
 
-def _pooling_matrix(size: int, cells: int, like: Tensor) -> Tensor:
-    cell = torch.arange(cells, device=like.device)[:, None]
-    place = torch.arange(size, device=like.device)
+@remembered
+def _pooling_matrix(size: int, cells: int, device: torch.device) -> tuple[Tensor]:
+    cell = torch.arange(cells, device=device)[:, None]
+    place = torch.arange(size, device=device)
     end = ((cell + 1) * size + cells - 1) // cells
-    inside = ((place >= cell * size // cells) & (place < end)).to(like.dtype)
-    return inside / inside.sum(1, keepdim=True)  # (cells, size)
+    inside = ((place >= cell * size // cells) & (place < end)).float()
+    return (inside / inside.sum(1, keepdim=True),)  # (cells, size)
 
 
 def _keeps_every_token(grid: tuple[int, int], clusters: tuple[int, int]) -> bool:

@@ -204,7 +204,7 @@ def _linear_weights(nearest: Tensor, index: Tensor, centers: _Points, tau: Tenso
     G_ij = ½(d_i² + d_j² - ‖s_i - s_j‖²).
     """
     # k first: every step then runs over long contiguous rows, one column for each token.
-    nearest = nearest.flatten(0, 2).mT  # (k, B·T·n)
+    nearest = nearest.flatten(0, 2).mT.contiguous()  # (k, B·T·n)
     there = nearest.isfinite()
     squared = nearest.where(there, 0)
     between = _between(centers, index)  # (k, k, B·T·n)
@@ -223,8 +223,8 @@ def _between(centers: _Points, index: Tensor) -> Tensor:
     distances = _squared_distances(centers, centers)  # (B, T, m, m)
     batch, tiles, count, _ = distances.shape
     first = torch.arange(batch * tiles, device=index.device)[:, None, None] * count
-    rows = (index.flatten(0, 1) + first).flatten(0, 1).mT  # (k, B·T·n) among B·T·m rows
-    columns = index.flatten(0, 2).mT
+    rows = (index.flatten(0, 1) + first).flatten(0, 1).mT.contiguous()  # (k, B·T·n) of B·T·m
+    columns = index.flatten(0, 2).mT.contiguous()
     return distances.flatten()[rows[:, None] * count + columns]
 
 

@@ -1,7 +1,7 @@
 """Tiles of tokens and the few cells that their tokens can reach: what keeps the operators local.
 
 Geometry only. Everything follows from integers by arithmetic on the device at hand, so nothing is
-cached, nothing is copied between devices and nothing depends on values.
+copied between devices and nothing depends on values.
 """
 
 from dataclasses import dataclass
@@ -9,6 +9,8 @@ from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
+
+from expedite.constants import remembered
 
 Index = TypeVar("Index", int, Tensor)
 
@@ -164,7 +166,7 @@ def make_tiles(
         Axis(tokens, cells, reach, _tile_side(cells, reach), nearest)
         for tokens, cells in zip(grid, clusters, strict=True)
     )
-    return _combine(rows, columns, device)
+    return Tiles(rows, columns, *_combine(rows, columns, device))
 
 
 def make_one_tile(grid: tuple[int, int], clusters: tuple[int, int], device: torch.device) -> Tiles:
@@ -190,20 +192,20 @@ def _tile_side(cells: int, reach: int) -> int:
     return -(-cells // max(1, cells // max(2 * reach, 4)))
 
 
-def _combine(rows: Axis, columns: Axis, device: torch.device) -> Tiles:
+@remembered
+def _combine(rows: Axis, columns: Axis, device: torch.device) -> tuple[Tensor, ...]:
+    """The tensors of `Tiles`, in their order."""
     y, x = rows.tables(device), columns.tables(device)
     reachable = y.reachable[:, None, :, None, :, None] & x.reachable[None, :, None, :, None, :]
-    return Tiles(
-        rows=rows,
-        columns=columns,
-        token=_outer(y.token * columns.tokens, x.token),
-        filled=_outer_and(y.filled, x.filled),
-        cell=_outer(y.cell * columns.cells, x.cell),
-        reachable=reachable.flatten(4).flatten(2, 3).flatten(0, 1),
-        slot=_slots(y, x, columns),
-        first_cell=_first_cells(rows, columns, device),
-        place=_places(y, x, rows, columns),
-        shown=_outer_and(y.shown, x.shown),
+    return (
+        _outer(y.token * columns.tokens, x.token),
+        _outer_and(y.filled, x.filled),
+        _outer(y.cell * columns.cells, x.cell),
+        reachable.flatten(4).flatten(2, 3).flatten(0, 1),
+        _slots(y, x, columns),
+        _first_cells(rows, columns, device),
+        _places(y, x, rows, columns),
+        _outer_and(y.shown, x.shown),
     )
 
 
