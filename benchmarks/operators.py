@@ -1,4 +1,4 @@
-"""Time clustering and reconstruction against one transformer block on the same tokens.
+"""Time clustering and reconstruction, as plans have them, against one block on the same tokens.
 
 python benchmarks/operators.py
 """
@@ -10,6 +10,7 @@ from timm.models.vision_transformer import Block
 
 from expedite.clustering import cluster
 from expedite.evaluate.speed import PairedTiming, time_pairs
+from expedite.plan import Plan, Span
 from expedite.reconstruction import reconstruct
 
 # Grid, cluster grid, width, heads: Segmenter ViT-L at 640, DPT at 352×1216, ViT-B at 1024.
@@ -27,9 +28,10 @@ def compare(
     """Pairs of one block on all tokens, and of descending to clusters and returning."""
     tokens = torch.randn(1, grid[0] * grid[1], width)
     block = Block(width, heads).eval()
+    projection = Plan((Span(0, clusters),)).projection
 
     def descend_and_return() -> None:
-        centroids, record = cluster(tokens, grid, clusters)
+        centroids, record = cluster(tokens, grid, clusters, projection=projection)
         reconstruct(centroids, record)
 
     return time_pairs(lambda: block(tokens), descend_and_return, tokens.device, seconds=5)
@@ -53,7 +55,7 @@ def main() -> None:
                 f"{1000 * timing.second.median:.1f}",
                 f"{middle:.2f} ({low:.2f} to {high:.2f})",
             )
-    Console().print(table)
+    Console(width=100).print(table)
 
 
 if __name__ == "__main__":

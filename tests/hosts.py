@@ -3,6 +3,7 @@
 from typing import Any, TypeVar
 
 import torch
+import torchvision  # type: ignore[import-untyped]
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
@@ -18,6 +19,14 @@ def timm_vit(**changes: Any) -> Any:
     torch.manual_seed(0)
     model = VisionTransformer(**{**arguments, "num_classes": 10, **changes})
     return randomized(model)
+
+
+def torchvision_vit(**changes: Any) -> Any:
+    """Four blocks of width 32 on 8×8 tokens of 4 pixels."""
+    arguments = {"image_size": 32, "patch_size": 4, "num_layers": 4, "num_heads": 2}
+    sizes = {"hidden_dim": 32, "mlp_dim": 64, "num_classes": 10}
+    torch.manual_seed(0)
+    return randomized(torchvision.models.VisionTransformer(**{**arguments, **sizes, **changes}))
 
 
 def segmenter(**changes: Any) -> Segmenter:

@@ -5,6 +5,7 @@ Peak memory is `memory`. Figures mean nothing without what they were measured on
 
 import copy
 import platform
+import re
 import statistics
 import time
 from collections.abc import Callable
@@ -129,14 +130,19 @@ def setting(model: nn.Module, images: Tensor, compile_mode: str = "none") -> Set
     )
 
 
+# nn.MultiheadAttention has a path of its own, which takes no mask.
+_FUSED = re.compile(
+    r"aten::_(?:scaled_dot_product_)?(\w+_attention\w*|native_multi_head_attention)"
+)
+
+
 def attention_kernel(model: nn.Module, images: Tensor) -> str:
     """Which of PyTorch's attention kernels a forward pass runs, "unfused" where it runs none."""
     activities = [ProfilerActivity.CPU]
     with torch.inference_mode(), profile(activities=activities) as profiler:
         model(images)
-    prefix = "aten::_scaled_dot_product_"
-    names = {event.key for event in profiler.key_averages() if event.key.startswith(prefix)}
-    return " and ".join(sorted(name.removeprefix(prefix) for name in names)) or "unfused"
+    found = {match[1] for event in profiler.key_averages() if (match := _FUSED.match(event.key))}
+    return " and ".join(sorted(found)) or "unfused"
 
 
 def _time(call: Callable[[], object], device: torch.device) -> float:

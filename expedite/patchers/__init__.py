@@ -4,14 +4,19 @@ from collections.abc import Callable, Iterator
 
 from torch import nn
 
-from expedite.patchers import segmenter, timm_vit
+from expedite.patchers import segmenter, timm_vit, torchvision_vit
 from expedite.patchers.host import Host
 
 FAMILIES: tuple[Callable[[nn.Module], Host | None], ...] = (
     segmenter.find_host,
     timm_vit.find_host,
+    torchvision_vit.find_host,
 )
-FAMILY_NAMES = ("Segmenter (expedite.models.segmenter)", "timm VisionTransformer")
+FAMILY_NAMES = (
+    "Segmenter (expedite.models.segmenter)",
+    "timm VisionTransformer",
+    "torchvision VisionTransformer",
+)
 
 
 def find_hosts(model: nn.Module) -> Iterator[tuple[str, Host]]:

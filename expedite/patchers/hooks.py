@@ -69,7 +69,18 @@ class EnterBlock(Hook):
                 f"block {self.index} was called with a mask, which covers the full grid, and it is "
                 "to run on clusters; call the model without a mask, or unpatch it"
             )
-        return (tokens, *args[1:]), self.session.with_mask(frame, kwargs)
+        return (tokens, *args[1:]), kwargs
+
+
+class AddMask(Hook):
+    """Before a block, or the attention in it, that is to weigh clusters by their mass."""
+
+    def __call__(
+        self, module: nn.Module, args: Arguments, kwargs: Keywords
+    ) -> tuple[Arguments, Keywords] | None:
+        if (frame := self.session.frame) is None:
+            return None
+        return args, {**kwargs, **self.session.mask(frame)}
 
 
 @dataclass(eq=False)
@@ -112,7 +123,7 @@ class EnterHeadBlock(Hook):
         tokens = args[0]
         if self.index == 0:
             tokens = self.session.enter_head(frame, tokens, self.queries)
-        return (tokens, *args[1:]), self.session.with_mask(frame, kwargs)
+        return (tokens, *args[1:]), kwargs
 
 
 @dataclass(eq=False)
@@ -157,6 +168,7 @@ def install(session: Session) -> None:
     for _, first, end in plan.ranges(len(host.blocks)):
         for index in range(first, end):
             _before(host.blocks[index], EnterBlock(session, index))
+            _before(host.mask.module(host.blocks[index]), AddMask(session))
             _after(host.blocks[index], LeaveBlock(session, index))
     if host.pooled is not None:
         _after(host.pooled, AverageClusters(session))
@@ -164,6 +176,7 @@ def install(session: Session) -> None:
         head = host.head
         for index, block in enumerate(head.blocks):
             _before(block, EnterHeadBlock(session, index, head.queries))
+            _before(block, AddMask(session))
         if not plan.delta:
             _after(head.last, LeaveHead(session, queries=0))
         elif head.blocks:

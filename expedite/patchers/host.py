@@ -46,6 +46,25 @@ class TokenHead:
     queries: int = 0
 
 
+def _itself(block: nn.Module) -> nn.Module:
+    return block
+
+
+@dataclass(frozen=True)
+class Mask:
+    """Where a block takes what is added to its attention scores.
+
+    Args:
+        argument: The keyword.
+        over: "scores" for a mask of shape (B, 1, 1, keys), "keys" for (B, keys).
+        module: Maps a block to the module that has the keyword, most often the block itself.
+    """
+
+    argument: str
+    over: Literal["scores", "keys"] = "scores"
+    module: Callable[[nn.Module], nn.Module] = _itself
+
+
 @dataclass(frozen=True)
 class Host:
     """A model as the patchers see it.
@@ -62,7 +81,7 @@ class Host:
         any_size: Whether it takes images of other sizes.
         first_norm: Maps a block and its tokens to what its first norm makes of them; to the tokens
             themselves where it has none.
-        mask_argument: The keyword by which blocks take a mask that is added to attention scores.
+        mask: How blocks take a mask that is added to attention scores.
         readout: What the head reads; looked up at every call, since heads can be exchanged.
         pooled: The module after which tokens are averaged, where the readout can be "mean".
         methods: Other ways of calling the backbone.
@@ -80,7 +99,7 @@ class Host:
     usual_grid: tuple[int, int]
     any_size: bool
     first_norm: Callable[[nn.Module, Tensor], Tensor]
-    mask_argument: str
+    mask: Mask
     readout: Callable[[nn.Module], Readout]
     pooled: nn.Module | None = None
     methods: tuple[Method, ...] = ()

@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from expedite.patchers.host import Host, Readout, TokenHead
+from expedite.patchers.host import Host, Mask, Readout, TokenHead
 
 
 def find_host(module: nn.Module) -> Host | None:
@@ -32,7 +32,7 @@ def find_host(module: nn.Module) -> Host | None:
         usual_grid=module.config.grid,
         any_size=True,
         first_norm=_first_norm,
-        mask_argument="mask",
+        mask=Mask("mask"),
         readout=_readout,
         head=head,
     )

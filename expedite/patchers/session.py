@@ -154,9 +154,12 @@ class Session:
         _forget(frame)
         return restored
 
-    def with_mask(self, frame: Frame, kwargs: dict[str, Any]) -> dict[str, Any]:
-        """A block's keyword arguments, with the mask where clusters weigh by their mass."""
-        return kwargs if frame.mask is None else {**kwargs, self.host.mask_argument: frame.mask}
+    def mask(self, frame: Frame) -> dict[str, Tensor]:
+        """The keyword argument by which clusters weigh by their mass, where they do."""
+        if frame.mask is None or len(frame.mask) == 0:  # PyTorch cannot mask an empty batch
+            return {}
+        slot = self.host.mask
+        return {slot.argument: frame.mask if slot.over == "scores" else frame.mask[:, 0, 0]}
 
     def average(self, frame: Frame, tokens: Tensor) -> Tensor:
         """One token, the mean that the clusters' masses weigh, in place of all but the prefix."""

@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from expedite.patchers.host import Host, Method, Readout, Reads
+from expedite.patchers.host import Host, Mask, Method, Readout, Reads
 
 
 def find_host(module: nn.Module) -> Host | None:
@@ -25,7 +25,7 @@ def find_host(module: nn.Module) -> Host | None:
         usual_grid=_attribute(embedding, "grid_size"),
         any_size=_attribute(module, "dynamic_img_size"),
         first_norm=first_norm,
-        mask_argument="attn_mask",
+        mask=Mask("attn_mask"),
         readout=_readout,
         pooled=module.get_submodule("norm"),
         methods=(
