@@ -233,6 +233,11 @@ def _the_host(model: nn.Module) -> tuple[str, Host]:
 
 def _check_fit(plan: Plan, host: Host) -> None:
     ranges = plan.ranges(len(host.blocks))
+    if plan.log_mass and host.mask is None:
+        raise ExpediteError(
+            f"log_mass=True was asked of a {host.family} whose attention takes no mask; "
+            "log_mass=False works, and so does another attn_implementation"
+        )
     if plan.reconstruct_at == "head":
         _check_head_exit(host, ranges[-1][2])
     for above, cells in plan.grids(len(host.blocks), host.usual_grid):

@@ -29,6 +29,28 @@ def torchvision_vit(**changes: Any) -> Any:
     return randomized(torchvision.models.VisionTransformer(**{**arguments, **sizes, **changes}))
 
 
+class Tokens(nn.Module):
+    """A model of transformers that returns its tokens and nothing else."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        tokens: Tensor = self.model(images).last_hidden_state
+        return tokens
+
+
+def huggingface_vit() -> Tokens:
+    """Four blocks of width 32 on 8×8 tokens of 4 pixels."""
+    from transformers import Dinov2Config, Dinov2Model
+
+    sizes: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 2}
+    config = Dinov2Config(**sizes, mlp_ratio=2, image_size=32, patch_size=4)
+    torch.manual_seed(0)
+    return randomized(Tokens(Dinov2Model(config)))
+
+
 def segmenter(**changes: Any) -> Segmenter:
     """Four blocks of width 64 on 8×8 tokens of 4 pixels, two blocks in the decoder."""
     arguments = {"image_size": (32, 32), "patch_size": 4, "d_model": 64, "n_heads": 2}

@@ -19,10 +19,23 @@ import expedite
 from expedite import ExpediteError, Plan, Span
 from expedite.evaluate.speed import attention_kernel
 from expedite.patchers.hooks import find_sessions
-from tests.hosts import images, open_frames, segmenter, timm_vit, torchvision_vit
+from tests.hosts import (
+    Tokens,
+    huggingface_vit,
+    images,
+    open_frames,
+    segmenter,
+    timm_vit,
+    torchvision_vit,
+)
 
 Make = Callable[[], nn.Module]
-HOSTS: dict[str, Make] = {"timm": timm_vit, "torchvision": torchvision_vit, "segmenter": segmenter}
+HOSTS: dict[str, Make] = {
+    "timm": timm_vit,
+    "torchvision": torchvision_vit,
+    "transformers": huggingface_vit,
+    "segmenter": segmenter,
+}
 PLAN = Plan((Span(alpha=1, clusters=4),))
 
 
@@ -185,6 +198,8 @@ def test_images_of_a_batch_are_independent(make: Make, batch: int) -> None:
 
 def test_an_empty_batch(make: Make) -> None:
     model = make()
+    if isinstance(model, Tokens):
+        pytest.skip("transformers takes no empty batch, patched or not")
     shape = model(images(0)).shape
     assert expedite.patch(model, PLAN)(images(0)).shape == shape
 
@@ -209,7 +224,7 @@ def test_a_compiled_wrapper_is_seen_through(make: Make) -> None:
     assert isinstance(compiled, nn.Module)
     expedite.patch(compiled, PLAN)
     assert expedite.describe(model).plan == PLAN
-    assert expedite.describe(compiled).path == "_orig_mod"
+    assert expedite.describe(compiled).path.startswith("_orig_mod")
 
 
 def test_patch_and_unpatch_take_effect_on_compiled_models_that_ran(make: Make) -> None:

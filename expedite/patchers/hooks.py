@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from expedite.errors import ExpediteError
-from expedite.patchers.host import Method, Reads
+from expedite.patchers.host import Method
 from expedite.patchers.session import Frame, Session
 
 Arguments = tuple[Any, ...]
@@ -32,7 +32,7 @@ class OpenCall(Hook):
     with_head: bool
 
     def __call__(self, module: nn.Module, args: Arguments, kwargs: Keywords) -> None:
-        self.session.open(Frame(self.with_head, Reads()))
+        self.session.open(Frame(self.with_head, self.session.host.reads(module, args, kwargs)))
 
 
 class CloseCall(Hook):
@@ -80,7 +80,7 @@ class AddMask(Hook):
     ) -> tuple[Arguments, Keywords] | None:
         if (frame := self.session.frame) is None:
             return None
-        return args, {**kwargs, **self.session.mask(frame)}
+        return self.session.with_mask(frame, args, kwargs)
 
 
 @dataclass(eq=False)
@@ -89,11 +89,12 @@ class LeaveBlock(Hook):
 
     index: int
 
-    def __call__(
-        self, module: nn.Module, args: Arguments, kwargs: Keywords, output: Tensor
-    ) -> Tensor | None:
-        frame = self.session.frame
-        return None if frame is None else self.session.leave(frame, self.index, output)
+    def __call__(self, module: nn.Module, args: Arguments, kwargs: Keywords, output: Any) -> Any:
+        if (frame := self.session.frame) is None:
+            return None
+        if isinstance(output, tuple):  # tokens, then attention weights and the like
+            return (self.session.leave(frame, self.index, output[0]), *output[1:])
+        return self.session.leave(frame, self.index, output)
 
 
 class AverageClusters(Hook):
@@ -168,7 +169,8 @@ def install(session: Session) -> None:
     for _, first, end in plan.ranges(len(host.blocks)):
         for index in range(first, end):
             _before(host.blocks[index], EnterBlock(session, index))
-            _before(host.mask.module(host.blocks[index]), AddMask(session))
+            if host.mask is not None:
+                _before(host.mask.module(host.blocks[index]), AddMask(session))
             _after(host.blocks[index], LeaveBlock(session, index))
     if host.pooled is not None:
         _after(host.pooled, AverageClusters(session))
@@ -221,10 +223,9 @@ def _tables(module: nn.Module) -> list[tuple[dict[int, Any], ...]]:
 
 
 def _given(args: Arguments, kwargs: Keywords) -> bool:
-    """Whether a block got anything but its tokens."""
-    return len(args) > 1 or any(
-        value is not None and value is not False for value in kwargs.values()
-    )
+    """Whether a block got a mask, or anything else that has the size of the grid."""
+    others = (*args[1:], *kwargs.values())
+    return any(isinstance(value, Tensor) for value in others) or bool(kwargs.get("is_causal"))
 
 
 def _before(module: nn.Module, hook: Any) -> None:

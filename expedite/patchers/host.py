@@ -10,16 +10,17 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 # What the head reads of the last block's output when the whole model is called: the prefix tokens
-# alone, the mean of all others, or every token.
-Readout = Literal["prefix", "mean", "tokens"]
+# alone, the mean of all others, every token, or nothing that is not among the call's taps.
+Readout = Literal["prefix", "mean", "tokens", "taps"]
 
 
 @dataclass(frozen=True)
 class Reads:
-    """Which blocks' outputs a call reads: those at `taps`, and the last one's as the result."""
+    """What a call reads of the blocks: outputs at `taps`, the last one's, what enters the first."""
 
     taps: frozenset[int] = frozenset()
     last: bool = True
+    first: bool = False
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,10 @@ class TokenHead:
     queries: int = 0
 
 
+def _nothing_more(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Reads:
+    return Reads()
+
+
 def _itself(block: nn.Module) -> nn.Module:
     return block
 
@@ -56,11 +61,13 @@ class Mask:
 
     Args:
         argument: The keyword.
+        position: Where it stands among positional arguments.
         over: "scores" for a mask of shape (B, 1, 1, keys), "keys" for (B, keys).
         module: Maps a block to the module that has the keyword, most often the block itself.
     """
 
     argument: str
+    position: int = 1
     over: Literal["scores", "keys"] = "scores"
     module: Callable[[nn.Module], nn.Module] = _itself
 
@@ -81,9 +88,10 @@ class Host:
         any_size: Whether it takes images of other sizes.
         first_norm: Maps a block and its tokens to what its first norm makes of them; to the tokens
             themselves where it has none.
-        mask: How blocks take a mask that is added to attention scores.
+        mask: How blocks take a mask that is added to attention scores; None where they cannot.
         readout: What the head reads; looked up at every call, since heads can be exchanged.
         pooled: The module after which tokens are averaged, where the readout can be "mean".
+        reads: Maps the model or the backbone and the arguments of a call to what the call reads.
         methods: Other ways of calling the backbone.
         taps: Who reads outputs of blocks inside a span, for people.
         head: Set where reconstruction can wait until after the head.
@@ -99,9 +107,10 @@ class Host:
     usual_grid: tuple[int, int]
     any_size: bool
     first_norm: Callable[[nn.Module, Tensor], Tensor]
-    mask: Mask
+    mask: Mask | None
     readout: Callable[[nn.Module], Readout]
     pooled: nn.Module | None = None
+    reads: Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], Reads] = _nothing_more
     methods: tuple[Method, ...] = ()
     taps: str = "none"
     head: TokenHead | None = None

@@ -121,6 +121,11 @@ class Session:
             tokens, frame.stream = frame.stream, None
         if index not in self.clusterings:
             return tokens
+        if index == 0 and frame.reads.first:
+            raise ExpediteError(
+                f"alpha=0 was asked of a {self.host.family}, and this call reads what enters its "
+                "first block, which would be clusters; alpha=1 works"
+            )
         prefix = self.host.prefix_tokens
         tokens = _on_grid(tokens, prefix, 0, lambda body: self._cluster(frame, index, block, body))
         frame.mask = self._mask(frame, tokens, prefix, 0)
@@ -154,12 +159,17 @@ class Session:
         _forget(frame)
         return restored
 
-    def mask(self, frame: Frame) -> dict[str, Tensor]:
-        """The keyword argument by which clusters weigh by their mass, where they do."""
-        if frame.mask is None or len(frame.mask) == 0:  # PyTorch cannot mask an empty batch
-            return {}
-        slot = self.host.mask
-        return {slot.argument: frame.mask if slot.over == "scores" else frame.mask[:, 0, 0]}
+    def with_mask(
+        self, frame: Frame, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Arguments of a block's attention by which clusters weigh by their mass, where they do."""
+        slot, mask = self.host.mask, frame.mask
+        if slot is None or mask is None or len(mask) == 0:  # PyTorch cannot mask an empty batch
+            return args, kwargs
+        mask = mask if slot.over == "scores" else mask[:, 0, 0]
+        if len(args) > slot.position:
+            return (*args[: slot.position], mask, *args[slot.position + 1 :]), kwargs
+        return args, {**kwargs, slot.argument: mask}
 
     def average(self, frame: Frame, tokens: Tensor) -> Tensor:
         """One token, the mean that the clusters' masses weigh, in place of all but the prefix."""
@@ -204,10 +214,12 @@ class Session:
 
     def _stays_clustered(self, frame: Frame, index: int) -> bool:
         """Whether nobody reads the full grid of the last block's output."""
+        if index in frame.reads.taps:
+            return False
         if not frame.with_head:
-            return not frame.reads.last and index not in frame.reads.taps
+            return not frame.reads.last
         plain_head = self.plan.reconstruct_at == "head" and not self.plan.delta
-        return plain_head or self.host.readout(self.host.model) in ("prefix", "mean")
+        return plain_head or self.host.readout(self.host.model) != "tokens"
 
     @property
     def _clusters_head_blocks(self) -> bool:

@@ -1,4 +1,4 @@
-"""torchvision's VisionTransformer, also with SWAG's weights: its head reads the class token alone."""
+"""torchvision's VisionTransformer, SWAG's too, whose head reads the class token alone."""
 
 from typing import Any
 
@@ -25,7 +25,7 @@ def find_host(module: nn.Module) -> Host | None:
         any_size=False,
         first_norm=_first_norm,
         # A block takes no mask; its nn.MultiheadAttention adds one over keys, and stays fused.
-        mask=Mask("key_padding_mask", over="keys", module=_attention),
+        mask=Mask("key_padding_mask", position=3, over="keys", module=_attention),
         readout=_readout,
     )
 

@@ -1,0 +1,155 @@
+"""Plain ViTs of Hugging Face transformers: ViT, DeiT, DINOv2 with and without registers, DPT.
+
+Found by the names of classes, since paths inside these models move between releases. The library
+records what blocks put out through hooks of its own; hidden states, feature maps and DPT's stages
+all come from there, so what is read of a call follows from the model and how it is called.
+"""
+
+from collections.abc import Mapping
+from inspect import signature
+from typing import Any
+
+from torch import Tensor, nn
+
+from expedite.patchers.host import Host, Mask, Readout, Reads
+
+# Blocks, with the name of their first norm and how many tokens stand before the grid's.
+_BLOCKS = {
+    "ViTLayer": ("layernorm_before", 1),
+    "DeiTLayer": ("layernorm_before", 2),
+    "Dinov2Layer": ("norm1", 1),
+    "Dinov2WithRegistersLayer": ("norm1", 1),
+    "DPTViTLayer": ("layernorm_before", 1),
+}
+# Heads by what they read of the last block; what is not here reads every token.
+_READOUTS: Mapping[str, Readout] = {
+    "ViTForImageClassification": "prefix",
+    "DeiTForImageClassification": "prefix",
+    "DeiTForImageClassificationWithTeacher": "prefix",
+    "DepthAnythingForDepthEstimation": "taps",
+    "DPTForDepthEstimation": "taps",
+    "DPTForSemanticSegmentation": "taps",
+    "UperNetForSemanticSegmentation": "taps",
+    "Dinov2Backbone": "taps",
+    "Dinov2WithRegistersBackbone": "taps",
+}
+_BACKBONES = {
+    "ViTModel",
+    "DeiTModel",
+    "Dinov2Model",
+    "Dinov2WithRegistersModel",
+    "DPTModel",
+    "Dinov2Backbone",
+    "Dinov2WithRegistersBackbone",
+}
+
+
+def find_host(module: nn.Module) -> Host | None:
+    """See `module` as a plain ViT of transformers; None where it is something else."""
+    name = type(module).__name__
+    if name not in _READOUTS.keys() | _BACKBONES or not _is_of_transformers(module):
+        return None
+    backbone = _backbone(module)
+    if backbone is None:
+        return None  # a model of theirs around some other backbone
+    blocks = tuple(m for m in backbone.modules() if type(m).__name__ in _BLOCKS)
+    config = _attribute(backbone, "config")
+    return Host(
+        family=f"transformers {name}",
+        model=module,
+        backbone=backbone,
+        blocks=blocks,
+        prefix_tokens=_BLOCKS[type(blocks[0]).__name__][1]
+        + getattr(config, "num_register_tokens", 0),
+        embedding=_projection(backbone),
+        grid=_grid,
+        usual_grid=_usual_grid(config),
+        any_size=True,
+        first_norm=_first_norm,
+        mask=_mask(config, blocks[0]),
+        readout=_readout,
+        reads=_reads,
+        taps="hidden states and feature maps, where a call reads them",
+    )
+
+
+def _is_of_transformers(module: nn.Module) -> bool:
+    return any(kind.__module__.startswith("transformers.") for kind in type(module).__mro__)
+
+
+def _backbone(module: nn.Module) -> nn.Module | None:
+    return next((m for m in module.modules() if type(m).__name__ in _BACKBONES), None)
+
+
+def _mask(config: Any, block: nn.Module) -> Mask | None:
+    """How the attention that a model was loaded with takes a mask of floats, if it does."""
+    kind = config._attn_implementation
+    if type(block).__name__ != "DPTViTLayer":
+        return Mask("attention_mask", position=1) if kind in ("sdpa", "eager") else None
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    # DPT's blocks take no mask, but hand what they do not know to the attention function.
+    takes_bias = "position_bias" in signature(sdpa_attention_forward).parameters
+    return Mask("position_bias") if kind == "sdpa" and takes_bias else None
+
+
+def _projection(backbone: nn.Module) -> nn.Module:
+    """The convolution whose output is the grid, behind DPT's hybrid embedding too."""
+    embeddings = backbone.get_submodule("embeddings")
+    owner = getattr(embeddings, "patch_embeddings", embeddings)
+    projection: Any = owner.projection
+    assert isinstance(projection, nn.Module)
+    return projection
+
+
+def _grid(embedding: nn.Module, args: tuple[Any, ...], output: Tensor) -> tuple[int, int]:
+    return output.shape[-2], output.shape[-1]
+
+
+def _usual_grid(config: Any) -> tuple[int, int]:
+    height, width = _pair(config.image_size)
+    rows, columns = _pair(config.patch_size)
+    return height // rows, width // columns
+
+
+def _pair(side: Any) -> tuple[int, int]:
+    return (side, side) if isinstance(side, int) else (side[0], side[1])
+
+
+def _first_norm(block: nn.Module, tokens: Tensor) -> Tensor:
+    normed: Tensor = block.get_submodule(_BLOCKS[type(block).__name__][0])(tokens)
+    return normed
+
+
+def _readout(model: nn.Module) -> Readout:
+    return _READOUTS.get(type(model).__name__, "tokens")
+
+
+def _reads(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Reads:
+    """Which outputs of blocks the model reads itself, and which its caller asked for."""
+    config, backbone = _attribute(model, "config"), _backbone(model)
+    assert backbone is not None  # or the model would be no host
+    depth: int = _attribute(backbone, "config").num_hidden_layers
+    states = _requested(kwargs.get("output_hidden_states", config.output_hidden_states), depth)
+    if type(backbone).__name__.endswith("Backbone"):
+        names = _attribute(backbone, "stage_names")
+        states |= {names.index(name) for name in _attribute(backbone, "out_features")}
+    elif type(model).__name__ in ("DPTForDepthEstimation", "DPTForSemanticSegmentation"):
+        # A hybrid's first two come from its convolutions.
+        indices = config.backbone_out_indices[2 if config.is_hybrid else 0 :]
+        states |= {1 + index for index in indices}
+    # The first hidden state is what enters the first block.
+    taps = frozenset(state - 1 for state in states if state > 0)
+    return Reads(taps, last=_readout(model) == "tokens", first=0 in states)
+
+
+def _requested(wanted: Any, depth: int) -> set[int]:
+    if not wanted and not isinstance(wanted, int):
+        return set()
+    if isinstance(wanted, bool):
+        return set(range(depth + 1)) if wanted else set()
+    return {index % (depth + 1) for index in ([wanted] if isinstance(wanted, int) else wanted)}
+
+
+def _attribute(module: nn.Module, name: str) -> Any:
+    return getattr(module, name)
