@@ -21,6 +21,16 @@ def timm_vit(**changes: Any) -> Any:
     return randomized(model)
 
 
+def timm_eva(**changes: Any) -> Any:
+    """Four blocks of width 32 on 8×8 tokens of 4 pixels, with rotary positions and no others."""
+    from timm.models.eva import Eva
+
+    arguments = {"img_size": 32, "patch_size": 4, "embed_dim": 32, "depth": 4, "num_heads": 2}
+    rotary = {"use_rot_pos_emb": True, "use_abs_pos_emb": False, "num_classes": 10}
+    torch.manual_seed(0)
+    return randomized(Eva(**{**arguments, **rotary, **changes}))
+
+
 def torchvision_vit(**changes: Any) -> Any:
     """Four blocks of width 32 on 8×8 tokens of 4 pixels."""
     arguments = {"image_size": 32, "patch_size": 4, "num_layers": 4, "num_heads": 2}

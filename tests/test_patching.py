@@ -25,6 +25,7 @@ from tests.hosts import (
     images,
     open_frames,
     segmenter,
+    timm_eva,
     timm_vit,
     torchvision_vit,
 )
@@ -32,6 +33,7 @@ from tests.hosts import (
 Make = Callable[[], nn.Module]
 HOSTS: dict[str, Make] = {
     "timm": timm_vit,
+    "eva": timm_eva,
     "torchvision": torchvision_vit,
     "transformers": huggingface_vit,
     "segmenter": segmenter,

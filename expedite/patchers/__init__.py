@@ -15,9 +15,9 @@ FAMILIES: tuple[Callable[[nn.Module], Host | None], ...] = (
 )
 FAMILY_NAMES = (
     "Segmenter (expedite.models.segmenter)",
-    "timm VisionTransformer",
+    "timm VisionTransformer and Eva",
     "torchvision VisionTransformer",
-    "transformers ViT, DeiT, DINOv2 and DPT",
+    "transformers ViT, DeiT, DINOv2, DINOv3 and DPT",
 )
 
 

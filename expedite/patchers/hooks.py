@@ -64,7 +64,10 @@ class EnterBlock(Hook):
         if (frame := self.session.frame) is None:
             return None
         tokens = self.session.enter(frame, self.index, module, args[0])
-        if frame.levels and _given(args, kwargs):
+        if not frame.levels:
+            return (tokens, *args[1:]), kwargs
+        kwargs = self.session.with_positions(frame, kwargs)
+        if self.session.of_full_grid(args, kwargs):
             raise ExpediteError(
                 f"block {self.index} was called with a mask, which covers the full grid, and it is "
                 "to run on clusters; call the model without a mask, or unpatch it"
@@ -220,12 +223,6 @@ def _tables(module: nn.Module) -> list[tuple[dict[int, Any], ...]]:
             module._forward_hooks_always_called,
         ),
     ]
-
-
-def _given(args: Arguments, kwargs: Keywords) -> bool:
-    """Whether a block got a mask, or anything else that has the size of the grid."""
-    others = (*args[1:], *kwargs.values())
-    return any(isinstance(value, Tensor) for value in others) or bool(kwargs.get("is_causal"))
 
 
 def _before(module: nn.Module, hook: Any) -> None:

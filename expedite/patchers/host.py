@@ -73,6 +73,21 @@ class Mask:
 
 
 @dataclass(frozen=True)
+class Rotary:
+    """How blocks are given rotary positions, the same for all of them.
+
+    Args:
+        argument: The keyword.
+        split: Maps what stands there to sines and cosines, each (N, D).
+        join: The inverse.
+    """
+
+    argument: str
+    split: Callable[[Any], tuple[Tensor, Tensor]]
+    join: Callable[[Tensor, Tensor], Any]
+
+
+@dataclass(frozen=True)
 class Host:
     """A model as the patchers see it.
 
@@ -89,6 +104,7 @@ class Host:
         first_norm: Maps a block and its tokens to what its first norm makes of them; to the tokens
             themselves where it has none.
         mask: How blocks take a mask that is added to attention scores; None where they cannot.
+        rotary: Set where blocks rotate queries and keys by their positions.
         readout: What the head reads; looked up at every call, since heads can be exchanged.
         pooled: The module after which tokens are averaged, where the readout can be "mean".
         reads: Maps the model or the backbone and the arguments of a call to what the call reads.
@@ -109,6 +125,7 @@ class Host:
     first_norm: Callable[[nn.Module, Tensor], Tensor]
     mask: Mask | None
     readout: Callable[[nn.Module], Readout]
+    rotary: Rotary | None = None
     pooled: nn.Module | None = None
     reads: Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], Reads] = _nothing_more
     methods: tuple[Method, ...] = ()

@@ -1,4 +1,4 @@
-"""Plain ViTs of Hugging Face transformers: ViT, DeiT, DINOv2 with and without registers, DPT.
+"""Plain ViTs of Hugging Face transformers: ViT, DeiT, DINOv2 and its registers, DINOv3, DPT.
 
 Found by the names of classes, since paths inside these models move between releases. The library
 records what blocks put out through hooks of its own; hidden states, feature maps and DPT's stages
@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from expedite.patchers.host import Host, Mask, Readout, Reads
+from expedite.patchers.host import Host, Mask, Readout, Reads, Rotary
 
 # Blocks, with the name of their first norm and how many tokens stand before the grid's.
 _BLOCKS = {
@@ -19,6 +19,7 @@ _BLOCKS = {
     "DeiTLayer": ("layernorm_before", 2),
     "Dinov2Layer": ("norm1", 1),
     "Dinov2WithRegistersLayer": ("norm1", 1),
+    "DINOv3ViTLayer": ("norm1", 1),
     "DPTViTLayer": ("layernorm_before", 1),
 }
 # Heads by what they read of the last block; what is not here reads every token.
@@ -38,6 +39,8 @@ _BACKBONES = {
     "DeiTModel",
     "Dinov2Model",
     "Dinov2WithRegistersModel",
+    "DINOv3ViTModel",
+    "DINOv3ViTBackbone",
     "DPTModel",
     "Dinov2Backbone",
     "Dinov2WithRegistersBackbone",
@@ -67,6 +70,7 @@ def find_host(module: nn.Module) -> Host | None:
         any_size=True,
         first_norm=_first_norm,
         mask=_mask(config, blocks[0]),
+        rotary=Rotary("position_embeddings", _swap, _join),
         readout=_readout,
         reads=_reads,
         taps="hidden states and feature maps, where a call reads them",
@@ -97,7 +101,7 @@ def _projection(backbone: nn.Module) -> nn.Module:
     """The convolution whose output is the grid, behind DPT's hybrid embedding too."""
     embeddings = backbone.get_submodule("embeddings")
     owner = getattr(embeddings, "patch_embeddings", embeddings)
-    projection: Any = owner.projection
+    projection: Any = getattr(owner, "projection", owner)
     assert isinstance(projection, nn.Module)
     return projection
 
@@ -119,6 +123,15 @@ def _pair(side: Any) -> tuple[int, int]:
 def _first_norm(block: nn.Module, tokens: Tensor) -> Tensor:
     normed: Tensor = block.get_submodule(_BLOCKS[type(block).__name__][0])(tokens)
     return normed
+
+
+def _swap(cos_and_sin: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    cos, sin = cos_and_sin
+    return sin, cos
+
+
+def _join(sin: Tensor, cos: Tensor) -> tuple[Tensor, Tensor]:
+    return cos, sin
 
 
 def _readout(model: nn.Module) -> Readout:

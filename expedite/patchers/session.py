@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from expedite.clustering import Clustering, TokenClustering, pool
 from expedite.errors import ExpediteError
 from expedite.patchers.host import Host, Reads
+from expedite.patchers.rotary import cluster_positions, rotate
 from expedite.plan import Plan
 from expedite.reconstruction import TokenReconstruction, TokenWeights
 
@@ -46,6 +47,7 @@ class Frame:
     grid: tuple[int, int] | None = None
     levels: list[Level] = field(default_factory=list)
     mask: Tensor | None = None
+    positions: Any = None  # the clusters' rotary positions, as blocks take them
     # Cluster tokens set aside while the reader of a tap is handed the full grid.
     stream: Tensor | None = None
 
@@ -129,6 +131,7 @@ class Session:
         prefix = self.host.prefix_tokens
         tokens = _on_grid(tokens, prefix, 0, lambda body: self._cluster(frame, index, block, body))
         frame.mask = self._mask(frame, tokens, prefix, 0)
+        frame.positions = None
         return tokens
 
     def leave(self, frame: Frame, index: int, tokens: Tensor) -> Tensor:
@@ -170,6 +173,26 @@ class Session:
         if len(args) > slot.position:
             return (*args[: slot.position], mask, *args[slot.position + 1 :]), kwargs
         return args, {**kwargs, slot.argument: mask}
+
+    def of_full_grid(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        """Whether a block got a mask, or anything else that has the size of the grid."""
+        known = self.host.rotary.argument if self.host.rotary else None
+        others = [*args[1:], *(value for name, value in kwargs.items() if name != known)]
+        return any(isinstance(value, Tensor) for value in others) or bool(kwargs.get("is_causal"))
+
+    def with_positions(self, frame: Frame, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Arguments of a block with rotary positions of the clusters in place of the tokens'."""
+        rotary = self.host.rotary
+        table = None if rotary is None else kwargs.get(rotary.argument)
+        if rotary is None or table is None:
+            return kwargs
+        if frame.positions is None:
+            records = [level.record for level in frame.levels]
+            assert frame.grid is not None  # or there were no frame
+            sin, cos = rotary.split(table)
+            places = cluster_positions(records, frame.grid, sin.device)
+            frame.positions = rotary.join(*rotate(sin, cos, frame.grid, places))
+        return {**kwargs, rotary.argument: frame.positions}
 
     def average(self, frame: Frame, tokens: Tensor) -> Tensor:
         """One token, the mean that the clusters' masses weigh, in place of all but the prefix."""
@@ -238,7 +261,7 @@ def _pool_levels(frame: Frame, body: Tensor) -> Tensor:
 
 def _forget(frame: Frame) -> None:
     frame.levels = []
-    frame.mask = None
+    frame.mask = frame.positions = None
 
 
 def _on_grid(

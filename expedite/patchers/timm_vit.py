@@ -1,21 +1,27 @@
-"""timm's VisionTransformer, with everything that timm builds from it."""
+"""timm's VisionTransformer and Eva (EVA02, DINOv3, rotary ViTs), and what timm makes of them."""
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from expedite.patchers.host import Host, Mask, Method, Readout, Reads
+from expedite.patchers.host import Host, Mask, Method, Readout, Reads, Rotary
+
+_FAMILIES = {
+    "timm.models.vision_transformer.VisionTransformer": "timm VisionTransformer",
+    "timm.models.eva.Eva": "timm Eva",
+}
 
 
 def find_host(module: nn.Module) -> Host | None:
-    """See `module` as a timm VisionTransformer; None where it is something else."""
-    kinds = type(module).__mro__
-    names = {f"{kind.__module__}.{kind.__name__}" for kind in kinds}
-    if "timm.models.vision_transformer.VisionTransformer" not in names:
+    """See `module` as a timm VisionTransformer or Eva; None where it is something else."""
+    names = {f"{kind.__module__}.{kind.__name__}" for kind in type(module).__mro__}
+    family = next((_FAMILIES[name] for name in _FAMILIES if name in names), None)
+    if family is None:
         return None
     embedding = module.get_submodule("patch_embed")
     return Host(
-        family="timm VisionTransformer",
+        family=family,
         model=module,
         backbone=module,
         blocks=tuple(module.get_submodule("blocks").children()),
@@ -25,7 +31,8 @@ def find_host(module: nn.Module) -> Host | None:
         usual_grid=_attribute(embedding, "grid_size"),
         any_size=_attribute(module, "dynamic_img_size"),
         first_norm=first_norm,
-        mask=Mask("attn_mask"),
+        mask=Mask("attn_mask", position=2 if family == "timm Eva" else 1),
+        rotary=Rotary("rope", _split, _join),
         readout=_readout,
         pooled=module.get_submodule("norm"),
         methods=(
@@ -41,6 +48,7 @@ def first_norm(block: nn.Module, tokens: Tensor) -> Tensor:
     kind = type(block).__name__
     name = {
         "Block": "norm1",
+        "EvaBlock": "norm1",
         "ParallelScalingBlock": "in_norm",
         "DiffParallelScalingBlock": "in_norm",
     }
@@ -54,6 +62,15 @@ def _grid(embedding: nn.Module, args: tuple[Any, ...], output: Tensor) -> tuple[
     height, width = args[0].shape[-2:]
     rows, columns = _attribute(embedding, "dynamic_feat_size")((height, width))
     return rows, columns
+
+
+def _split(rope: Tensor) -> tuple[Tensor, Tensor]:
+    sin, cos = rope.chunk(2, -1)
+    return sin, cos
+
+
+def _join(sin: Tensor, cos: Tensor) -> Tensor:
+    return torch.cat([sin, cos], -1)
 
 
 def _readout(model: nn.Module) -> Readout:

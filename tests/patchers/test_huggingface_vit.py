@@ -23,6 +23,7 @@ hf: Any = transformers
 SIZE: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 2}
 VIT: dict[str, Any] = {**SIZE, "intermediate_size": 64, "image_size": 32, "patch_size": 4}
 DINO: dict[str, Any] = {**SIZE, "mlp_ratio": 2, "image_size": 32, "patch_size": 4}
+DINO_3: dict[str, Any] = {**VIT, "num_register_tokens": 2}
 NECK: dict[str, Any] = {"neck_hidden_sizes": [16] * 4, "fusion_hidden_size": 16}
 FACTORS = {"reassemble_factors": [4, 2, 1, 0.5]}
 DPT: dict[str, Any] = {**VIT, **NECK, **FACTORS, "backbone_out_indices": [0, 1, 2, 3]}
@@ -71,6 +72,11 @@ MODELS: dict[str, tuple[Callable[[], Any], int]] = {
             hf.Dinov2WithRegistersConfig(**DINO, num_register_tokens=3)
         ),
         1,
+    ),
+    "DINOv3": (lambda: hf.DINOv3ViTModel(hf.DINOv3ViTConfig(**DINO_3)), 1),
+    "DINOv3 backbone": (
+        lambda: hf.DINOv3ViTBackbone(hf.DINOv3ViTConfig(**DINO_3, out_features=["stage2"])),
+        2,  # the last is always read
     ),
     "DINOv2 backbone": (
         lambda: hf.Dinov2Backbone(hf.Dinov2Config(**DINO, out_features=["stage1", "stage3"])),
