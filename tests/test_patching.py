@@ -20,7 +20,6 @@ from expedite import ExpediteError, Plan, Span
 from expedite.evaluate.speed import attention_kernel
 from expedite.patchers.hooks import find_sessions
 from tests.hosts import (
-    Tokens,
     huggingface_vit,
     images,
     open_frames,
@@ -200,9 +199,10 @@ def test_images_of_a_batch_are_independent(make: Make, batch: int) -> None:
 
 def test_an_empty_batch(make: Make) -> None:
     model = make()
-    if isinstance(model, Tokens):
-        pytest.skip("transformers takes no empty batch, patched or not")
-    shape = model(images(0)).shape
+    try:
+        shape = model(images(0)).shape
+    except RuntimeError as error:
+        pytest.skip(f"this model takes no empty batch unpatched: {error}")
     assert expedite.patch(model, PLAN)(images(0)).shape == shape
 
 

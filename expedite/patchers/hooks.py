@@ -107,7 +107,7 @@ class AverageClusters(Hook):
         self, module: nn.Module, args: Arguments, kwargs: Keywords, output: Tensor
     ) -> Tensor | None:
         host, frame = self.session.host, self.session.frame
-        if frame is None or not (frame.levels and frame.with_head):
+        if frame is None or frame.keeps_every_token or not frame.with_head:
             return None
         return self.session.average(frame, output) if host.readout(host.model) == "mean" else None
 

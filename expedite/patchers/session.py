@@ -51,6 +51,11 @@ class Frame:
     # Cluster tokens set aside while the reader of a tap is handed the full grid.
     stream: Tensor | None = None
 
+    @property
+    def keeps_every_token(self) -> bool:
+        """Whether nothing was merged: clusters on the full grid are the tokens themselves."""
+        return all(level.record.is_identity for level in self.levels)
+
 
 class Store:
     """The open frames of each thread, innermost last. Copies and pickles as empty."""
@@ -184,7 +189,7 @@ class Session:
         """Arguments of a block with rotary positions of the clusters in place of the tokens'."""
         rotary = self.host.rotary
         table = None if rotary is None else kwargs.get(rotary.argument)
-        if rotary is None or table is None:
+        if rotary is None or table is None or frame.keeps_every_token:
             return kwargs
         if frame.positions is None:
             records = [level.record for level in frame.levels]
@@ -230,7 +235,7 @@ class Session:
 
     def _mask(self, frame: Frame, tokens: Tensor, prefix: int, suffix: int) -> Tensor | None:
         """What is added to attention scores: the log of each key's mass, (B, 1, 1, keys)."""
-        if not self.plan.log_mass or all(level.record.is_identity for level in frame.levels):
+        if not self.plan.log_mass or frame.keeps_every_token:
             return None
         log_mass = frame.levels[-1].record.mass.clamp_min(_LEAST_MASS).log()
         return F.pad(log_mass, (prefix, suffix))[:, None, None].to(tokens.dtype)
