@@ -47,6 +47,16 @@ class TokenHead:
     queries: int = 0
 
 
+def attribute(module: nn.Module, name: str) -> Any:
+    """An attribute that a library gives its module, of a type that `nn.Module` does not tell."""
+    return getattr(module, name)
+
+
+def map_grid(embedding: nn.Module, args: tuple[Any, ...], output: Tensor) -> tuple[int, int]:
+    """The grid of an embedding that puts out a map (B, C, H, W)."""
+    return output.shape[-2], output.shape[-1]
+
+
 def _nothing_more(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Reads:
     return Reads()
 

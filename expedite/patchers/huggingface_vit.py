@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from expedite.patchers.host import Host, Mask, Readout, Reads, Rotary
+from expedite.patchers.host import Host, Mask, Readout, Reads, Rotary, attribute, map_grid
 
 # Blocks, with the name of their first norm and how many tokens stand before the grid's.
 _BLOCKS = {
@@ -56,7 +56,7 @@ def find_host(module: nn.Module) -> Host | None:
     if backbone is None:
         return None  # a model of theirs around some other backbone
     blocks = tuple(m for m in backbone.modules() if type(m).__name__ in _BLOCKS)
-    config = _attribute(backbone, "config")
+    config = attribute(backbone, "config")
     return Host(
         family=f"transformers {name}",
         model=module,
@@ -65,7 +65,7 @@ def find_host(module: nn.Module) -> Host | None:
         prefix_tokens=_BLOCKS[type(blocks[0]).__name__][1]
         + getattr(config, "num_register_tokens", 0),
         embedding=_projection(backbone),
-        grid=_grid,
+        grid=map_grid,
         usual_grid=_usual_grid(config),
         any_size=True,
         first_norm=_first_norm,
@@ -106,10 +106,6 @@ def _projection(backbone: nn.Module) -> nn.Module:
     return projection
 
 
-def _grid(embedding: nn.Module, args: tuple[Any, ...], output: Tensor) -> tuple[int, int]:
-    return output.shape[-2], output.shape[-1]
-
-
 def _usual_grid(config: Any) -> tuple[int, int]:
     height, width = _pair(config.image_size)
     rows, columns = _pair(config.patch_size)
@@ -140,13 +136,13 @@ def _readout(model: nn.Module) -> Readout:
 
 def _reads(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Reads:
     """Which outputs of blocks the model reads itself, and which its caller asked for."""
-    config, backbone = _attribute(model, "config"), _backbone(model)
+    config, backbone = attribute(model, "config"), _backbone(model)
     assert backbone is not None  # or the model would be no host
-    depth: int = _attribute(backbone, "config").num_hidden_layers
+    depth: int = attribute(backbone, "config").num_hidden_layers
     states = _requested(kwargs.get("output_hidden_states", config.output_hidden_states), depth)
     if type(backbone).__name__.endswith("Backbone"):
-        names = _attribute(backbone, "stage_names")
-        states |= {names.index(name) for name in _attribute(backbone, "out_features")}
+        names = attribute(backbone, "stage_names")
+        states |= {names.index(name) for name in attribute(backbone, "out_features")}
     elif type(model).__name__ in ("DPTForDepthEstimation", "DPTForSemanticSegmentation"):
         # A hybrid's first two come from its convolutions.
         indices = config.backbone_out_indices[2 if config.is_hybrid else 0 :]
@@ -162,7 +158,3 @@ def _requested(wanted: Any, depth: int) -> set[int]:
     if isinstance(wanted, bool):
         return set(range(depth + 1)) if wanted else set()
     return {index % (depth + 1) for index in ([wanted] if isinstance(wanted, int) else wanted)}
-
-
-def _attribute(module: nn.Module, name: str) -> Any:
-    return getattr(module, name)

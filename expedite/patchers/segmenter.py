@@ -1,10 +1,8 @@
 """The Segmenter of `expedite.models.segmenter`, whose decoder can run on clusters too."""
 
-from typing import Any
-
 from torch import Tensor, nn
 
-from expedite.patchers.host import Host, Mask, Readout, TokenHead
+from expedite.patchers.host import Host, Mask, Readout, TokenHead, map_grid
 
 
 def find_host(module: nn.Module) -> Host | None:
@@ -28,7 +26,7 @@ def find_host(module: nn.Module) -> Host | None:
         blocks=tuple(encoder.blocks),
         prefix_tokens=encoder.prefix_tokens,
         embedding=encoder.patch_embed,
-        grid=_grid,
+        grid=map_grid,
         usual_grid=module.config.grid,
         any_size=True,
         first_norm=_first_norm,
@@ -36,10 +34,6 @@ def find_host(module: nn.Module) -> Host | None:
         readout=_readout,
         head=head,
     )
-
-
-def _grid(embedding: nn.Module, args: tuple[Any, ...], output: Tensor) -> tuple[int, int]:
-    return output.shape[-2], output.shape[-1]
 
 
 def _first_norm(block: nn.Module, tokens: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from expedite.patchers.host import Host, Mask, Method, Readout, Reads, Rotary
+from expedite.patchers.host import Host, Mask, Method, Readout, Reads, Rotary, attribute
 
 _FAMILIES = {
     "timm.models.vision_transformer.VisionTransformer": "timm VisionTransformer",
@@ -25,11 +25,11 @@ def find_host(module: nn.Module) -> Host | None:
         model=module,
         backbone=module,
         blocks=tuple(module.get_submodule("blocks").children()),
-        prefix_tokens=_attribute(module, "num_prefix_tokens"),
+        prefix_tokens=attribute(module, "num_prefix_tokens"),
         embedding=embedding,
         grid=_grid,
-        usual_grid=_attribute(embedding, "grid_size"),
-        any_size=_attribute(module, "dynamic_img_size"),
+        usual_grid=attribute(embedding, "grid_size"),
+        any_size=attribute(module, "dynamic_img_size"),
         first_norm=first_norm,
         mask=Mask("attn_mask", position=2 if family == "timm Eva" else 1),
         rotary=Rotary("rope", _split, _join),
@@ -60,7 +60,7 @@ def first_norm(block: nn.Module, tokens: Tensor) -> Tensor:
 
 def _grid(embedding: nn.Module, args: tuple[Any, ...], output: Tensor) -> tuple[int, int]:
     height, width = args[0].shape[-2:]
-    rows, columns = _attribute(embedding, "dynamic_feat_size")((height, width))
+    rows, columns = attribute(embedding, "dynamic_feat_size")((height, width))
     return rows, columns
 
 
@@ -74,9 +74,9 @@ def _join(sin: Tensor, cos: Tensor) -> Tensor:
 
 
 def _readout(model: nn.Module) -> Readout:
-    if _attribute(model, "attn_pool") is not None:
+    if attribute(model, "attn_pool") is not None:
         return "tokens"
-    pool = _attribute(model, "global_pool")
+    pool = attribute(model, "global_pool")
     if pool == "token":
         return "prefix"
     return (
@@ -101,9 +101,5 @@ def _intermediates(
 ) -> Reads:
     from timm.models._features import feature_take_indices
 
-    taken, _ = feature_take_indices(len(_attribute(model, "blocks")), indices)
+    taken, _ = feature_take_indices(len(attribute(model, "blocks")), indices)
     return Reads(frozenset(taken), last=not intermediates_only)
-
-
-def _attribute(module: nn.Module, name: str) -> Any:
-    return getattr(module, name)

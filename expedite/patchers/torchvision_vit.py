@@ -1,10 +1,8 @@
 """torchvision's VisionTransformer, SWAG's too, whose head reads the class token alone."""
 
-from typing import Any
-
 from torch import Tensor, nn
 
-from expedite.patchers.host import Host, Mask, Readout
+from expedite.patchers.host import Host, Mask, Readout, attribute, map_grid
 
 
 def find_host(module: nn.Module) -> Host | None:
@@ -12,7 +10,7 @@ def find_host(module: nn.Module) -> Host | None:
     names = {f"{kind.__module__}.{kind.__name__}" for kind in type(module).__mro__}
     if "torchvision.models.vision_transformer.VisionTransformer" not in names:
         return None
-    side = _attribute(module, "image_size") // _attribute(module, "patch_size")
+    side = attribute(module, "image_size") // attribute(module, "patch_size")
     return Host(
         family="torchvision VisionTransformer",
         model=module,
@@ -20,7 +18,7 @@ def find_host(module: nn.Module) -> Host | None:
         blocks=tuple(module.get_submodule("encoder.layers").children()),
         prefix_tokens=1,
         embedding=module.get_submodule("conv_proj"),
-        grid=_grid,
+        grid=map_grid,
         usual_grid=(side, side),
         any_size=False,
         first_norm=_first_norm,
@@ -28,10 +26,6 @@ def find_host(module: nn.Module) -> Host | None:
         mask=Mask("key_padding_mask", position=3, over="keys", module=_attention),
         readout=_readout,
     )
-
-
-def _grid(embedding: nn.Module, args: tuple[Any, ...], output: Tensor) -> tuple[int, int]:
-    return output.shape[-2], output.shape[-1]
 
 
 def _first_norm(block: nn.Module, tokens: Tensor) -> Tensor:
@@ -45,7 +39,3 @@ def _attention(block: nn.Module) -> nn.Module:
 
 def _readout(model: nn.Module) -> Readout:
     return "prefix"
-
-
-def _attribute(module: nn.Module, name: str) -> Any:
-    return getattr(module, name)

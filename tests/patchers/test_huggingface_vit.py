@@ -38,6 +38,13 @@ def depth_anything() -> Any:
     return hf.DepthAnythingForDepthEstimation(config)
 
 
+def upernet() -> Any:
+    backbone = hf.Dinov2Config(**DINO, out_features=["stage1", "stage3", "stage4"])
+    heads = {"hidden_size": 32, "auxiliary_in_channels": 32, "pool_scales": [1, 2]}
+    config = hf.UperNetConfig(backbone_config=backbone, **heads, auxiliary_channels=8)
+    return hf.UperNetForSemanticSegmentation(config)
+
+
 def hybrid() -> Any:
     convolutions = hf.BitConfig(
         global_padding="same",
@@ -86,6 +93,7 @@ MODELS: dict[str, tuple[Callable[[], Any], int]] = {
     "DPT segmentation": (lambda: hf.DPTForSemanticSegmentation(hf.DPTConfig(**DPT)), 3),
     "DPT hybrid": (hybrid, 2),
     "Depth Anything": (depth_anything, 3),
+    "UperNet": (upernet, 2),
 }
 names = pytest.mark.parametrize("name", list(MODELS))
 
