@@ -1,12 +1,14 @@
 """Make trained vision transformers for dense prediction faster, with no training or new weights."""
 
 from expedite.errors import ExpediteError
+from expedite.patchers.host import Host
 from expedite.patching import describe, patch, patched, unpatch
 from expedite.plan import Plan, Span
 from expedite.version import __version__
 
 __all__ = [
     "ExpediteError",
+    "Host",
     "Plan",
     "Span",
     "__version__",

@@ -29,6 +29,7 @@ def patch(
     keep: float | None = None,
     beta: int | None = None,
     method: Method = "expedite",
+    host: Host | None = None,
     **settings: Any,
 ) -> Model:
     """Make a model run some of its blocks on cluster tokens. Changes `model` in place.
@@ -45,6 +46,7 @@ def patch(
         keep: In place of clusters, the share of tokens to keep.
         beta: How many blocks run on clusters; None for all that remain.
         method: "paper" starts from the published operators in place of the defaults.
+        host: Says where blocks and tokens are in a model of no known family, see docs/hosts.md.
         settings: Other fields of `Plan`.
 
     Returns:
@@ -60,7 +62,7 @@ def patch(
         torch.Size([1, 1000])
     """
     plan = _plan(plan, alpha, clusters, keep, beta, method, settings)
-    _, host = _the_host(model)
+    host = host or _the_host(model)[1]
     _check_fit(plan, host)
     remove(model)
     install(Session(host, plan))
@@ -96,13 +98,13 @@ def patched(model: Model, plan: Plan | None = None, **arguments: Any) -> Iterato
         ...     expedite.describe(model).plan.spans[0].clusters
         (7, 7)
     """
-    before = [session.plan for session in find_sessions(model)]
+    before = list(find_sessions(model))
     patch(model, plan, **arguments)
     try:
         yield model
     finally:
         if before:
-            patch(model, before[0])
+            patch(model, before[0].plan, host=before[0].host)
         else:
             unpatch(model)
 
@@ -219,11 +221,16 @@ def _plan(
 
 
 def _the_host(model: nn.Module) -> tuple[str, Host]:
-    hosts = list(find_hosts(model))
+    hosts = list(find_hosts(model)) or [
+        (path, session.host)
+        for session in find_sessions(model)
+        for path, module in model.named_modules()
+        if module is session.host.model
+    ]
     if not hosts:
         raise ExpediteError(
             f"no known host was found in {type(model).__module__}.{type(model).__name__}; known "
-            f"are {', '.join(FAMILY_NAMES)}"
+            f"are {', '.join(FAMILY_NAMES)}, and host= says where blocks are in any other"
         )
     if len(hosts) > 1:
         paths = ", ".join(repr(path) for path, _ in hosts)
