@@ -119,3 +119,25 @@ def test_a_chain_and_the_full_grid() -> None:
         assert torch.equal(expedite.patch(model, same).forward_features(x), plain)
         expedite.patch(model, Plan((Span(1, clusters=6), Span(2, clusters=4))))
         assert model.forward_features(x).shape == plain.shape
+
+
+@pytest.mark.parametrize("size", [(32, 32), (40, 28)])
+def test_intermediates_have_the_full_grid_at_any_size(size: tuple[int, int]) -> None:
+    model, x = timm_eva(dynamic_img_size=True), images(2, *size)
+    with torch.no_grad():
+        plain = model.forward_intermediates(x, intermediates_only=True)
+        expedite.patch(model, alpha=2, clusters=4)
+        found = model.forward_intermediates(x, intermediates_only=True)
+    assert [t.shape for t in found] == [t.shape for t in plain]
+    assert all(torch.equal(a, b) for a, b in zip(found[:2], plain[:2], strict=True))
+    assert not any(torch.allclose(a, b) for a, b in zip(found[2:], plain[2:], strict=True))
+
+
+def test_features_only() -> None:
+    name = "vit_small_patch16_dinov3"
+    features = timm.create_model(name, depth=4, img_size=96, features_only=True).eval()
+    x = images(1, 96, 96)
+    with torch.no_grad():
+        plain = features(x)
+        found = expedite.patch(features, alpha=2, clusters=4)(x)
+    assert [t.shape for t in found] == [t.shape for t in plain]
