@@ -38,8 +38,8 @@ app = typer.Typer(
 Model = Annotated[
     str,
     typer.Argument(
-        help="segmenter:FILE (a checkpoint), segmenter:BACKBONE, timm:NAME (both with random "
-        "weights) or FILE.py:FACTORY"
+        help="segmenter:FILE (a checkpoint), hf:FOLDER, segmenter:BACKBONE, timm:NAME, "
+        "torchvision:NAME (the last three with random weights) or FILE.py:FACTORY"
     ),
 ]
 ImageSize = Annotated[str | None, typer.Option(help="Pixels: 640, or 352x1216 (height x width).")]

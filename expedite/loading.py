@@ -1,12 +1,14 @@
-"""Models by name, as the command line takes them: `segmenter:…`, `timm:…` or `FILE.py:FACTORY`."""
+"""Models by name, as the command line takes them: `segmenter:…`, `hf:…`, `timm:…`, `FILE.py:…`."""
 
 import importlib.util
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from safetensors import SafetensorError
 from torch import nn
 
 from expedite.errors import ExpediteError
@@ -21,8 +23,9 @@ from expedite.models.segmenter_files import (
 Triple = tuple[float, float, float]
 
 _FORMS = (
-    "segmenter:FILE (a checkpoint with its variant.yml), segmenter:BACKBONE, timm:NAME (both with "
-    "random weights) or FILE.py:FACTORY"
+    "segmenter:FILE (a checkpoint with its variant.yml), hf:FOLDER (of a model of transformers, or "
+    "its name on the hub), segmenter:BACKBONE, timm:NAME, torchvision:NAME (all three with random "
+    "weights) or FILE.py:FACTORY"
 )
 
 
@@ -59,8 +62,8 @@ def load_model(
     """Make or load the model that `spec` names.
 
     Args:
-        spec: `segmenter:FILE`, `segmenter:BACKBONE`, `timm:NAME` or `FILE.py:FACTORY`, a function
-            without arguments that returns a model with its weights.
+        spec: `segmenter:FILE`, `segmenter:BACKBONE`, `hf:FOLDER`, `timm:NAME`, `torchvision:NAME`
+            or `FILE.py:FACTORY`, a function without arguments that returns a model with weights.
         image_size: (height, width); None takes the model's own.
         classes: How many, where weights are random; None takes the architecture's own.
 
@@ -72,10 +75,8 @@ def load_model(
         False
     """
     kind, _, name = spec.partition(":")
-    if kind == "segmenter":
-        return _segmenter(spec, name, image_size, classes)
-    if kind == "timm":
-        return _timm(spec, name, image_size, classes)
+    if kind in _KINDS:
+        return _KINDS[kind](spec, name, image_size, classes)
     path, _, factory = spec.rpartition(":")
     if path.endswith(".py"):
         return _factory(spec, Path(path), factory, image_size)
@@ -141,6 +142,58 @@ def _timm(
     return LoadedModel(spec, model, size, config["mean"], config["std"], trained=False)
 
 
+def _torchvision(
+    spec: str, name: str, image_size: tuple[int, int] | None, classes: int | None
+) -> LoadedModel:
+    from torchvision import models  # type: ignore[import-untyped]
+
+    if name not in (known := models.list_models()):
+        near = [model for model in known if model.startswith("vit")]
+        raise ExpediteError(
+            f"'{spec}' was asked, which torchvision does not know; it has {', '.join(near)}"
+        )
+    given: dict[str, Any] = {} if classes is None else {"num_classes": classes}
+    if image_size is not None and name.startswith("vit"):
+        given["image_size"] = image_size[0]
+    model = models.get_model(name, weights=None, **given).eval()
+    side = getattr(model, "image_size", 224)
+    mean, deviation = NORMALIZATIONS["deit"]
+    return LoadedModel(spec, model, image_size or (side, side), mean, deviation, trained=False)
+
+
+def _hugging_face(
+    spec: str, name: str, image_size: tuple[int, int] | None, classes: int | None
+) -> LoadedModel:
+    if importlib.util.find_spec("transformers") is None:
+        raise ExpediteError(f"'{spec}' needs transformers; pip install 'expedite[hf]' brings it")
+    if classes is not None:
+        raise ExpediteError(f"{classes} classes were asked of '{spec}', which has its own number")
+    transformers: Any = importlib.import_module("transformers")
+    try:
+        config = transformers.AutoConfig.from_pretrained(name)
+        make = getattr(transformers, (config.architectures or ["AutoModel"])[0])
+        model = make.from_pretrained(name).eval()
+    except (OSError, ValueError, RuntimeError, AttributeError, SafetensorError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ExpediteError(f"'{spec}' was asked and cannot be loaded: {reason}") from error
+    mean, deviation = _processing(name)
+    backbone = getattr(config, "backbone_config", None)
+    side = getattr(config, "image_size", None) or getattr(backbone, "image_size", 224)
+    size = image_size or ((side, side) if isinstance(side, int) else (side[0], side[1]))
+    return LoadedModel(spec, model, size, mean, deviation, trained=True)
+
+
+def _processing(name: str) -> tuple[Triple, Triple]:
+    """Mean and deviation of the image processor that is stored with a model, if one is."""
+    transformers: Any = importlib.import_module("transformers")
+    try:
+        processor = transformers.AutoImageProcessor.from_pretrained(name)
+    except OSError:
+        return NORMALIZATIONS["vit"]
+    mean, deviation = processor.image_mean, processor.image_std
+    return (mean[0], mean[1], mean[2]), (deviation[0], deviation[1], deviation[2])
+
+
 def _factory(
     spec: str, path: Path, factory: str, image_size: tuple[int, int] | None
 ) -> LoadedModel:
@@ -160,6 +213,15 @@ def _factory(
     mean, deviation = NORMALIZATIONS["deit"]
     mean, deviation = config.get("mean", mean), config.get("std", deviation)
     return LoadedModel(spec, model.eval(), (size[0], size[1]), mean, deviation, trained=True)
+
+
+_Kind = Callable[[str, str, tuple[int, int] | None, int | None], LoadedModel]
+_KINDS: dict[str, _Kind] = {
+    "segmenter": _segmenter,
+    "timm": _timm,
+    "torchvision": _torchvision,
+    "hf": _hugging_face,
+}
 
 
 def _import(path: Path) -> ModuleType:

@@ -1,11 +1,15 @@
 """Models by name; what a name that cannot be loaded is told is in test_cli."""
 
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+import transformers
 
 from expedite import ExpediteError
+from expedite.evaluate.predict import predict
 from expedite.loading import load_model
 from expedite.models.segmenter import Segmenter
 from expedite.models.segmenter_files import Preprocessing, save_segmenter
@@ -13,6 +17,7 @@ from tests.hosts import images, segmenter
 
 FACTORIES = """
 import torch
+import transformers
 from tests.hosts import timm_vit
 
 def plain():
@@ -95,3 +100,51 @@ def test_classes_of_a_checkpoint_are_its_own(tmp_path: Path) -> None:
     path = save_segmenter(segmenter(), kept, "vit_64x4_patch4_32", tmp_path)
     with pytest.raises(ExpediteError, match="9 classes were asked"):
         load_model(f"segmenter:{path}", classes=9)
+
+
+SIZES = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 2}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A model of transformers that segments, saved with its image processor."""
+    hf: Any = transformers
+    sizes = {**SIZES, "intermediate_size": 64, "image_size": 32, "patch_size": 4}
+    config = hf.DPTConfig(
+        **sizes, backbone_out_indices=[0, 1, 2, 3], neck_hidden_sizes=[8] * 4, num_labels=3
+    )
+    torch.manual_seed(0)
+    hf.DPTForSemanticSegmentation(config).save_pretrained(tmp_path)
+    hf.DPTImageProcessor(image_mean=[0.1, 0.2, 0.3], image_std=[1, 2, 3]).save_pretrained(tmp_path)
+    return tmp_path
+
+
+def test_a_folder_of_transformers(folder: Path) -> None:
+    loaded = load_model(f"hf:{folder}")
+    assert type(loaded.model).__name__ == "DPTForSemanticSegmentation"
+    assert (loaded.image_size, loaded.mean, loaded.deviation) == (
+        (32, 32),
+        (0.1, 0.2, 0.3),
+        (1, 2, 3),
+    )
+    assert loaded.trained
+    prediction = predict(loaded, loaded.model, np.zeros((50, 70, 3), np.uint8))
+    assert prediction.indices.shape == (50, 70)
+    assert prediction.classes == 3
+
+
+def test_a_folder_of_transformers_that_is_damaged(folder: Path) -> None:
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(ExpediteError, match="cannot be loaded"):
+        load_model(f"hf:{folder}")
+    with pytest.raises(ExpediteError, match="cannot be loaded"):
+        load_model(f"hf:{folder / 'nothing'}")
+
+
+def test_torchvision_by_name() -> None:
+    loaded = load_model("torchvision:vit_b_32", (64, 64), classes=5)
+    assert loaded.model(torch.zeros(1, 3, 64, 64)).shape == (1, 5)
+    assert not loaded.trained
+    with pytest.raises(ExpediteError, match="it has vit_b_16"):
+        load_model("torchvision:vit_b_15")

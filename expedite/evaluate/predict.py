@@ -51,7 +51,8 @@ def _whole(
     loaded: LoadedModel, model: Callable[[Tensor], Any], image: Image, size: tuple[int, int]
 ) -> Tensor:
     pixels = _to_model(loaded, normalize(image, loaded.mean, loaded.deviation))
-    scores = model(pixels[None])
+    output = model(pixels[None])
+    scores = getattr(output, "logits", output)  # as models of transformers call them
     if isinstance(scores, Tensor) and scores.dim() == 2:
         return scores[0]
     if isinstance(scores, Tensor) and scores.dim() == 4:
