@@ -154,6 +154,8 @@ def _torchvision(
         )
     given: dict[str, Any] = {} if classes is None else {"num_classes": classes}
     if image_size is not None and name.startswith("vit"):
+        if image_size[0] != image_size[1]:
+            raise ExpediteError(f"'{spec}' was asked at {image_size}; it takes square images alone")
         given["image_size"] = image_size[0]
     model = models.get_model(name, weights=None, **given).eval()
     side = getattr(model, "image_size", 224)
@@ -178,7 +180,7 @@ def _hugging_face(
         raise ExpediteError(f"'{spec}' was asked and cannot be loaded: {reason}") from error
     mean, deviation = _processing(name)
     backbone = getattr(config, "backbone_config", None)
-    side = getattr(config, "image_size", None) or getattr(backbone, "image_size", 224)
+    side: Any = getattr(config, "image_size", None) or getattr(backbone, "image_size", 224)
     size = image_size or ((side, side) if isinstance(side, int) else (side[0], side[1]))
     return LoadedModel(spec, model, size, mean, deviation, trained=True)
 
@@ -188,9 +190,9 @@ def _processing(name: str) -> tuple[Triple, Triple]:
     transformers: Any = importlib.import_module("transformers")
     try:
         processor = transformers.AutoImageProcessor.from_pretrained(name)
+        mean, deviation = processor.image_mean, processor.image_std
     except OSError:
-        return NORMALIZATIONS["vit"]
-    mean, deviation = processor.image_mean, processor.image_std
+        mean, deviation = NORMALIZATIONS["vit"]
     return (mean[0], mean[1], mean[2]), (deviation[0], deviation[1], deviation[2])
 
 
