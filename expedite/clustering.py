@@ -86,8 +86,8 @@ def cluster(
         features: (B, N, D) in which distances are measured; None measures them on the tokens.
         mass: (B, N) how much each token counts; None counts each once.
         nearest: Take first cells as the published code does, see `tiling.Axis`.
-        projection: Measure distances on so many random projections of the features, which keep them
-            but for a few percent; None measures on all features.
+        projection: Measure distances on so many random projections of the features, see `project`;
+            None measures on all features.
 
     Returns:
         Centroids (B, h·w, C) in the dtype of the tokens, and the record for `reconstruct`.
@@ -199,17 +199,18 @@ def pool(values: Tensor, clustering: Clustering) -> Tensor:
 
 
 def project(features: Tensor, channels: int | None) -> Tensor:
-    """Random projections that keep distances (Johnson and Lindenstrauss; Achlioptas 2003).
+    """Random projections that keep distances: sums of channels with random signs.
 
-    The matrix holds ±1 by the parity of a hash: the same on every device and in every process, with
-    no state that a graph would have to carry.
+    Feature hashing (Weinberger et al. 2009): channel i goes to sum i mod `channels`. For twice the
+    channels it is closer than dense random projections, and it needs no product. The signs are the
+    parity of a hash: the same on every device and in every process.
 
     Args:
         features: (B, N, D).
-        channels: How many projections; None, or D and more, returns the features themselves.
+        channels: How many sums; None, or D and more, returns the features themselves.
 
     Returns:
-        (B, N, channels), scaled so that squared distances have the expectation they had.
+        (B, N, channels), in which squared distances have the expectation they had.
 
     Example:
         >>> x = torch.randn(1, 100, 512)
@@ -220,19 +221,19 @@ def project(features: Tensor, channels: int | None) -> Tensor:
     depth = features.shape[-1]
     if channels is None or channels >= depth:
         return features
-    (matrix,) = _projection(depth, channels, features.device)
-    return features @ matrix.to(features.dtype)
+    (signs,) = _signs(depth, features.device)
+    signed = F.pad(features * signs.to(features.dtype), (0, -depth % channels))
+    return signed.reshape(*signed.shape[:2], signed.shape[2] // channels, channels).sum(-2)
 
 
 @remembered
-def _projection(depth: int, channels: int, device: torch.device) -> tuple[Tensor]:
-    row = torch.arange(depth, device=device)[:, None]
-    column = torch.arange(channels, device=device)
-    mixed = (row * 48271 + column * 69621 + 117892) % _PRIME
+def _signs(depth: int, device: torch.device) -> tuple[Tensor]:
+    channel = torch.arange(depth, device=device)
+    mixed = (channel * 48271 + 117892) % _PRIME
     mixed = (mixed * mixed) % _PRIME
-    mixed = (mixed * 16807 + row) % _PRIME
+    mixed = (mixed * 16807 + channel) % _PRIME
     odd = (mixed * mixed) % _PRIME % 2  # squares modulo a prime look random in their last bit
-    return ((2 * odd - 1) / channels**0.5,)  # (depth, channels)
+    return ((2 * odd - 1).float(),)  # (depth,)
 
 
 def labels(clustering: Clustering) -> Tensor:

@@ -117,7 +117,7 @@ class Plan:
     iterations: int = 5
     neighborhood: int = 5
     temperature: float | Literal["auto"] = "auto"
-    projection: int | None = 32
+    projection: int | None = 64
     space: Space = "norm"
     log_mass: bool = True
     reconstruction: Scope = "local"

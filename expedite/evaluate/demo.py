@@ -21,8 +21,8 @@ from expedite.plan import make_plan
 from expedite.version import __version__
 
 _CHECKPOINT = Path(__file__).parents[1] / "assets" / "demo-segmenter" / "checkpoint.pth"
-_SIZE = (256, 384)
-_PLANS = [(2, 20), (2, 14), (3, 20), (3, 14)]
+_SIZE = (256, 384)  # of scenes, and of the one window that sees each: 32×48 tokens
+_PLANS = [(2, (16, 24)), (2, (20, 30)), (2, (22, 33)), (3, (16, 24)), (3, (20, 30))]
 # How much of the mIoU a plan must keep to be recommended.
 _KEPT = 0.98
 
@@ -64,7 +64,7 @@ def run_demo(out: Path, count: int, seconds: float, console: Console, command: s
 
 def demo_model() -> LoadedModel:
     """The shipped Segmenter, trained on generated scenes by `examples/train_demo.py`."""
-    return load_model(f"segmenter:{_CHECKPOINT}")
+    return load_model(f"segmenter:{_CHECKPOINT}", _SIZE)
 
 
 def unseen_scenes(count: int) -> list[Sample]:
