@@ -60,7 +60,7 @@ def main(
 ) -> None:
     """Load, patch, compare and draw."""
     loaded = load_model(f"segmenter:{checkpoint}") if checkpoint else demo_model()
-    pixels = np.asarray(Image.open(image).convert("RGB")) if image else unseen_scenes(1)[0].image
+    pixels = np.asarray(Image.open(image).convert("RGB")) if image else unseen_scenes(4)[3].image
 
     fast = expedite.patch(copy.deepcopy(loaded.model), alpha=alpha, clusters=clusters)
 

@@ -1,6 +1,9 @@
 """Make the demo checkpoint again: render scenes, train a small Segmenter on them, store it small.
 
-OMP_NUM_THREADS=1 python examples/train_demo.py --scenes DIR --work DIR --out DIR
+    python examples/train_demo.py --scenes DIR --work DIR --out expedite/assets/demo-segmenter
+
+The shipped one took 110 minutes, rendering included, on two busy cores of a Xeon with bfloat16
+units, and has 93.4 % mean IoU on the 100 scenes of the test split.
 """
 
 import sys

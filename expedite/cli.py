@@ -226,7 +226,7 @@ def demo_command(
     out: Annotated[Path, typer.Option(help="Folder for the report and the picture.")] = Path(
         "demo"
     ),
-    images: Annotated[int, typer.Option(help="How many scenes to measure on.")] = 12,
+    images: Annotated[int, typer.Option(help="How many scenes to measure on.")] = 24,
     seconds: Seconds = 1.0,
 ) -> None:
     """Sweep the shipped Segmenter on generated scenes: no download, two minutes on two cores."""

@@ -109,8 +109,11 @@ def _palette(count: int) -> NDArray[np.float64]:
 def _input(loaded: LoadedModel, image: Image) -> Image:
     if loaded.window_stride is None:
         return resize(image, loaded.image_size)
-    image = resize_short_side(image, max(loaded.short_side or 0, *loaded.image_size))
     height, width = loaded.image_size
+    if loaded.short_side is not None:
+        image = resize_short_side(image, loaded.short_side)
+    scale = max(1.0, height / image.shape[0], width / image.shape[1])  # a window fits in
+    image = resize(image, (round(scale * image.shape[0]), round(scale * image.shape[1])))
     top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
     return image[top : top + height, left : left + width]
 
