@@ -29,6 +29,7 @@ from expedite.evaluate.picture import draw_plan
 from expedite.evaluate.predict import predict
 from expedite.evaluate.speed import time_pairs
 from expedite.loading import LoadedModel, load_model
+from expedite.patching import grid_of
 
 console = Console()
 
@@ -55,16 +56,17 @@ def main(
     checkpoint: Annotated[Path | None, typer.Option(help="With variant.yml beside it.")] = None,
     image: Annotated[Path | None, typer.Option(help="Any photograph.")] = None,
     alpha: Annotated[int, typer.Option(help="Blocks at full resolution.")] = 2,
-    clusters: Annotated[int, typer.Option(help="A side of the cluster grid.")] = 20,
+    keep: Annotated[float, typer.Option(help="Share of the tokens to keep.")] = 0.35,
     out: Annotated[Path, typer.Option(help="The picture to write.")] = Path("segmenter.png"),
 ) -> None:
     """Load, patch, compare and draw."""
     loaded = load_model(f"segmenter:{checkpoint}") if checkpoint else demo_model()
     pixels = np.asarray(Image.open(image).convert("RGB")) if image else unseen_scenes(4)[3].image
 
-    fast = expedite.patch(copy.deepcopy(loaded.model), alpha=alpha, clusters=clusters)
+    fast = expedite.patch(copy.deepcopy(loaded.model), alpha=alpha, keep=keep)
 
-    console.print(str(expedite.describe(fast)))
+    grid = grid_of(fast, torch.zeros(1, 3, *loaded.image_size))
+    console.print(str(expedite.describe(fast, grid)))
     console.print(compare(loaded, fast, pixels))
     draw_plan(loaded, loaded.model, fast, pixels, out)
     console.print(f"look at {out}: image, clusters, classes before and after")

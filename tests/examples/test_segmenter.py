@@ -23,7 +23,7 @@ def test_compares_and_draws_a_checkpoint_on_an_image(tmp_path: Path) -> None:
     preprocessing = Preprocessing("vit", 32, 32, 16, "")
     checkpoint = save_segmenter(segmenter(), preprocessing, "vit_64x4_patch4_32", tmp_path)
     Image.fromarray(render_scene(0, (40, 60)).image).save(tmp_path / "street.jpg")
-    words = ("--checkpoint", checkpoint, "--image", "street.jpg", "--alpha", 1, "--clusters", 4)
+    words = ("--checkpoint", checkpoint, "--image", "street.jpg", "--alpha", 1, "--keep", 0.25)
     done = run(*words, folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "blocks 2 to 4 run on 4×4 clusters, 16 of 64 tokens (25.0%)" in done.stdout
