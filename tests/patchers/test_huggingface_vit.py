@@ -194,6 +194,16 @@ def test_images_of_other_shapes() -> None:
         assert model(images(1, height, width)).predicted_depth.shape == (1, height, width)
 
 
+@pytest.mark.parametrize(("name", "taps"), [("DPT depth", 4), ("DPT hybrid", 2), ("UperNet", 3)])
+def test_every_tap_from_the_first_block_on_is_reconstructed(name: str, taps: int) -> None:
+    # A short tap of 4×4 tokens raises nothing in DPT's neck: it must never get there.
+    model, x = made(name)
+    expedite.patch(model, alpha=0, clusters=4)
+    with counted_reconstructions(model) as calls:
+        model(x)
+    assert len(calls) == taps
+
+
 def test_taps_that_nobody_reads_cost_nothing() -> None:
     torch.manual_seed(0)
     model = randomized(
