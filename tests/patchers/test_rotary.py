@@ -8,6 +8,7 @@ from torch import Tensor
 import expedite
 from expedite import ExpediteError, Plan, Span
 from expedite.clustering import cluster
+from expedite.evaluate.flops import count_flops
 from expedite.patchers.rotary import cluster_positions, grid_positions, rotate
 from tests.hosts import images, randomized, timm_eva
 from tests.patchers.test_oracles import HARD
@@ -141,3 +142,8 @@ def test_features_only() -> None:
         plain = features(x)
         found = expedite.patch(features, alpha=2, clusters=4)(x)
     assert [t.shape for t in found] == [t.shape for t in plain]
+
+
+def test_nothing_goes_uncounted() -> None:
+    model = expedite.patch(timm_eva(), alpha=1, clusters=4)
+    assert count_flops(model, images(1)).unsupported == {}
