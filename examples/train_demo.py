@@ -6,15 +6,13 @@ The shipped one took 110 minutes, rendering included, on two busy cores of a Xeo
 units, and has 93.4 % mean IoU on the 100 scenes of the test split.
 """
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import torch
 import typer
-from train_segmenter import Settings, Task, console, measure, print_ious, save, train
+from train_segmenter import Settings, Task, measure, print_ious, run_script, save, train
 
-from expedite.errors import ExpediteError
 from expedite.evaluate.datasets import open_folder
 from expedite.evaluate.scenes import CLASSES, write_scenes
 
@@ -42,8 +40,4 @@ def main(
 
 
 if __name__ == "__main__":
-    try:
-        typer.run(main)
-    except ExpediteError as error:
-        console.print(f"error: {error}", soft_wrap=True)
-        sys.exit(2)
+    run_script(main)

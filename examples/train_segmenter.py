@@ -12,7 +12,7 @@ the first with Muon, which learnt faster than AdamW when both were tried on gene
 import math
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, cast
@@ -343,6 +343,15 @@ def print_ious(agreement: Agreement, names: Sequence[str] = ()) -> None:
     console.print(table)
 
 
+def run_script(command: Callable[..., None]) -> None:
+    """Run a command line; what cannot be done ends in one sentence and exit code 2."""
+    try:
+        typer.run(command)
+    except ExpediteError as error:
+        console.print(f"error: {error}", soft_wrap=True)
+        sys.exit(2)
+
+
 def main(
     data: Annotated[Path, typer.Option(help="Holds images/SPLIT and annotations/SPLIT.")],
     out: Annotated[Path, typer.Option(help="Where checkpoint.pth and variant.yml go.")],
@@ -385,8 +394,4 @@ def main(
 
 
 if __name__ == "__main__":
-    try:
-        typer.run(main)
-    except ExpediteError as error:
-        console.print(f"error: {error}", soft_wrap=True)
-        sys.exit(2)
+    run_script(main)

@@ -266,8 +266,8 @@ def _em(
 ) -> tuple[Tensor, Tensor, Tensor]:
     weight = z.new_ones(*z.shape[:2], 1) if mass is None else mass.float()[..., None]
     counted = tiles.split(weight) * tiles.filled[..., None]  # (B, T, n, 1)
-    # One more column of ones makes each product do two things: the first E-step's also adds what
-    # does not depend on the token, the M-step's also sums the mass.
+    # One more column of ones makes each product do two things: the E-step's also adds what does not
+    # depend on the token, the M-step's also sums the mass.
     points = tiles.split(F.pad(z, (0, 1), value=1.0))  # (B, T, n, D + 1)
     weighted = points * counted
     unreachable = torch.where(tiles.reachable, 0.0, -torch.inf)  # (T, n, m)
@@ -275,18 +275,21 @@ def _em(
         # ‖z‖² is left out of d²: it is the same for every cluster and the softmax cancels it.
         half_norms = centers.square().sum(-1, keepdim=True) / 2
         keys = tiles.windows(torch.cat([centers, -half_norms], -1) * (2 / tau))  # (B, T, m, D + 1)
-        assignment = _add_product(unreachable, points, keys.mT).softmax(-1)  # (B, T, n, m)
+        assignment = add_product(unreachable, points, keys.mT).softmax(-1)  # (B, T, n, m)
         sums = tiles.add_windows(assignment.mT @ weighted)  # (B, h·w, D + 1)
         total = sums[..., -1:]
         centers = torch.where(total > EMPTY_MASS, sums[..., :-1] / total.clamp_min(_TINY), centers)
     return assignment * counted, centers, total.squeeze(-1)
 
 
-def _add_product(bias: Tensor, left: Tensor, right: Tensor) -> Tensor:
-    """`bias` (T, n, m) plus a product (B, T, n, d) × (B, T, d, m), in one pass over the result."""
+def add_product(bias: Tensor, left: Tensor, right: Tensor, factor: float = 1) -> Tensor:
+    """`bias` (T, n, m), or one for each image, plus `factor` times (B, T, n, d) × (B, T, d, m).
+
+    One pass over the result, where a product and a sum would be two.
+    """
     shape = (*left.shape[:-1], right.shape[-1])
     everywhere = bias.expand(shape).flatten(0, 1)
-    product = torch.baddbmm(everywhere, left.flatten(0, 1), right.flatten(0, 1))
+    product = torch.baddbmm(everywhere, left.flatten(0, 1), right.flatten(0, 1), alpha=factor)
     shaped: Tensor = product.view(shape)
     return shaped
 
@@ -326,10 +329,8 @@ def _temperature(
 
 def _average_pool(x: Tensor, grid: tuple[int, int], clusters: tuple[int, int]) -> Tensor:
     """Adaptive average pooling to (B, h·w, C), as matrix products so that any size exports."""
-    rows, columns = (
-        matrix.to(x.dtype)
-        for size, cells in zip(grid, clusters, strict=True)
-        for matrix in _pooling_matrix(size, cells, x.device)
+    (rows,), (columns,) = (
+        _pooling_matrix(size, cells, x.device) for size, cells in zip(grid, clusters, strict=True)
     )
     batch, _, channels = x.shape
     x = rows @ x.reshape(batch, grid[0], grid[1] * channels)  # (B, h, W·C)

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from expedite.clustering import EMPTY_MASS, Clustering, full_precision
+from expedite.clustering import EMPTY_MASS, Clustering, add_product, full_precision
 from expedite.errors import ExpediteError
 from expedite.tiling import Tiles, make_one_tile, make_tiles
 
@@ -263,11 +263,7 @@ def solve_positive(matrix: Tensor, rhs: Tensor) -> Tensor:
 
 
 def _squared_distances(x: _Points, y: _Points) -> Tensor:
-    norms = x.norm + y.norm.mT  # (B, T, n, m)
-    product = torch.baddbmm(
-        norms.flatten(0, 1), x.at.flatten(0, 1), y.at.flatten(0, 1).mT, alpha=-2
-    )
-    return product.view_as(norms).clamp_min(0)
+    return add_product(x.norm + y.norm.mT, x.at, y.at.mT, factor=-2).clamp_min(0)
 
 
 def _search_tiles(clustering: Clustering, reconstruction: Scope) -> Tiles:

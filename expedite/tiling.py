@@ -89,7 +89,8 @@ class Axis:
         near = (self.first_cell(token)[:, :, None] - cell[:, None]).abs() <= self.reach
         tokens = torch.arange(self.tokens, device=device)
         home = self.first_cell(tokens) // self.tile
-        # Counted from where the first window begins, window i covers tiles i to i + parts - 1.
+        # Counted from where the first window begins, a cell in tile i is in window i and, as far as
+        # they reach, in the windows before it.
         offset = torch.arange(self.cells, device=device) + self.margin  # (cells,)
         part = torch.arange(self.parts, device=device)[:, None]
         window = offset // self.tile - part  # (parts, cells)

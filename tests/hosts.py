@@ -1,5 +1,7 @@
 """Small models of every known host, for tests."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
@@ -85,3 +87,15 @@ def images(batch: int = 2, height: int = 32, width: int = 32) -> Tensor:
 def open_frames(model: nn.Module) -> int:
     """How many calls a patched model holds the state of; 0 whenever none is running."""
     return sum(len(session.store.frames) for session in find_sessions(model))
+
+
+@contextmanager
+def counted_reconstructions(model: nn.Module) -> Iterator[list[int]]:
+    """How many token grids were reconstructed, by the shape of what went in."""
+    calls: list[int] = []
+    (session,) = find_sessions(model)
+    handle = session.reconstruction.register_forward_hook(
+        lambda module, args, output: calls.append(args[0].shape[1])
+    )
+    yield calls
+    handle.remove()

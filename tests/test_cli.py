@@ -19,38 +19,47 @@ from expedite.version import __version__
 from tests.hosts import segmenter
 
 Run = Callable[..., str]
+Execute = Callable[..., tuple[Any, str, str]]
 PLAN = ("--alpha", "1", "--clusters", "4")
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Runs a command; returns what it printed."""
+def execute(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Execute:
+    """Runs a command; returns its exit code and what it printed, out and err."""
 
-    def command(*words: object) -> str:
+    def command(*words: object) -> tuple[Any, str, str]:
         monkeypatch.setattr(sys, "argv", ["expedite", *map(str, words)])
         with pytest.raises(SystemExit) as exit_:
             main()
         printed = capsys.readouterr()
-        assert exit_.value.code == 0, printed.err
-        return printed.out
+        return exit_.value.code, printed.out, printed.err
 
     return command
 
 
 @pytest.fixture
-def refusal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+def run(execute: Execute) -> Run:
+    """Runs a command; returns what it printed."""
+
+    def command(*words: object) -> str:
+        code, out, err = execute(*words)
+        assert code == 0, err
+        return out
+
+    return command
+
+
+@pytest.fixture
+def refusal(execute: Execute) -> Run:
     """Runs a command that cannot be done; returns its one sentence."""
 
     def command(*words: object, started: bool = False) -> str:
-        monkeypatch.setattr(sys, "argv", ["expedite", *map(str, words)])
-        with pytest.raises(SystemExit) as exit_:
-            main()
-        printed = capsys.readouterr()
-        assert exit_.value.code == 2
-        assert started or printed.out == ""  # a sweep that has begun shows its table
-        assert printed.err.startswith("error: ")
-        assert printed.err.count("\n") == 1
-        return printed.err
+        code, out, err = execute(*words)
+        assert code == 2
+        assert started or out == ""  # a sweep that has begun shows its table
+        assert err.startswith("error: ")
+        assert err.count("\n") == 1
+        return err
 
     return command
 

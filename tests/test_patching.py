@@ -46,10 +46,7 @@ def make(request: pytest.FixtureRequest) -> Make:
     return maker
 
 
-@pytest.fixture(autouse=True)
-def no_gradients() -> Any:
-    with torch.no_grad():
-        yield
+pytestmark = pytest.mark.usefixtures("no_gradients")
 
 
 def fingerprint(model: nn.Module) -> dict[str, Any]:

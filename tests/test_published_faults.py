@@ -5,8 +5,6 @@ in half precision, state that leaks between calls, and settings that silently do
 windowed models belong to the Swin patcher.
 """
 
-from typing import Any
-
 import pytest
 import torch
 from torch import Tensor, nn
@@ -21,11 +19,7 @@ from expedite.reconstruction import reconstruct, token_weights
 from expedite.tiling import make_tiles
 from tests.hosts import images, segmenter, timm_vit
 
-
-@pytest.fixture(autouse=True)
-def no_gradients() -> Any:
-    with torch.no_grad():
-        yield
+pytestmark = pytest.mark.usefixtures("no_gradients")
 
 
 def test_reconstruction_is_not_a_hard_copy_of_the_nearest_cluster() -> None:

@@ -39,12 +39,12 @@ def terminal_table(results: Results) -> Table:
     """The rows as a table of rich."""
     title = str(results.request.get("model", ""))
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=0)
-    for name in COLUMNS:
-        if name not in _PAGE_ONLY:
-            table.add_column(name, justify="left" if name == "plan" else "right")
+    for name in _TERMINAL_COLUMNS:
+        table.add_column(name, justify="left" if name == "plan" else "right")
     front = pareto_front(results.rows)
     for row in results.rows:
-        shown = [text for name, text in cells(row, results.base).items() if name not in _PAGE_ONLY]
+        texts = cells(row, results.base)
+        shown = (texts[name] for name in _TERMINAL_COLUMNS)
         table.add_row(*shown, style="bold" if row in front else None)
     return table
 
@@ -62,8 +62,8 @@ COLUMNS = (
     "retention %",
     "fidelity %",
 )
-# What a terminal of 80 columns has no room for.
-_PAGE_ONLY = ("tokens", "quartiles")
+# As many as 80 characters have room for.
+_TERMINAL_COLUMNS = [name for name in COLUMNS if name not in ("tokens", "quartiles")]
 
 
 def cells(row: Row, base: Row | None) -> dict[str, str]:

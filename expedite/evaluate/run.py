@@ -60,7 +60,7 @@ def run_sweep(request: Request, console: Console) -> Results:
         seconds=request.seconds,
         on_image=lambda done, total: progress.update(images, completed=done, total=total),
     )
-    sweep.check(request.plans)
+    sweep.check([plan for plan in request.plans if not results.has(plan)])
     results.setting = str(setting(sweep.model, sweep.images))
     with Live(console=console, get_renderable=lambda: Group(terminal_table(results), progress)):
         for row in _measure_missing(sweep, results, request.plans):

@@ -52,6 +52,17 @@ def attribute(module: nn.Module, name: str) -> Any:
     return getattr(module, name)
 
 
+def class_names(module: nn.Module) -> set[str]:
+    """Full names of a module's class and its bases: a library is known without importing it."""
+    return {f"{kind.__module__}.{kind.__name__}" for kind in type(module).__mro__}
+
+
+def apply_child(block: nn.Module, tokens: Tensor, name: str) -> Tensor:
+    """What a block's child, such as its first norm, makes of tokens."""
+    output: Tensor = block.get_submodule(name)(tokens)
+    return output
+
+
 def map_grid(embedding: nn.Module, args: tuple[Any, ...], output: Tensor) -> tuple[int, int]:
     """The grid of an embedding that puts out a map (B, C, H, W)."""
     return output.shape[-2], output.shape[-1]

@@ -11,7 +11,16 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from expedite.patchers.host import Host, Mask, Readout, Reads, Rotary, attribute, map_grid
+from expedite.patchers.host import (
+    Host,
+    Mask,
+    Readout,
+    Reads,
+    Rotary,
+    apply_child,
+    attribute,
+    map_grid,
+)
 
 # Blocks, with the name of their first norm and how many tokens stand before the grid's.
 _BLOCKS = {
@@ -117,8 +126,7 @@ def _pair(side: Any) -> tuple[int, int]:
 
 
 def _first_norm(block: nn.Module, tokens: Tensor) -> Tensor:
-    normed: Tensor = block.get_submodule(_BLOCKS[type(block).__name__][0])(tokens)
-    return normed
+    return apply_child(block, tokens, _BLOCKS[type(block).__name__][0])
 
 
 def _swap(cos_and_sin: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:

@@ -1,8 +1,10 @@
 """The Segmenter of `expedite.models.segmenter`, whose decoder can run on clusters too."""
 
-from torch import Tensor, nn
+from functools import partial
 
-from expedite.patchers.host import Host, Mask, Readout, TokenHead, map_grid
+from torch import nn
+
+from expedite.patchers.host import Host, Mask, Readout, TokenHead, apply_child, map_grid
 
 
 def find_host(module: nn.Module) -> Host | None:
@@ -29,16 +31,11 @@ def find_host(module: nn.Module) -> Host | None:
         grid=map_grid,
         usual_grid=module.config.grid,
         any_size=True,
-        first_norm=_first_norm,
+        first_norm=partial(apply_child, name="norm1"),
         mask=Mask("mask"),
         readout=_readout,
         head=head,
     )
-
-
-def _first_norm(block: nn.Module, tokens: Tensor) -> Tensor:
-    normed: Tensor = block.get_submodule("norm1")(tokens)
-    return normed
 
 
 def _readout(model: nn.Module) -> Readout:

@@ -5,7 +5,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from expedite.patchers.host import Host, Mask, Method, Readout, Reads, Rotary, attribute
+from expedite.patchers.host import (
+    Host,
+    Mask,
+    Method,
+    Readout,
+    Reads,
+    Rotary,
+    apply_child,
+    attribute,
+    class_names,
+)
 
 _FAMILIES = {
     "timm.models.vision_transformer.VisionTransformer": "timm VisionTransformer",
@@ -15,7 +25,7 @@ _FAMILIES = {
 
 def find_host(module: nn.Module) -> Host | None:
     """See `module` as a timm VisionTransformer or Eva; None where it is something else."""
-    names = {f"{kind.__module__}.{kind.__name__}" for kind in type(module).__mro__}
+    names = class_names(module)
     family = next((_FAMILIES[name] for name in _FAMILIES if name in names), None)
     if family is None:
         return None
@@ -54,8 +64,7 @@ def first_norm(block: nn.Module, tokens: Tensor) -> Tensor:
     }
     if kind not in name:
         return tokens
-    normed: Tensor = block.get_submodule(name[kind])(tokens)
-    return normed
+    return apply_child(block, tokens, name[kind])
 
 
 def _grid(embedding: nn.Module, args: tuple[Any, ...], output: Tensor) -> tuple[int, int]:

@@ -1,14 +1,23 @@
 """torchvision's VisionTransformer, SWAG's too, whose head reads the class token alone."""
 
-from torch import Tensor, nn
+from functools import partial
 
-from expedite.patchers.host import Host, Mask, Readout, attribute, map_grid
+from torch import nn
+
+from expedite.patchers.host import (
+    Host,
+    Mask,
+    Readout,
+    apply_child,
+    attribute,
+    class_names,
+    map_grid,
+)
 
 
 def find_host(module: nn.Module) -> Host | None:
     """See `module` as a torchvision VisionTransformer; None where it is something else."""
-    names = {f"{kind.__module__}.{kind.__name__}" for kind in type(module).__mro__}
-    if "torchvision.models.vision_transformer.VisionTransformer" not in names:
+    if "torchvision.models.vision_transformer.VisionTransformer" not in class_names(module):
         return None
     side = attribute(module, "image_size") // attribute(module, "patch_size")
     return Host(
@@ -21,16 +30,11 @@ def find_host(module: nn.Module) -> Host | None:
         grid=map_grid,
         usual_grid=(side, side),
         any_size=False,
-        first_norm=_first_norm,
+        first_norm=partial(apply_child, name="ln_1"),
         # A block takes no mask; its nn.MultiheadAttention adds one over keys, and stays fused.
         mask=Mask("key_padding_mask", position=3, over="keys", module=_attention),
         readout=_readout,
     )
-
-
-def _first_norm(block: nn.Module, tokens: Tensor) -> Tensor:
-    normed: Tensor = block.get_submodule("ln_1")(tokens)
-    return normed
 
 
 def _attention(block: nn.Module) -> nn.Module:

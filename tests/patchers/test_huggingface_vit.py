@@ -1,6 +1,6 @@
 """Models of transformers, made from their configs: taps, recorders, heads, pipelines."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,9 +14,8 @@ import expedite
 from expedite import ExpediteError, clustering
 from expedite.clustering import cluster
 from expedite.reconstruction import reconstruct
-from tests.hosts import images, randomized
+from tests.hosts import counted_reconstructions, images, randomized
 from tests.patchers.test_oracles import HARD, blocky
-from tests.patchers.test_timm_vit import counted_reconstructions
 
 # Its configs take what their annotations do not show.
 hf: Any = transformers
@@ -98,10 +97,7 @@ MODELS: dict[str, tuple[Callable[[], Any], int]] = {
 names = pytest.mark.parametrize("name", list(MODELS))
 
 
-@pytest.fixture(autouse=True)
-def no_gradients() -> Iterator[None]:
-    with torch.no_grad():
-        yield
+pytestmark = pytest.mark.usefixtures("no_gradients")
 
 
 def made(name: str) -> tuple[Any, Tensor]:

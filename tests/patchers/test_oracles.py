@@ -1,6 +1,5 @@
 """Oracles that a shortcut cannot pass (design section 6): what a right patch must reproduce."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -15,10 +14,7 @@ from tests.hosts import images, segmenter, timm_eva, timm_vit
 HARD: dict[str, Any] = {"temperature": 1e-12, "iterations": 1, "k": 1}
 
 
-@pytest.fixture(autouse=True)
-def no_gradients() -> Iterator[None]:
-    with torch.no_grad():
-        yield
+pytestmark = pytest.mark.usefixtures("no_gradients")
 
 
 @pytest.mark.parametrize("make", [timm_vit, timm_eva, segmenter])

@@ -1,6 +1,5 @@
 """Segmenter with both of its exits."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -18,10 +17,7 @@ from tests.hosts import images, open_frames, segmenter
 CELLS = (4, 5)
 
 
-@pytest.fixture(autouse=True)
-def no_gradients() -> Iterator[None]:
-    with torch.no_grad():
-        yield
+pytestmark = pytest.mark.usefixtures("no_gradients")
 
 
 def tokens_before(model: Segmenter, x: Tensor, alpha: int) -> Tensor:

@@ -1,7 +1,5 @@
 """timm VisionTransformers of every kind, with all their ways of being called."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -15,13 +13,13 @@ from timm.models.vision_transformer import (
     ResPostBlock,
     VisionTransformer,
 )
-from torch import Tensor, nn
+from torch import Tensor
 
 import expedite
 from expedite.clustering import cluster
 from expedite.patchers.hooks import find_sessions
 from expedite.reconstruction import reconstruct
-from tests.hosts import images, open_frames, randomized, timm_vit
+from tests.hosts import counted_reconstructions, images, open_frames, randomized, timm_vit
 
 KINDS: dict[str, dict[str, Any]] = {
     "class token": {},
@@ -48,22 +46,7 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.fixture(autouse=True)
-def no_gradients() -> Iterator[None]:
-    with torch.no_grad():
-        yield
-
-
-@contextmanager
-def counted_reconstructions(model: nn.Module) -> Iterator[list[int]]:
-    """How many token grids were reconstructed, by the shape of what went in."""
-    calls: list[int] = []
-    (session,) = find_sessions(model)
-    handle = session.reconstruction.register_forward_hook(
-        lambda module, args, output: calls.append(args[0].shape[1])
-    )
-    yield calls
-    handle.remove()
+pytestmark = pytest.mark.usefixtures("no_gradients")
 
 
 def input_for(kind: str) -> Tensor:

@@ -6,14 +6,9 @@ from torchvision.models import VisionTransformer  # type: ignore[import-untyped]
 import expedite
 from expedite.clustering import cluster
 from expedite.evaluate.flops import count_flops
-from tests.hosts import images, torchvision_vit
-from tests.patchers.test_timm_vit import counted_reconstructions
+from tests.hosts import counted_reconstructions, images, torchvision_vit
 
-
-@pytest.fixture(autouse=True)
-def no_gradients() -> object:
-    with torch.no_grad():
-        yield
+pytestmark = pytest.mark.usefixtures("no_gradients")
 
 
 def by_hand(model: VisionTransformer, x: Tensor) -> Tensor:
