@@ -9,11 +9,11 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from timm.layers.drop import DropPath
 from torch import Tensor, nn
 from torch.nn.init import trunc_normal_
 
 from expedite.errors import ExpediteError
+from expedite.models.vit import Block, resize_positions
 
 
 @dataclass(frozen=True)
@@ -116,20 +116,11 @@ class VisionTransformer(nn.Module):
         learned = [self.cls_token, self.dist_token] if self.config.distilled else [self.cls_token]
         prefix = [token.expand(len(images), -1, -1) for token in learned]
         tokens = torch.cat([*prefix, patches.flatten(2).transpose(1, 2)], dim=1)  # (B, P + N, D)
-        tokens = self.dropout(tokens + self._positions(grid))
+        tokens = self.dropout(tokens + resize_positions(self.pos_embed, self.config.grid, grid))
         for block in self.blocks:
             tokens = block(tokens)
         normed: Tensor = self.norm(tokens)
         return normed
-
-    def _positions(self, grid: tuple[int, int]) -> Tensor:
-        if grid == self.config.grid:
-            return self.pos_embed
-        prefix = self.pos_embed[:, : self.prefix_tokens]
-        as_map = self.pos_embed[:, self.prefix_tokens :].transpose(1, 2)
-        as_map = as_map.reshape(1, -1, *self.config.grid)  # (1, D, H, W)
-        resized = F.interpolate(as_map, size=grid, mode="bilinear")
-        return torch.cat([prefix, resized.flatten(2).transpose(1, 2)], dim=1)
 
 
 class PatchEmbedding(nn.Module):
@@ -189,63 +180,6 @@ class LinearDecoder(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         scores: Tensor = self.head(tokens)
         return scores
-
-
-class Block(nn.Module):
-    """A pre-norm transformer block; `mask` is added to the attention scores."""
-
-    def __init__(self, width: int, heads: int, dropout: float, drop_path: float) -> None:
-        super().__init__()
-        self.norm1 = nn.LayerNorm(width)
-        self.norm2 = nn.LayerNorm(width)
-        self.attn = Attention(width, heads, dropout)
-        self.mlp = FeedForward(width, 4 * width, dropout)
-        self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
-
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        x = x + self.drop_path(self.attn(self.norm1(x), mask))
-        out: Tensor = x + self.drop_path(self.mlp(self.norm2(x)))
-        return out
-
-
-class Attention(nn.Module):
-    """Multi-head self-attention through PyTorch's fused kernel."""
-
-    def __init__(self, width: int, heads: int, dropout: float) -> None:
-        super().__init__()
-        if heads < 1 or width % heads:
-            raise ExpediteError(
-                f"attention of width {width} was asked with {heads} heads; the width must be a "
-                "multiple of the heads (and at least 64 for a mask-transformer decoder)"
-            )
-        self.heads = heads
-        self.dropout = dropout
-        self.qkv = nn.Linear(width, 3 * width)
-        self.proj = nn.Linear(width, width)
-        self.proj_drop = nn.Dropout(dropout)
-
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        qkv = self.qkv(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        q, k, v = qkv.unbind(0)  # (B, heads, N, D / heads)
-        dropout = self.dropout if self.training else 0.0
-        x = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
-        out: Tensor = self.proj_drop(self.proj(x.transpose(1, 2).flatten(2)))  # (B, N, D)
-        return out
-
-
-class FeedForward(nn.Module):
-    """The two-layer perceptron of a block."""
-
-    def __init__(self, width: int, hidden: int, dropout: float) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(width, hidden)
-        self.act = nn.GELU()
-        self.fc2 = nn.Linear(hidden, width)
-        self.drop = nn.Dropout(dropout)
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.drop(self.fc2(self.drop(self.act(self.fc1(x)))))
-        return out
 
 
 def pad_to_multiple(images: Tensor, multiple: int) -> Tensor:
