@@ -11,7 +11,8 @@ from typing import Annotated
 
 import torch
 import typer
-from train_segmenter import Settings, Task, measure, print_ious, run_script, save, train
+from train_segmenter import Settings, Task, measure, print_ious, save, train
+from training import run_script
 
 from expedite.evaluate.datasets import open_folder
 from expedite.evaluate.scenes import CLASSES, write_scenes

@@ -5,14 +5,12 @@
 DIR has the layout of ADE20K: `images/SPLIT/NAME.jpg` and `annotations/SPLIT/NAME.png`. Most epochs
 see the images at half size, where a step costs a fraction, the last ones at full size; the position
 embedding is interpolated between the two. After every epoch the averaged weights are written to
-`--out` as a published checkpoint, with the state that `--resume` goes on from. Needs PyTorch 2.9,
-the first with Muon, which learnt faster than AdamW when both were tried on generated scenes.
+`--out` as a published checkpoint, with the state that `--resume` goes on from.
 """
 
 import math
-import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, cast
@@ -23,12 +21,10 @@ import torch.nn.functional as F
 import typer
 from numpy.random import Generator
 from numpy.typing import NDArray
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor
-from torch.optim import Muon, Optimizer
-from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader, Dataset
+from training import Run, console, jitter_colours, run_script, start, train_epoch
 
 from expedite.errors import ExpediteError
 from expedite.evaluate.datasets import (
@@ -44,8 +40,6 @@ from expedite.evaluate.predict import predict
 from expedite.loading import load_model
 from expedite.models.segmenter import Segmenter, SegmenterConfig
 from expedite.models.segmenter_files import Preprocessing, save_segmenter
-
-console = Console()
 
 
 @dataclass(frozen=True)
@@ -145,47 +139,16 @@ def random_crop(
     return image, np.pad(labels, missing, constant_values=VOID)[box]
 
 
-def jitter_colours(image: Tensor, rng: Generator) -> Tensor:
-    """Change brightness, contrast and saturation of an image (3, H, W) in [0, 1]."""
-    brightness, contrast, saturation = rng.uniform(-0.1, 0.1), *rng.uniform(0.75, 1.25, 2)
-    image = (image - 0.5) * contrast + 0.5 + brightness
-    grey = image.mean(0)
-    return torch.clamp(grey + (image - grey) * saturation, 0, 1)
+def segmentation_loss(model: Segmenter, images: Tensor, labels: Tensor, bf16: bool) -> Tensor:
+    """Cross-entropy of the class scores of images (B, 3, H, W) with labels (B, H, W)."""
+    device = next(model.parameters()).device
+    with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+        scores = model(images.to(device))  # (B, n_cls, H, W)
+    return F.cross_entropy(scores.float(), labels.to(device), ignore_index=VOID)
 
 
-@dataclass
-class Run:
-    """Everything that changes while training."""
-
-    model: Segmenter
-    averaged: AveragedModel
-    optimizers: list[Optimizer]
-    epoch: int = 0
-
-    def save(self, path: Path) -> None:
-        """Write what `restore` reads, whole or not at all."""
-        state = {
-            "epoch": self.epoch,
-            "model": self.model.state_dict(),
-            "averaged": self.averaged.state_dict(),
-            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
-        }
-        partial = path.with_suffix(".partial")
-        torch.save(state, partial)
-        partial.replace(path)
-
-    def restore(self, path: Path) -> None:
-        """Go on from where `path` was written."""
-        state = torch.load(path, weights_only=True)
-        self.model.load_state_dict(state["model"])
-        self.averaged.load_state_dict(state["averaged"])
-        for optimizer, of_it in zip(self.optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(of_it)
-        self.epoch = state["epoch"]
-
-
-def start(settings: Settings, n_cls: int, steps: int, device: torch.device) -> Run:
-    """A model with random weights, their moving average and the optimizer."""
+def begin(settings: Settings, n_cls: int, steps: int, device: torch.device) -> Run[Segmenter]:
+    """A model with random weights, to be trained for `steps`."""
     torch.manual_seed(settings.seed)
     config = SegmenterConfig(
         image_size=(settings.window, settings.window),
@@ -196,65 +159,24 @@ def start(settings: Settings, n_cls: int, steps: int, device: torch.device) -> R
         n_cls=n_cls,
         decoder_layers=settings.decoder_layers,
     )
-    model = Segmenter(config).to(device)
-    # The average spans about the last twentieth of the steps.
-    share = min(0.5, 20 / max(steps, 1))
-    averaged = AveragedModel(model, avg_fn=lambda mean, new, _: torch.lerp(mean, new, share))
-    return Run(model, averaged, make_optimizers(model, settings))
+    return start(Segmenter(config).to(device), steps, settings.lr, settings.lr)
 
 
-def make_optimizers(model: Segmenter, settings: Settings) -> list[Optimizer]:
-    """Muon for the matrices of the blocks, AdamW for all else; one learning rate suits both."""
-    inside = {name: p for name, p in model.named_parameters() if ".blocks." in name and p.ndim == 2}
-    others = [p for name, p in model.named_parameters() if name not in inside]
-    matrices = list(inside.values())
-    return [
-        Muon(matrices, settings.lr, weight_decay=0.05, adjust_lr_fn="match_rms_adamw"),
-        torch.optim.AdamW(others, settings.lr, weight_decay=0.0),
-    ]
-
-
-def learning_rate(settings: Settings, epoch: int, share: float) -> float:
-    """Warm-up and cosine over the pixels seen; `share` of `epoch` is behind."""
-    pixels = [side**2 for side in settings.sides]
-    progress = (sum(pixels[:epoch]) + share * pixels[epoch]) / sum(pixels)
-    warm_up = min(1.0, progress / 0.05)
-    return settings.lr * warm_up * 0.5 * (1 + math.cos(math.pi * progress))
-
-
-def train_epoch(run: Run, folder: SegmentationFolder, settings: Settings) -> float:
-    """One pass over the folder; returns the mean loss."""
-    side = settings.sides[run.epoch]
-    crops = Crops(folder, side, (settings.seed, run.epoch))
+def pass_over(run: Run[Segmenter], folder: SegmentationFolder, settings: Settings) -> float:
+    """Train on every image of the folder once; returns the mean loss."""
+    crops = Crops(folder, settings.sides[run.epoch], (settings.seed, run.epoch))
     order = torch.Generator().manual_seed(settings.seed + run.epoch)
     loader = DataLoader(
         crops, settings.batch, shuffle=True, generator=order, num_workers=settings.workers
     )
-    losses = []
-    for step, (images, labels) in enumerate(loader):
-        rate = learning_rate(settings, run.epoch, step / len(loader))
-        for group in (group for each in run.optimizers for group in each.param_groups):
-            group["lr"] = rate
-        losses.append(train_step(run, images, labels, settings.bf16))
-    run.epoch += 1
-    return sum(losses) / len(losses)
-
-
-def train_step(run: Run, images: Tensor, labels: Tensor, bf16: bool) -> float:
-    """Update the weights and their average from one batch; returns the loss."""
-    device = next(run.model.parameters()).device
-    images, labels = images.to(device), labels.to(device)
     run.model.train()
-    with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-        scores = run.model(images)  # (B, n_cls, H, W)
-    loss = F.cross_entropy(scores.float(), labels, ignore_index=VOID)
-    run.model.zero_grad()
-    torch.autograd.backward(loss)
-    torch.nn.utils.clip_grad_norm_(run.model.parameters(), 1.0)
-    for optimizer in run.optimizers:
-        optimizer.step()
-    run.averaged.update_parameters(run.model)
-    return loss.item()
+    pixels = [side**2 for side in settings.sides]
+    return train_epoch(
+        run,
+        loader,
+        pixels,
+        lambda images, labels: segmentation_loss(run.model, images, labels, settings.bf16),
+    )
 
 
 @dataclass(frozen=True)
@@ -295,23 +217,22 @@ def train(
     """Train, printing loss and held-out IoU after each epoch; returns the averaged model."""
     out.mkdir(parents=True, exist_ok=True)
     steps = len(settings.sides) * math.ceil(len(task.train) / settings.batch)
-    run = start(settings, task.n_cls, steps, device)
+    run = begin(settings, task.n_cls, steps, device)
     state = out / "training.pth"
     if resume and state.is_file():
         run.restore(state)
-    averaged = cast(Segmenter, run.averaged.module)
     for side in settings.sides[run.epoch :]:
         began = time.perf_counter()
-        loss = train_epoch(run, task.train, settings)
+        loss = pass_over(run, task.train, settings)
         seconds = time.perf_counter() - began
-        checkpoint = save(averaged, settings, side, task.dataset, out)
+        checkpoint = save(run.averaged, settings, side, task.dataset, out)
         run.save(state)
         iou = measure(checkpoint, task.val, device, settings.bf16).mean_iou()
         console.print(
             f"epoch {run.epoch}/{len(settings.sides)} at {side} px: loss {loss:.3f}, "
             f"mean IoU {100 * iou:.1f} %, {seconds:.0f} s"
         )
-    return averaged
+    return run.averaged
 
 
 def save(model: Segmenter, settings: Settings, side: int, dataset: str, out: Path) -> Path:
@@ -341,15 +262,6 @@ def print_ious(agreement: Agreement, names: Sequence[str] = ()) -> None:
     for index, iou in enumerate(agreement.iou().tolist()):
         table.add_row(names[index] if names else str(index), f"{100 * iou:.1f}")
     console.print(table)
-
-
-def run_script(command: Callable[..., None]) -> None:
-    """Run a command line; what cannot be done ends in one sentence and exit code 2."""
-    try:
-        typer.run(command)
-    except ExpediteError as error:
-        console.print(f"error: {error}", soft_wrap=True)
-        sys.exit(2)
 
 
 def main(

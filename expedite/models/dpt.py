@@ -25,17 +25,18 @@ class DPTConfig:
         heads: Of each block.
         layers: Blocks.
         taps: Indices of the blocks whose outputs are read: four, or two behind a ResNet.
-        features: Channels of the four maps made of them, finest first.
+        features: Channels of the four maps made of them, finest first; a ResNet's first two have
+            256 and 512.
         image_size: (height, width) in pixels at which the position embedding is stored.
-        stages: Layers in the stages of the ResNet before a hybrid's blocks, which the first two
-            maps come from; none for patches of pixels.
+        stages: Layers in the three stages of the ResNet before a hybrid's blocks, which the first
+            two maps come from; none for patches of pixels.
         fused: Channels while maps are fused.
         n_cls: Classes; None for depth.
         scale: Depth is 1 / (scale · output + shift) in metres; None leaves relative inverse depth.
         shift: See `scale`.
 
     Raises:
-        ExpediteError: Taps that the architecture does not have.
+        ExpediteError: Taps or stages that there are not.
     """
 
     width: int
@@ -56,6 +57,11 @@ class DPTConfig:
             raise ExpediteError(
                 f"taps at the blocks {self.taps} were asked of {self.layers}; {due} from 0 to "
                 f"{self.layers - 1} are due"
+            )
+        if self.stages and (len(self.stages) != 3 or self.features[:2] != (256, 512)):
+            raise ExpediteError(
+                f"a ResNet of {len(self.stages)} stages with maps of {self.features[:2]} channels "
+                "was asked; DPT's has three, and maps of 256 and 512"
             )
 
 

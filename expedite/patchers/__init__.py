@@ -4,17 +4,18 @@ from collections.abc import Callable, Iterator
 
 from torch import nn
 
-from expedite.patchers import huggingface_vit, segmenter, timm_vit, torchvision_vit
+from expedite.patchers import dpt, huggingface_vit, segmenter, timm_vit, torchvision_vit
 from expedite.patchers.host import Host
 
 FAMILIES: tuple[Callable[[nn.Module], Host | None], ...] = (
     segmenter.find_host,
+    dpt.find_host,
     timm_vit.find_host,
     torchvision_vit.find_host,
     huggingface_vit.find_host,
 )
 FAMILY_NAMES = (
-    "Segmenter (expedite.models.segmenter)",
+    "Segmenter and DPT (expedite.models)",
     "timm VisionTransformer and Eva",
     "torchvision VisionTransformer",
     "transformers ViT, DeiT, DINOv2, DINOv3 and DPT",

@@ -8,11 +8,13 @@ import torch
 import train_segmenter
 from PIL import Image
 from torch import Tensor
-from train_segmenter import Crops, Run, Settings, Task, learning_rate, open_task, train
+from train_segmenter import Crops, Settings, Task, begin, open_task, segmentation_loss, train
+from training import Run, step_down
 
 from expedite.errors import ExpediteError
 from expedite.evaluate.datasets import VOID, SegmentationFolder, open_folder
 from expedite.evaluate.scenes import CLASSES, write_scenes
+from expedite.models.segmenter import Segmenter
 from expedite.models.segmenter_files import load_segmenter
 
 CPU = torch.device("cpu")
@@ -47,15 +49,15 @@ def test_resuming_ends_at_the_same_weights(
 ) -> None:
     task = open_task(data, dataset="", n_cls=0, val_images=2)
     train(task, SETTINGS, tmp_path / "whole", CPU)
-    train_epoch = train_segmenter.train_epoch
+    pass_over = train_segmenter.pass_over
 
-    def interrupted(run: Run, folder: SegmentationFolder, settings: Settings) -> float:
+    def interrupted(run: Run[Segmenter], folder: SegmentationFolder, settings: Settings) -> float:
         if run.epoch == 2:
             raise KeyboardInterrupt
-        return train_epoch(run, folder, settings)
+        return pass_over(run, folder, settings)
 
     with monkeypatch.context() as patched:
-        patched.setattr(train_segmenter, "train_epoch", interrupted)
+        patched.setattr(train_segmenter, "pass_over", interrupted)
         with pytest.raises(KeyboardInterrupt):
             train(task, SETTINGS, tmp_path / "parts", CPU)
     train(task, SETTINGS, tmp_path / "parts", CPU, resume=True)
@@ -65,10 +67,12 @@ def test_resuming_ends_at_the_same_weights(
 
 def test_loss_falls(data: Path) -> None:
     settings = Settings(width=64, layers=1, window=32, full_epochs=0, small_epochs=12, batch=3)
-    run = train_segmenter.start(settings, len(CLASSES), 24, CPU)
+    run = begin(settings, len(CLASSES), 24, CPU)
     batch = [Crops(open_folder(data, "train"), 32, (0, 0))[index] for index in range(3)]
     images, labels = (torch.stack(each) for each in zip(*batch, strict=True))
-    losses = [train_segmenter.train_step(run, images, labels, bf16=False) for _ in range(12)]
+    losses = [
+        step_down(run, segmentation_loss(run.model, images, labels, bf16=False)) for _ in range(12)
+    ]
     assert losses[-1] < 0.8 * losses[0]
 
 
@@ -88,18 +92,6 @@ def test_crops_keep_image_and_labels_together(tmp_path: Path) -> None:
         agree = (bright == (classes == 1))[counted].float().mean()
         assert agree > 0.9
         assert counted.any()
-
-
-def test_learning_rate_rises_then_falls_over_both_sizes() -> None:
-    settings = Settings(small_epochs=4, full_epochs=1, lr=1.0)
-    rates = [
-        learning_rate(settings, epoch, share / 50) for epoch in range(5) for share in range(50)
-    ]
-    assert rates[0] == 0
-    assert max(rates) > 0.95
-    assert rates[-1] < 0.01
-    # The one epoch at full size sees as many pixels as the four at half size.
-    assert learning_rate(settings, 4, 0.0) == pytest.approx(0.5)
 
 
 def test_counts_classes_and_refuses_too_few(data: Path) -> None:
