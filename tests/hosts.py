@@ -5,10 +5,12 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
+import torch.nn.functional as F
 import torchvision  # type: ignore[import-untyped]
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from expedite.models.dpt import DPT, DPTConfig
 from expedite.models.segmenter import Segmenter, SegmenterConfig
 from expedite.patchers.hooks import find_sessions
 
@@ -69,6 +71,33 @@ def segmenter(**changes: Any) -> Segmenter:
     torch.manual_seed(0)
     model = Segmenter(SegmenterConfig(**{**arguments, "n_layers": 4, "n_cls": 5, **changes}))
     return randomized(model)
+
+
+def dpt(**changes: Any) -> DPT:
+    """Four blocks of width 32 on 8×8 tokens of 16 pixels, each read by the head."""
+    arguments: dict[str, Any] = {"width": 32, "heads": 2, "layers": 4, "taps": (0, 1, 2, 3)}
+    sizes: dict[str, Any] = {"features": (8, 16, 32, 32), "image_size": (128, 128), "fused": 16}
+    torch.manual_seed(0)
+    model = DPT(DPTConfig(**{**arguments, **sizes, "scale": 1.0, "shift": 0.5, **changes}))
+    randomized(model.pretrained.model)  # as much in the convolutions would overflow float16
+    return model.eval()
+
+
+class Enlarged(nn.Module):
+    """A model on images enlarged four times: DPT's patches have 16 pixels."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        output: Tensor = self.model(F.interpolate(images, scale_factor=4))
+        return output
+
+
+def enlarged_dpt() -> Enlarged:
+    """`dpt` for images of 32×32."""
+    return Enlarged(dpt()).eval()
 
 
 def randomized(model: Model) -> Model:

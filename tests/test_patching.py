@@ -20,6 +20,7 @@ from expedite import ExpediteError, Plan, Span
 from expedite.evaluate.speed import attention_kernel
 from expedite.patchers.hooks import find_sessions
 from tests.hosts import (
+    enlarged_dpt,
     huggingface_vit,
     images,
     open_frames,
@@ -36,6 +37,7 @@ HOSTS: dict[str, Make] = {
     "torchvision": torchvision_vit,
     "transformers": huggingface_vit,
     "segmenter": segmenter,
+    "dpt": enlarged_dpt,
 }
 PLAN = Plan((Span(alpha=1, clusters=4),))
 

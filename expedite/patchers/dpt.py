@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import nn
 
-from expedite.patchers.host import Host, Mask, Readout, Reads, apply_child, map_grid
+from expedite.patchers.host import Host, Mask, Readout, Reads, apply_child, attribute, map_grid
 
 
 def find_host(module: nn.Module) -> Host | None:
@@ -44,4 +44,4 @@ def _reads(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
     from expedite.models.dpt import DPT
 
     encoder = module.pretrained.model if isinstance(module, DPT) else module
-    return Reads(frozenset(encoder.taps), last=False)  # type: ignore[arg-type]
+    return Reads(frozenset(attribute(encoder, "taps")), last=False)
