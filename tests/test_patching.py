@@ -20,10 +20,12 @@ from expedite import ExpediteError, Plan, Span
 from expedite.evaluate.speed import attention_kernel
 from expedite.patchers.hooks import find_sessions
 from tests.hosts import (
+    huggingface_beit,
     huggingface_vit,
     images,
     open_frames,
     segmenter,
+    timm_beit,
     timm_eva,
     timm_vit,
     torchvision_vit,
@@ -33,8 +35,10 @@ Make = Callable[[], nn.Module]
 HOSTS: dict[str, Make] = {
     "timm": timm_vit,
     "eva": timm_eva,
+    "timm BEiT": timm_beit,
     "torchvision": torchvision_vit,
     "transformers": huggingface_vit,
+    "transformers BEiT": huggingface_beit,
     "segmenter": segmenter,
 }
 PLAN = Plan((Span(alpha=1, clusters=4),))
