@@ -408,8 +408,11 @@ def test_refuses_plans_that_cannot_be_carried_out(arguments: Any, message: str) 
 
 
 def test_refuses_unknown_models_and_names_known_ones() -> None:
-    with pytest.raises(ExpediteError, match=r"no known host was found in .*Linear; known are Seg"):
+    message = r"no known host was found in .*Linear, which has no blocks with .*; known are Seg"
+    with pytest.raises(ExpediteError, match=message):
         expedite.patch(nn.Linear(2, 2), PLAN)
+    with pytest.raises(ExpediteError, match=message):
+        expedite.describe(nn.Linear(2, 2))
 
 
 def test_refuses_to_choose_between_two_hosts() -> None:
