@@ -174,7 +174,7 @@ class Session:
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Arguments of a block's attention by which clusters weigh by their mass, where they do."""
         slot, mask = self.host.mask, frame.mask
-        if slot is None or mask is None or len(mask) == 0:  # PyTorch cannot mask an empty batch
+        if slot is None or mask is None or mask.shape[0] == 0:  # PyTorch cannot mask an empty batch
             return args, kwargs
         mask = mask if slot.over == "scores" else mask[:, 0, 0]
         if len(args) > slot.position:
