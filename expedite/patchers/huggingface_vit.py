@@ -118,7 +118,8 @@ def _mask(config: Any, block: nn.Module) -> Mask | None:
 
 def _projection(backbone: nn.Module) -> nn.Module:
     """The convolution whose output is the grid, behind DPT's hybrid embedding too."""
-    embeddings = next(m for path, m in backbone.named_modules() if path.endswith("embeddings"))
+    paths = ("embeddings", "beit.embeddings")  # the latter in BEiT's backbone
+    embeddings = next(m for path, m in backbone.named_modules() if path in paths)
     owner = getattr(embeddings, "patch_embeddings", embeddings)
     projection: Any = getattr(owner, "projection", owner)
     assert isinstance(projection, nn.Module)
