@@ -15,6 +15,7 @@ from expedite.patchers import FAMILY_NAMES, find_hosts
 from expedite.patchers.hooks import find_sessions, install, remove
 from expedite.patchers.host import Host
 from expedite.patchers.session import Session
+from expedite.patchers.unknown import explain
 from expedite.plan import Method, Plan, make_plan
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -228,10 +229,7 @@ def _the_host(model: nn.Module) -> tuple[str, Host]:
         if module is session.host.model
     ]
     if not hosts:
-        raise ExpediteError(
-            f"no known host was found in {type(model).__module__}.{type(model).__name__}; known "
-            f"are {', '.join(FAMILY_NAMES)}, and host= says where blocks are in any other"
-        )
+        raise ExpediteError(explain(model, FAMILY_NAMES))
     if len(hosts) > 1:
         paths = ", ".join(repr(path) for path, _ in hosts)
         raise ExpediteError(f"{len(hosts)} hosts were found, at {paths}; patch one of them")

@@ -35,6 +35,18 @@ def timm_eva(**changes: Any) -> Any:
     return randomized(Eva(**{**arguments, **rotary, **changes}))
 
 
+def timm_beit(**changes: Any) -> Any:
+    """Four blocks of width 32 on 8×8 tokens of 4 pixels, relative biases of each and of all."""
+    from timm.models.beit import Beit
+
+    arguments = {"img_size": 32, "patch_size": 4, "embed_dim": 32, "depth": 4, "num_heads": 2}
+    biases = {"use_rel_pos_bias": True, "use_shared_rel_pos_bias": True}
+    torch.manual_seed(0)
+    return randomized(
+        Beit(**{**arguments, **biases, "num_classes": 10, "head_init_scale": 0, **changes})
+    )
+
+
 def torchvision_vit(**changes: Any) -> Any:
     """Four blocks of width 32 on 8×8 tokens of 4 pixels."""
     arguments = {"image_size": 32, "patch_size": 4, "num_layers": 4, "num_heads": 2}
@@ -63,6 +75,17 @@ def huggingface_vit() -> Tokens:
     config = Dinov2Config(**sizes, mlp_ratio=2, image_size=32, patch_size=4)
     torch.manual_seed(0)
     return randomized(Tokens(Dinov2Model(config)))
+
+
+def huggingface_beit() -> Tokens:
+    """Four blocks of width 32 on 8×8 tokens of 4 pixels, relative biases of each and of all."""
+    from transformers import BeitConfig, BeitModel
+
+    sizes: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 2}
+    sizes |= {"intermediate_size": 64, "image_size": 32, "patch_size": 4}
+    sizes |= {"use_relative_position_bias": True, "use_shared_relative_position_bias": True}
+    torch.manual_seed(0)
+    return randomized(Tokens(BeitModel(BeitConfig(**sizes))))
 
 
 def segmenter(**changes: Any) -> Segmenter:

@@ -21,10 +21,12 @@ from expedite.evaluate.speed import attention_kernel
 from expedite.patchers.hooks import find_sessions
 from tests.hosts import (
     enlarged_dpt,
+    huggingface_beit,
     huggingface_vit,
     images,
     open_frames,
     segmenter,
+    timm_beit,
     timm_eva,
     timm_vit,
     torchvision_vit,
@@ -34,8 +36,10 @@ Make = Callable[[], nn.Module]
 HOSTS: dict[str, Make] = {
     "timm": timm_vit,
     "eva": timm_eva,
+    "timm BEiT": timm_beit,
     "torchvision": torchvision_vit,
     "transformers": huggingface_vit,
+    "transformers BEiT": huggingface_beit,
     "segmenter": segmenter,
     "dpt": enlarged_dpt,
 }
@@ -406,8 +410,11 @@ def test_refuses_plans_that_cannot_be_carried_out(arguments: Any, message: str) 
 
 
 def test_refuses_unknown_models_and_names_known_ones() -> None:
-    with pytest.raises(ExpediteError, match=r"no known host was found in .*Linear; known are Seg"):
+    message = r"no known host was found in .*Linear, which has no blocks with .*; known are Seg"
+    with pytest.raises(ExpediteError, match=message):
         expedite.patch(nn.Linear(2, 2), PLAN)
+    with pytest.raises(ExpediteError, match=message):
+        expedite.describe(nn.Linear(2, 2))
 
 
 def test_refuses_to_choose_between_two_hosts() -> None:

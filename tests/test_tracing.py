@@ -10,8 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounter
 
+import expedite
 from expedite.clustering import TokenClustering
 from expedite.reconstruction import TokenReconstruction
+from tests.hosts import images, timm_beit, timm_vit
 
 GRID, CLUSTERS = (12, 16), (5, 6)  # neither divides: adaptive pooling would not export
 SWITCHES: list[tuple[dict[str, Any], dict[str, Any]]] = [
@@ -85,3 +87,12 @@ def test_exports_to_onnx_with_a_dynamic_batch(
         tokens = torch.randn(count, 192, 8)
         found = session.run(None, {session.get_inputs()[0].name: tokens.numpy()})[0]
         np.testing.assert_allclose(found, model(tokens).numpy(), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("make", [timm_vit, timm_beit])
+def test_a_patched_model_exports_for_any_batch(make: Any) -> None:
+    model = expedite.patch(make(), alpha=1, clusters=CLUSTERS)
+    shapes = ({0: torch.export.Dim("batch")},)
+    with torch.no_grad():
+        exported = torch.export.export(model, (images(2),), dynamic_shapes=shapes).module()
+        torch.testing.assert_close(exported(images(5)), model(images(5)))

@@ -16,9 +16,9 @@ FAMILIES: tuple[Callable[[nn.Module], Host | None], ...] = (
 )
 FAMILY_NAMES = (
     "Segmenter and DPT (expedite.models)",
-    "timm VisionTransformer and Eva",
+    "timm VisionTransformer, Eva and Beit",
     "torchvision VisionTransformer",
-    "transformers ViT, DeiT, DINOv2, DINOv3 and DPT",
+    "transformers ViT, DeiT, DINOv2, DINOv3, DPT and BEiT",
 )
 
 

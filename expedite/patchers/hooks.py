@@ -4,14 +4,14 @@ Every hook is a module-level callable object, so that a patched model copies, pi
 and its copy can be unpatched like the model itself.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
 from expedite.errors import ExpediteError
-from expedite.patchers.host import Method
+from expedite.patchers.methods import CallMethod, MakeBias, MethodHook, in_place_of
 from expedite.patchers.session import Frame, Session
 
 Arguments = tuple[Any, ...]
@@ -67,7 +67,7 @@ class EnterBlock(Hook):
         if not frame.levels:
             return (tokens, *args[1:]), kwargs
         kwargs = self.session.with_positions(frame, kwargs)
-        if self.session.of_full_grid(args, kwargs):
+        if self.session.of_full_grid(frame, args, kwargs):
             raise ExpediteError(
                 f"block {self.index} was called with a mask, which covers the full grid, and it is "
                 "to run on clusters; call the model without a mask, or unpatch it"
@@ -144,22 +144,14 @@ class LeaveHead(Hook):
         return self.session.leave_head(frame, output, self.queries)
 
 
-@dataclass(eq=False)
-class CallMethod(Hook):
-    """Stands on an instance in place of a method that hooks do not see, and calls that method."""
+class NoteSharedBias(Hook):
+    """After the model made the bias that it hands to all blocks."""
 
-    module: nn.Module
-    method: Method
-    before: Callable[..., Any] | None  # what stood on the instance, if anything did
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        self.session.open(Frame(False, self.method.reads(self.module, *args, **kwargs)))
-        try:
-            if self.before is not None:
-                return self.before(*args, **kwargs)
-            return getattr(type(self.module), self.method.name)(self.module, *args, **kwargs)
-        finally:
-            self.session.close()
+    def __call__(
+        self, module: nn.Module, args: Arguments, kwargs: Keywords, output: Tensor
+    ) -> None:
+        if (frame := self.session.frame) is not None:
+            frame.shared_bias = output
 
 
 def install(session: Session) -> None:
@@ -175,6 +167,10 @@ def install(session: Session) -> None:
             if host.mask is not None:
                 _before(host.mask.module(host.blocks[index]), AddMask(session))
             _after(host.blocks[index], LeaveBlock(session, index))
+            if host.bias is not None and (maker := host.bias.own(host.blocks[index])) is not None:
+                in_place_of(maker, host.bias.method, MakeBias, session)
+    if host.bias is not None and host.bias.shared is not None:
+        _after(host.bias.shared, NoteSharedBias(session))
     if host.pooled is not None:
         _after(host.pooled, AverageClusters(session))
     if plan.reconstruct_at == "head" and host.head is not None:
@@ -187,9 +183,7 @@ def install(session: Session) -> None:
         elif head.blocks:
             _after(head.blocks[-1], LeaveHead(session, head.queries))
     for method in host.methods:
-        before = vars(host.backbone).get(method.name)
-        call = CallMethod(session, host.backbone, method, before)
-        setattr(host.backbone, method.name, call)
+        in_place_of(host.backbone, method.name, CallMethod, session, method.reads)
 
 
 def remove(model: nn.Module) -> None:
@@ -200,7 +194,7 @@ def remove(model: nn.Module) -> None:
                 for table in (hooks, *companions):
                     table.pop(key, None)
         for name, value in list(vars(module).items()):
-            if isinstance(value, CallMethod):
+            if isinstance(value, MethodHook):
                 delattr(module, name)
                 if value.before is not None:
                     setattr(module, name, value.before)

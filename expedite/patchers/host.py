@@ -109,6 +109,26 @@ class Rotary:
 
 
 @dataclass(frozen=True)
+class Bias:
+    """How blocks add to attention scores what depends on the offset between two tokens.
+
+    What makes a bias is a module with a table, and its method: a block's own, or one for all
+    blocks, whose output each of them takes in place of a mask.
+
+    Args:
+        method: The name of the makers' method.
+        own: Maps a block to the maker of its bias, None where it has none of its own.
+        shared: The maker of the bias for all blocks.
+        table: Maps a maker and a grid (H, W) to its table, laid out as `bias.cluster_bias` has it.
+    """
+
+    method: str
+    own: Callable[[nn.Module], nn.Module | None]
+    shared: nn.Module | None
+    table: Callable[[nn.Module, tuple[int, int]], Tensor]
+
+
+@dataclass(frozen=True)
 class Host:
     """A model as the patchers see it.
 
@@ -126,6 +146,7 @@ class Host:
             themselves where it has none.
         mask: How blocks take a mask that is added to attention scores; None where they cannot.
         rotary: Set where blocks rotate queries and keys by their positions.
+        bias: Set where blocks add relative position biases; only hosts with a `mask` can.
         readout: What the head reads; looked up at every call, since heads can be exchanged.
         pooled: The module after which tokens are averaged, where the readout can be "mean".
         reads: Maps the model or the backbone and the arguments of a call to what the call reads.
@@ -147,6 +168,7 @@ class Host:
     mask: Mask | None
     readout: Callable[[nn.Module], Readout]
     rotary: Rotary | None = None
+    bias: Bias | None = None
     pooled: nn.Module | None = None
     reads: Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], Reads] = _nothing_more
     methods: tuple[Method, ...] = ()

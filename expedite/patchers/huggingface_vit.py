@@ -1,4 +1,4 @@
-"""Plain ViTs of Hugging Face transformers: ViT, DeiT, DINOv2 and its registers, DINOv3, DPT.
+"""Plain ViTs of Hugging Face transformers: ViT, DeiT, DINOv2 and its registers, DINOv3, DPT, BEiT.
 
 Found by the names of classes, since paths inside these models move between releases. The library
 records what blocks put out through hooks of its own; hidden states, feature maps and DPT's stages
@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from expedite.patchers import huggingface_beit
 from expedite.patchers.host import (
     Host,
     Mask,
@@ -30,6 +31,7 @@ _BLOCKS = {
     "Dinov2WithRegistersLayer": ("norm1", 1),
     "DINOv3ViTLayer": ("norm1", 1),
     "DPTViTLayer": ("layernorm_before", 1),
+    "BeitLayer": ("layernorm_before", 1),
 }
 # Heads by what they read of the last block; what is not here reads every token.
 _READOUTS: Mapping[str, Readout] = {
@@ -42,6 +44,10 @@ _READOUTS: Mapping[str, Readout] = {
     "UperNetForSemanticSegmentation": "taps",
     "Dinov2Backbone": "taps",
     "Dinov2WithRegistersBackbone": "taps",
+    "BeitForImageClassification": "mean",  # or the class token, which stays beside it
+    "BeitForSemanticSegmentation": "taps",
+    "BeitBackbone": "taps",
+    "ZoeDepthForDepthEstimation": "taps",
 }
 _BACKBONES = {
     "ViTModel",
@@ -53,6 +59,8 @@ _BACKBONES = {
     "DPTModel",
     "Dinov2Backbone",
     "Dinov2WithRegistersBackbone",
+    "BeitModel",
+    "BeitBackbone",
 }
 
 
@@ -80,7 +88,9 @@ def find_host(module: nn.Module) -> Host | None:
         first_norm=_first_norm,
         mask=_mask(config, blocks[0]),
         rotary=Rotary("position_embeddings", _swap, _join),
+        bias=huggingface_beit.find_bias(backbone),
         readout=_readout,
+        pooled=huggingface_beit.pooled(backbone),
         reads=_reads,
         taps="hidden states and feature maps, where a call reads them",
     )
@@ -108,7 +118,8 @@ def _mask(config: Any, block: nn.Module) -> Mask | None:
 
 def _projection(backbone: nn.Module) -> nn.Module:
     """The convolution whose output is the grid, behind DPT's hybrid embedding too."""
-    embeddings = backbone.get_submodule("embeddings")
+    paths = ("embeddings", "beit.embeddings")  # the latter in BEiT's backbone
+    embeddings = next(m for path, m in backbone.named_modules() if path in paths)
     owner = getattr(embeddings, "patch_embeddings", embeddings)
     projection: Any = getattr(owner, "projection", owner)
     assert isinstance(projection, nn.Module)
@@ -155,6 +166,8 @@ def _reads(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> R
         # A hybrid's first two come from its convolutions.
         indices = config.backbone_out_indices[2 if config.is_hybrid else 0 :]
         states |= {1 + index for index in indices}
+    elif type(model).__name__ == "BeitForSemanticSegmentation":
+        states |= huggingface_beit.head_states(config, depth)
     # The first hidden state is what enters the first block.
     taps = frozenset(state - 1 for state in states if state > 0)
     return Reads(taps, last=_readout(model) == "tokens", first=0 in states)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from expedite.clustering import Clustering, TokenClustering, pool
 from expedite.errors import ExpediteError
+from expedite.patchers.bias import cluster_bias
 from expedite.patchers.host import Host, Reads
 from expedite.patchers.rotary import cluster_positions, rotate
 from expedite.plan import Plan
@@ -48,6 +49,7 @@ class Frame:
     levels: list[Level] = field(default_factory=list)
     mask: Tensor | None = None
     positions: Any = None  # the clusters' rotary positions, as blocks take them
+    shared_bias: Tensor | None = None  # of the full grid, as the model hands it to blocks
     # Cluster tokens set aside while the reader of a tap is handed the full grid.
     stream: Tensor | None = None
 
@@ -135,7 +137,7 @@ class Session:
             )
         prefix = self.host.prefix_tokens
         tokens = _on_grid(tokens, prefix, 0, lambda body: self._cluster(frame, index, block, body))
-        frame.mask = self._mask(frame, tokens, prefix, 0)
+        frame.mask = self._with_shared_bias(frame, self._mask(frame, tokens, prefix, 0))
         frame.positions = None
         return tokens
 
@@ -172,18 +174,19 @@ class Session:
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Arguments of a block's attention by which clusters weigh by their mass, where they do."""
         slot, mask = self.host.mask, frame.mask
-        if slot is None or mask is None or len(mask) == 0:  # PyTorch cannot mask an empty batch
+        if slot is None or mask is None or mask.shape[0] == 0:  # PyTorch cannot mask an empty batch
             return args, kwargs
         mask = mask if slot.over == "scores" else mask[:, 0, 0]
         if len(args) > slot.position:
             return (*args[: slot.position], mask, *args[slot.position + 1 :]), kwargs
         return args, {**kwargs, slot.argument: mask}
 
-    def of_full_grid(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    def of_full_grid(self, frame: Frame, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
         """Whether a block got a mask, or anything else that has the size of the grid."""
         known = self.host.rotary.argument if self.host.rotary else None
         others = [*args[1:], *(value for name, value in kwargs.items() if name != known)]
-        return any(isinstance(value, Tensor) for value in others) or bool(kwargs.get("is_causal"))
+        unknown = [value for value in others if value is not frame.shared_bias]
+        return any(isinstance(value, Tensor) for value in unknown) or bool(kwargs.get("is_causal"))
 
     def with_positions(self, frame: Frame, kwargs: dict[str, Any]) -> dict[str, Any]:
         """Arguments of a block with rotary positions of the clusters in place of the tokens'."""
@@ -198,6 +201,12 @@ class Session:
             places = cluster_positions(records, frame.grid, sin.device)
             frame.positions = rotary.join(*rotate(sin, cos, frame.grid, places))
         return {**kwargs, rotary.argument: frame.positions}
+
+    def bias(self, frame: Frame, maker: nn.Module) -> Tensor:
+        """The clusters' relative position bias, (1, heads, 1 + h·w, 1 + h·w)."""
+        assert self.host.bias is not None and frame.grid is not None
+        table = self.host.bias.table(maker, frame.grid)
+        return cluster_bias(table, frame.grid, frame.levels[-1].record.clusters)
 
     def average(self, frame: Frame, tokens: Tensor) -> Tensor:
         """One token, the mean that the clusters' masses weigh, in place of all but the prefix."""
@@ -239,6 +248,13 @@ class Session:
             return None
         log_mass = frame.levels[-1].record.mass.clamp_min(_LEAST_MASS).log()
         return F.pad(log_mass, (prefix, suffix))[:, None, None].to(tokens.dtype)
+
+    def _with_shared_bias(self, frame: Frame, mask: Tensor | None) -> Tensor | None:
+        shared = self.host.bias.shared if self.host.bias else None
+        if shared is None or frame.keeps_every_token:
+            return mask
+        bias = self.bias(frame, shared)
+        return bias if mask is None else bias + mask  # (B, heads, keys, keys)
 
     def _stays_clustered(self, frame: Frame, index: int) -> bool:
         """Whether nobody reads the full grid of the last block's output."""

@@ -1,4 +1,4 @@
-"""timm's VisionTransformer and Eva (EVA02, DINOv3, rotary ViTs), and what timm makes of them."""
+"""timm's VisionTransformer, Eva (EVA02, DINOv3, rotary ViTs) and Beit, in all their kinds."""
 
 from typing import Any
 
@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from expedite.patchers.host import (
+    Bias,
     Host,
     Mask,
     Method,
@@ -20,11 +21,17 @@ from expedite.patchers.host import (
 _FAMILIES = {
     "timm.models.vision_transformer.VisionTransformer": "timm VisionTransformer",
     "timm.models.eva.Eva": "timm Eva",
+    "timm.models.beit.Beit": "timm Beit",
+}
+_MASKS = {
+    "timm VisionTransformer": Mask("attn_mask", position=1),
+    "timm Eva": Mask("attn_mask", position=2),
+    "timm Beit": Mask("shared_rel_pos_bias", position=1),
 }
 
 
 def find_host(module: nn.Module) -> Host | None:
-    """See `module` as a timm VisionTransformer or Eva; None where it is something else."""
+    """See `module` as a timm VisionTransformer, Eva or Beit; None where it is something else."""
     names = class_names(module)
     family = next((_FAMILIES[name] for name in _FAMILIES if name in names), None)
     if family is None:
@@ -39,10 +46,11 @@ def find_host(module: nn.Module) -> Host | None:
         embedding=embedding,
         grid=_grid,
         usual_grid=attribute(embedding, "grid_size"),
-        any_size=attribute(module, "dynamic_img_size"),
+        any_size=getattr(module, "dynamic_img_size", False),
         first_norm=first_norm,
-        mask=Mask("attn_mask", position=2 if family == "timm Eva" else 1),
+        mask=_MASKS[family],
         rotary=Rotary("rope", _split, _join),
+        bias=_bias(module) if family == "timm Beit" else None,
         readout=_readout,
         pooled=module.get_submodule("norm"),
         methods=(
@@ -73,6 +81,20 @@ def _grid(embedding: nn.Module, args: tuple[Any, ...], output: Tensor) -> tuple[
     return rows, columns
 
 
+def _bias(model: nn.Module) -> Bias:
+    return Bias("_get_rel_pos_bias", _own_bias, attribute(model, "rel_pos_bias"), _table)
+
+
+def _own_bias(block: nn.Module) -> nn.Module | None:
+    attention = block.get_submodule("attn")
+    return None if attribute(attention, "relative_position_bias_table") is None else attention
+
+
+def _table(maker: nn.Module, grid: tuple[int, int]) -> Tensor:
+    table: Tensor = attribute(maker, "relative_position_bias_table")
+    return table
+
+
 def _split(rope: Tensor) -> tuple[Tensor, Tensor]:
     sin, cos = rope.chunk(2, -1)
     return sin, cos
@@ -83,7 +105,7 @@ def _join(sin: Tensor, cos: Tensor) -> Tensor:
 
 
 def _readout(model: nn.Module) -> Readout:
-    if attribute(model, "attn_pool") is not None:
+    if getattr(model, "attn_pool", None) is not None:
         return "tokens"
     pool = attribute(model, "global_pool")
     if pool == "token":

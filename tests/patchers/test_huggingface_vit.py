@@ -25,20 +25,20 @@ DINO: dict[str, Any] = {**SIZE, "mlp_ratio": 2, "image_size": 32, "patch_size": 
 DINO_3: dict[str, Any] = {**VIT, "num_register_tokens": 2}
 NECK: dict[str, Any] = {"neck_hidden_sizes": [16] * 4, "fusion_hidden_size": 16}
 FACTORS = {"reassemble_factors": [4, 2, 1, 0.5]}
+BEIT: dict[str, Any] = {**VIT, "use_relative_position_bias": True}
+STAGES = ["stage1", "stage2", "stage3", "stage4"]
 DPT: dict[str, Any] = {**VIT, **NECK, **FACTORS, "backbone_out_indices": [0, 1, 2, 3]}
 
 
 def depth_anything() -> Any:
-    stages = ["stage1", "stage2", "stage3", "stage4"]
-    backbone = hf.Dinov2Config(**DINO, out_features=stages, reshape_hidden_states=False)
+    backbone = hf.Dinov2Config(**DINO, out_features=STAGES, reshape_hidden_states=False)
     config = hf.DepthAnythingConfig(
         backbone_config=backbone, reassemble_hidden_size=32, patch_size=4, **NECK, **FACTORS
     )
     return hf.DepthAnythingForDepthEstimation(config)
 
 
-def upernet() -> Any:
-    backbone = hf.Dinov2Config(**DINO, out_features=["stage1", "stage3", "stage4"])
+def upernet(backbone: Any) -> Any:
     heads = {"hidden_size": 32, "auxiliary_in_channels": 32, "pool_scales": [1, 2]}
     config = hf.UperNetConfig(backbone_config=backbone, **heads, auxiliary_channels=8)
     return hf.UperNetForSemanticSegmentation(config)
@@ -64,6 +64,32 @@ def hybrid() -> Any:
         backbone_config=convolutions,
     )
     return hf.DPTForDepthEstimation(config)
+
+
+def beit_segmenter() -> Any:
+    # Its indices count from one, the embedding's: it reads all blocks but the last of five.
+    sizes = {**BEIT, "num_hidden_layers": 5, "out_indices": [2, 3, 4, 5]}
+    heads = {"pool_scales": [1, 2], "auxiliary_channels": 8}
+    return hf.BeitForSemanticSegmentation(hf.BeitConfig(**sizes, **heads))
+
+
+def flat_beit() -> Any:
+    """What a BEiT under DPT's neck is made from: feature maps with the class token, as tokens."""
+    return hf.BeitConfig(**BEIT, out_features=STAGES, reshape_hidden_states=False)
+
+
+def dpt_of_beit() -> Any:
+    sizes = {**NECK, **FACTORS, "backbone_out_indices": [0, 1, 2, 3]}
+    return hf.DPTForDepthEstimation(hf.DPTConfig(backbone_config=flat_beit(), **sizes))
+
+
+def zoedepth() -> Any:
+    heads = {"bottleneck_features": 16, "num_attractors": [4, 2, 2, 1], "bin_embedding_dim": 8}
+    bins = [{"n_bins": 8, "min_depth": 0.001, "max_depth": 10.0, "name": "nyu"}]
+    config = hf.ZoeDepthConfig(
+        backbone_config=flat_beit(), **NECK, **FACTORS, **heads, bin_configurations=bins
+    )
+    return hf.ZoeDepthForDepthEstimation(config)
 
 
 # With the number of grids that a call reconstructs at alpha=1: none for a class token.
@@ -92,7 +118,28 @@ MODELS: dict[str, tuple[Callable[[], Any], int]] = {
     "DPT segmentation": (lambda: hf.DPTForSemanticSegmentation(hf.DPTConfig(**DPT)), 3),
     "DPT hybrid": (hybrid, 2),
     "Depth Anything": (depth_anything, 3),
-    "UperNet": (upernet, 2),
+    "UperNet": (
+        lambda: upernet(hf.Dinov2Config(**DINO, out_features=["stage1", "stage3", "stage4"])),
+        2,
+    ),
+    "BEiT": (lambda: hf.BeitModel(hf.BeitConfig(**BEIT)), 1),
+    "BEiT, shared bias": (
+        lambda: hf.BeitModel(hf.BeitConfig(**VIT, use_shared_relative_position_bias=True)),
+        1,
+    ),
+    "BEiT classifier": (lambda: hf.BeitForImageClassification(hf.BeitConfig(**BEIT)), 0),
+    "BEiT class token": (
+        lambda: hf.BeitForImageClassification(hf.BeitConfig(**BEIT, use_mean_pooling=False)),
+        0,
+    ),
+    "BEiT segmentation": (beit_segmenter, 3),
+    "BEiT backbone": (lambda: hf.BeitBackbone(hf.BeitConfig(**BEIT, out_features=STAGES)), 3),
+    "UperNet of BEiT": (
+        lambda: upernet(hf.BeitConfig(**BEIT, out_features=["stage1", "stage3", "stage4"])),
+        2,
+    ),
+    "DPT of BEiT": (dpt_of_beit, 3),
+    "ZoeDepth": (zoedepth, 3),
 }
 names = pytest.mark.parametrize("name", list(MODELS))
 
@@ -135,7 +182,7 @@ def test_every_hidden_state_has_the_full_grid(name: str, recorded_before: bool) 
     expedite.patch(model, alpha=2, clusters=4)
     states = model(x, output_hidden_states=True).hidden_states
     assert len({state.shape for state in states}) == 1
-    assert len(states) == 5
+    assert len(states) == 1 + expedite.describe(model).blocks
     if plain is not None:
         assert all(torch.equal(a, b) for a, b in zip(states[:3], plain[:3], strict=True))
         assert not torch.allclose(states[3], plain[3], rtol=1e-3, atol=1e-3)
@@ -190,7 +237,17 @@ def test_images_of_other_shapes() -> None:
         assert model(images(1, height, width)).predicted_depth.shape == (1, height, width)
 
 
-@pytest.mark.parametrize(("name", "taps"), [("DPT depth", 4), ("DPT hybrid", 2), ("UperNet", 3)])
+@pytest.mark.parametrize(
+    ("name", "taps"),
+    [
+        ("DPT depth", 4),
+        ("DPT hybrid", 2),
+        ("UperNet", 3),
+        ("BEiT segmentation", 4),
+        ("DPT of BEiT", 4),
+        ("ZoeDepth", 4),
+    ],
+)
 def test_every_tap_from_the_first_block_on_is_reconstructed(name: str, taps: int) -> None:
     # A short tap of 4×4 tokens raises nothing in DPT's neck: it must never get there.
     model, x = made(name)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 import expedite
 from expedite import clustering
-from tests.hosts import images, segmenter, timm_eva, timm_vit
+from tests.hosts import images, segmenter, timm_beit, timm_eva, timm_vit
 
 # Every token its own cluster, told apart by hard assignment after one step.
 HARD: dict[str, Any] = {"temperature": 1e-12, "iterations": 1, "k": 1}
@@ -17,7 +17,7 @@ HARD: dict[str, Any] = {"temperature": 1e-12, "iterations": 1, "k": 1}
 pytestmark = pytest.mark.usefixtures("no_gradients")
 
 
-@pytest.mark.parametrize("make", [timm_vit, timm_eva, segmenter])
+@pytest.mark.parametrize("make", [timm_vit, timm_eva, timm_beit, segmenter])
 @pytest.mark.parametrize(
     "settings",
     [{}, {"delta": False}, {"space": "tokens"}, {"log_mass": False}, {"reconstruction": "knn"}],

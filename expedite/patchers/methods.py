@@ -1,0 +1,59 @@
+"""What stands in place of methods of a patched model, where hooks on modules see nothing.
+
+Put in place and taken off by `hooks`; module-level callable objects like the hooks there.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from expedite.patchers.host import Reads
+from expedite.patchers.session import Frame, Session
+
+
+@dataclass(eq=False)
+class MethodHook:
+    """Stands on an instance in place of a method that hooks do not see."""
+
+    session: Session
+    module: nn.Module
+    name: str
+    before: Callable[..., Any] | None  # what stood on the instance, if anything did
+
+    def original(self, *args: Any, **kwargs: Any) -> Any:
+        if self.before is not None:
+            return self.before(*args, **kwargs)
+        return getattr(type(self.module), self.name)(self.module, *args, **kwargs)
+
+
+@dataclass(eq=False)
+class CallMethod(MethodHook):
+    """Opens a call in which only the backbone runs."""
+
+    reads: Callable[..., Reads]
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        self.session.open(Frame(False, self.reads(self.module, *args, **kwargs)))
+        try:
+            return self.original(*args, **kwargs)
+        finally:
+            self.session.close()
+
+
+class MakeBias(MethodHook):
+    """Gives a block the bias of the clusters in place of the full grid's."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        frame = self.session.frame
+        if frame is None or frame.keeps_every_token:
+            return self.original(*args, **kwargs)
+        return self.session.bias(frame, self.module)
+
+
+def in_place_of(
+    module: nn.Module, name: str, kind: type[MethodHook], session: Session, *more: Any
+) -> None:
+    """Put a hook of a kind in place of a module's method, over what stands there."""
+    setattr(module, name, kind(session, module, name, vars(module).get(name), *more))
