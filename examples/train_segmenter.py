@@ -27,16 +27,10 @@ from torch.utils.data import DataLoader, Dataset
 from training import Run, console, jitter_colours, run_script, start, train_epoch
 
 from expedite.errors import ExpediteError
-from expedite.evaluate.datasets import (
-    LABEL_RULES,
-    VOID,
-    LabelRule,
-    Sample,
-    SegmentationFolder,
-    open_folder,
-)
+from expedite.evaluate.datasets import ImageFolder, open_folder
 from expedite.evaluate.metrics import Agreement
 from expedite.evaluate.predict import predict
+from expedite.evaluate.truths import LABEL_RULES, VOID, LabelRule, Sample
 from expedite.loading import load_model
 from expedite.models.segmenter import Segmenter, SegmenterConfig
 from expedite.models.segmenter_files import Preprocessing, save_segmenter
@@ -98,7 +92,7 @@ class Settings:
 class Crops(Dataset[tuple[Tensor, Tensor]]):
     """Augmented crops of one epoch: images (3, side, side) in [-1, 1] and labels (side, side)."""
 
-    folder: SegmentationFolder
+    folder: ImageFolder
     side: int
     seed: tuple[int, int]
 
@@ -162,7 +156,7 @@ def begin(settings: Settings, n_cls: int, steps: int, device: torch.device) -> R
     return start(Segmenter(config).to(device), steps, settings.lr, settings.lr)
 
 
-def pass_over(run: Run[Segmenter], folder: SegmentationFolder, settings: Settings) -> float:
+def pass_over(run: Run[Segmenter], folder: ImageFolder, settings: Settings) -> float:
     """Train on every image of the folder once; returns the mean loss."""
     crops = Crops(folder, settings.sides[run.epoch], (settings.seed, run.epoch))
     order = torch.Generator().manual_seed(settings.seed + run.epoch)
@@ -183,8 +177,8 @@ def pass_over(run: Run[Segmenter], folder: SegmentationFolder, settings: Setting
 class Task:
     """What to learn: images with class maps, and how the data set's labels are called."""
 
-    train: SegmentationFolder
-    val: SegmentationFolder
+    train: ImageFolder
+    val: ImageFolder
     n_cls: int
     dataset: str
 
@@ -205,7 +199,7 @@ def open_task(data: Path, dataset: str, n_cls: int, val_images: int) -> Task:
     return Task(folder, val, n_cls or found, dataset)
 
 
-def count_classes(folder: SegmentationFolder) -> int:
+def count_classes(folder: ImageFolder) -> int:
     """One more than the largest class index in a folder."""
     maps = (labels_of(sample) for sample in folder)
     return 1 + max(int(labels[labels != VOID].max(initial=0)) for labels in maps)
@@ -243,7 +237,7 @@ def save(model: Segmenter, settings: Settings, side: int, dataset: str, out: Pat
 
 @torch.inference_mode()
 def measure(
-    checkpoint: Path, folder: SegmentationFolder, device: torch.device, bf16: bool = False
+    checkpoint: Path, folder: ImageFolder, device: torch.device, bf16: bool = False
 ) -> Agreement:
     """Compare what a checkpoint predicts with the labels of a folder."""
     loaded = load_model(f"segmenter:{checkpoint}")

@@ -4,7 +4,7 @@ import json
 import os
 import shlex
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -15,13 +15,18 @@ import yaml
 from rich.console import Console
 
 from expedite.errors import ExpediteError
-from expedite.evaluate.datasets import LABEL_RULES, LabelRule, open_folder
+from expedite.evaluate.datasets import open_folder
 from expedite.evaluate.demo import run_demo
 from expedite.evaluate.flops import FlopCount, count_flops
 from expedite.evaluate.memory import peak_memory
-from expedite.evaluate.report import write_report
+from expedite.evaluate.report import Section, write_report
 from expedite.evaluate.run import Request, run_sweep
 from expedite.evaluate.speed import setting, time_pairs, twin
+from expedite.evaluate.tasks import task_of
+from expedite.evaluate.tasks.base import Task
+from expedite.evaluate.tasks.classes import Segmentation
+from expedite.evaluate.tasks.depth import Depth
+from expedite.evaluate.truths import LABEL_RULES, DepthRule, LabelRule, TruthRule
 from expedite.loading import LoadedModel, load_model
 from expedite.patching import describe, grid_of, patch
 from expedite.plan import Plan, make_plan
@@ -75,7 +80,9 @@ def version_option(
 @app.command("sweep")
 def sweep_command(
     model: Model,
-    data: Annotated[Path, typer.Option(help="Folder with images/SPLIT and annotations/SPLIT.")],
+    data: Annotated[
+        Path, typer.Option(help="Folder with images/SPLIT and annotations/SPLIT or depth/SPLIT.")
+    ],
     out: Annotated[Path, typer.Option(help="Folder for results, plots and the report.")],
     alpha: Annotated[str, typer.Option(help="One or more, as in 4,6.")],
     clusters: Annotated[str | None, typer.Option(help="One or more, as in 16,20,15x52.")] = None,
@@ -92,6 +99,12 @@ def sweep_command(
     reduce_zero_label: Annotated[
         bool, typer.Option(help="Label 0 does not count and classes begin at 1, as in ADE20K.")
     ] = False,
+    depth_scale: Annotated[
+        float | None, typer.Option(help="What a metre is in depth PNGs; default 1000, KITTI's 256.")
+    ] = None,
+    max_depth: Annotated[
+        float | None, typer.Option(help="Metres that depth counts up to; default: the data set's.")
+    ] = None,
     image_size: ImageSize = None,
     classes: Classes = None,
     device: Device = "auto",
@@ -100,7 +113,8 @@ def sweep_command(
 ) -> None:
     """Measure every combination of alpha and clusters, and write a table, plots and a report."""
     loaded = load_model(model, _size(image_size), classes)
-    rule = _label_rule(loaded, ignore_index, reduce_zero_label)
+    task = _task(loaded, max_depth)
+    rule = _truth_rule(loaded, task, ignore_index, reduce_zero_label, depth_scale)
     samples = open_folder(data, split, rule, limit)
     plans = [
         _plan(_parse(int, a), size, share, beta, method, reconstruct_at, settings)
@@ -108,6 +122,7 @@ def sweep_command(
     ]
     request = Request(
         loaded=loaded,
+        task=task,
         samples=samples,
         plans=plans,
         out=out,
@@ -118,7 +133,8 @@ def sweep_command(
             "data": str(data),
             "split": split,
             "images": len(samples),
-            "rule": asdict(rule),
+            "rule": asdict(rule) if rule else None,
+            "protocol": task.protocol(),
             "device": device,
             "dtype": dtype,
         },
@@ -129,7 +145,8 @@ def sweep_command(
     )
     console = Console()
     results = run_sweep(request, console)
-    console.print(f"written: {write_report(results, out)}, results.csv and results.json beside it")
+    page = write_report(out, [Section(results, out)])
+    console.print(f"written: {page}, results.csv and results.json beside it")
 
 
 @app.command("describe")
@@ -229,7 +246,7 @@ def demo_command(
     images: Annotated[int, typer.Option(help="How many scenes to measure on.")] = 24,
     seconds: Seconds = 1.0,
 ) -> None:
-    """Sweep the shipped Segmenter on generated scenes: no download, two minutes on two cores."""
+    """Sweep the shipped models on generated scenes: no download, two minutes on two cores."""
     run_demo(out, images, seconds, Console(), _command())
 
 
@@ -379,7 +396,35 @@ def _parse(kind: type[Number], text: str) -> Number:
         raise ExpediteError(f"'{text}' was given where a number is due") from error
 
 
-def _label_rule(loaded: LoadedModel, ignore_index: int | None, reduce_zero: bool) -> LabelRule:
+def _task(loaded: LoadedModel, max_depth: float | None) -> Task[Any]:
+    task = task_of(loaded)
+    if max_depth is None:
+        return task
+    if not isinstance(task, Depth) or not task.metric:
+        raise ExpediteError(f"--max-depth was given; '{loaded.name}' gives no depth in metres")
+    return replace(task, maximum=max_depth)
+
+
+def _truth_rule(
+    loaded: LoadedModel,
+    task: Task[Any],
+    ignore_index: int | None,
+    reduce_zero: bool,
+    depth_scale: float | None,
+) -> TruthRule | None:
+    """How labels are stored that the task can be compared with; None where there are none."""
+    of_task = {
+        "--ignore-index": ("segmentation", ignore_index is not None),
+        "--reduce-zero-label": ("segmentation", reduce_zero),
+        "--depth-scale": ("depth", depth_scale is not None),
+    }
+    for option, (name, given) in of_task.items():
+        if given and task.name != name:
+            raise ExpediteError(f"{option} was given; '{loaded.name}' is for {task.name}")
+    if isinstance(task, Depth) and task.metric:
+        return DepthRule() if depth_scale is None else DepthRule(depth_scale)
+    if not isinstance(task, Segmentation):
+        return None
     known = LABEL_RULES.get(loaded.dataset, LabelRule())
     return LabelRule(
         known.ignore_index if ignore_index is None else ignore_index,

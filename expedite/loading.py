@@ -3,10 +3,10 @@
 import importlib.util
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal
 
 from safetensors import SafetensorError
 from torch import nn
@@ -21,6 +21,7 @@ from expedite.models.segmenter_files import (
 )
 
 Triple = tuple[float, float, float]
+TaskName = Literal["segmentation", "classification", "depth"]
 
 _FORMS = (
     "segmenter:FILE (a checkpoint with its variant.yml), hf:FOLDER (of a model of transformers, or "
@@ -43,6 +44,8 @@ class LoadedModel:
         window_stride: Step of sliding windows in pixels; None resizes whole images.
         short_side: Pixels of an image's shorter side before windows are cut.
         dataset: The data set it was trained on by its published name, where known.
+        task: What its output is; None where only a look at the output tells.
+        metric_depth: Whether depth is in metres, and not relative.
     """
 
     name: str
@@ -54,6 +57,8 @@ class LoadedModel:
     window_stride: int | None = None
     short_side: int | None = None
     dataset: str = ""
+    task: TaskName | None = None
+    metric_depth: bool = True
 
 
 def load_model(
@@ -63,7 +68,8 @@ def load_model(
 
     Args:
         spec: `segmenter:FILE`, `segmenter:BACKBONE`, `hf:FOLDER`, `timm:NAME`, `torchvision:NAME`
-            or `FILE.py:FACTORY`, a function without arguments that returns a model with weights.
+            or `FILE.py:FACTORY`, a function without arguments that returns a model with weights,
+            and may give it a `pretrained_cfg` with "input_size", "mean", "std" and "task".
         image_size: (height, width); None takes the model's own.
         classes: How many, where weights are random; None takes the architecture's own.
 
@@ -120,6 +126,7 @@ def _loaded_segmenter(
         window_stride=preprocessing.window_stride,
         short_side=preprocessing.im_size,
         dataset=preprocessing.dataset,
+        task="segmentation",
     )
 
 
@@ -182,7 +189,11 @@ def _hugging_face(
     backbone = getattr(config, "backbone_config", None)
     side: Any = getattr(config, "image_size", None) or getattr(backbone, "image_size", 224)
     size = image_size or ((side, side) if isinstance(side, int) else (side[0], side[1]))
-    return LoadedModel(spec, model, size, mean, deviation, trained=True)
+    loaded = LoadedModel(spec, model, size, mean, deviation, trained=True)
+    if not type(model).__name__.endswith("ForDepthEstimation"):
+        return loaded
+    metric = getattr(config, "depth_estimation_type", None) == "metric"
+    return replace(loaded, task="depth", metric_depth=metric)
 
 
 def _processing(name: str) -> tuple[Triple, Triple]:
@@ -214,7 +225,9 @@ def _factory(
         raise ExpediteError(f"'{spec}' does not say its image size; give --image-size")
     mean, deviation = NORMALIZATIONS["deit"]
     mean, deviation = config.get("mean", mean), config.get("std", deviation)
-    return LoadedModel(spec, model.eval(), (size[0], size[1]), mean, deviation, trained=True)
+    size = (size[0], size[1])
+    task: TaskName | None = config.get("task")
+    return LoadedModel(spec, model.eval(), size, mean, deviation, trained=True, task=task)
 
 
 _Kind = Callable[[str, str, tuple[int, int] | None, int | None], LoadedModel]

@@ -55,6 +55,25 @@ def torchvision_vit(**changes: Any) -> Any:
     return randomized(torchvision.models.VisionTransformer(**{**arguments, **sizes, **changes}))
 
 
+class DepthViT(nn.Module):
+    """Depth (B, h, w) in metres from the tokens of a ViT, one a token."""
+
+    def __init__(self, vit: Any) -> None:
+        super().__init__()
+        self.vit = vit
+        self.head = nn.Linear(vit.embed_dim, 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        tokens: Tensor = self.head(self.vit(images)).squeeze(-1)  # (B, N)
+        return 20 * tokens.sigmoid().reshape(-1, *self.vit.patch_embed.grid_size)
+
+
+def depth_vit(**changes: Any) -> DepthViT:
+    """Four blocks of width 32 on 8×8 tokens of 4 pixels."""
+    plain = {"num_classes": 0, "class_token": False, "global_pool": ""}
+    return randomized(DepthViT(timm_vit(**{**plain, **changes})))
+
+
 class Tokens(nn.Module):
     """A model of transformers that returns its tokens and nothing else."""
 

@@ -1,5 +1,6 @@
 """The commands as a person types them: what they print, write and refuse."""
 
+import csv
 import json
 import pickle
 import subprocess
@@ -14,6 +15,7 @@ import torch
 from PIL import Image
 
 from expedite.cli import main
+from expedite.evaluate.scenes import write_scenes
 from expedite.models.segmenter_files import Preprocessing, save_segmenter
 from expedite.version import __version__
 from tests.hosts import segmenter
@@ -108,8 +110,9 @@ def test_sweep_writes_tables_plots_and_a_page(
     rows = json.loads((tmp_path / "out/results.json").read_text())["rows"]
     assert [row["plan"] and row["plan"]["spans"][0]["alpha"] for row in rows] == [None, 1, 2]
     for row in rows:
-        assert min(row["gflops"], row["fps"], row["memory_mb"], row["miou"], row["fidelity"]) > 0
-    assert rows[0]["retention"] == rows[0]["fidelity"] == 1
+        figures = (row["gflops"], row["fps"], row["memory_mb"], row["metrics"]["miou"])
+        assert min(*figures, row["fidelity"]["miou"]) > 0
+    assert rows[0]["retention"] == rows[0]["fidelity"]["miou"] == 1
     assert len((tmp_path / "out/results.csv").read_text().splitlines()) == 4
 
 
@@ -122,7 +125,8 @@ def test_sweep_goes_on_where_it_stopped(sweep: list[object], run: Run, tmp_path:
     run(*sweep)
     rows = json.loads(path.read_text())["rows"]
     assert rows[:-1] == content["rows"]  # times included: nothing was measured again
-    assert (rows[-1]["plan"], rows[-1]["miou"]) == (dropped["plan"], dropped["miou"])
+    for name in ("plan", "metrics", "fidelity", "retention"):
+        assert rows[-1][name] == dropped[name]
 
 
 def test_sweep_does_not_mix_with_another(
@@ -165,7 +169,49 @@ def test_random_weights_give_no_accuracy(data: Path, run: Run, tmp_path: Path) -
     )
     content = json.loads((out / "results.json").read_text())
     assert "The weights are random" in content["notes"][0]
-    assert all(row["miou"] is row["fidelity"] is None for row in content["rows"])
+    assert all(row["metrics"] == row["fidelity"] == {} for row in content["rows"])
+
+
+@pytest.fixture
+def depth_sweep(tmp_path: Path) -> list[object]:
+    """The words of a sweep of a depth model over two scenes into tmp_path/out."""
+    (tmp_path / "mine.py").write_text(
+        "from tests.hosts import depth_vit\n\n\ndef net():\n    model = depth_vit()\n"
+        '    model.pretrained_cfg = {"input_size": (3, 32, 32), "task": "depth"}\n'
+        "    return model\n"
+    )
+    write_scenes(tmp_path / "scenes", "val", 2, (32, 48))
+    words = ["--data", tmp_path / "scenes", "--out", tmp_path / "out", *PLAN]
+    return ["sweep", f"{tmp_path}/mine.py:net", *words, "--seconds", "0", "--device", "cpu"]
+
+
+def test_sweep_of_a_depth_model(depth_sweep: list[object], run: Run, tmp_path: Path) -> None:
+    printed = run(*depth_sweep)
+    assert "AbsRel" in printed
+    content = json.loads((tmp_path / "out/results.json").read_text())
+    base, row = content["rows"]
+    assert content["task"] == "depth"
+    assert base["metrics"]["rmse"] > 0 < row["fidelity"]["rmse"]
+    assert row["retention"] == base["metrics"]["rmse"] / row["metrics"]["rmse"]
+    assert "from 0.001 to 80 m" in content["notes"][0]
+    with (tmp_path / "out/results.csv").open() as file:
+        _, line = csv.DictReader(file)
+    assert float(line["abs_rel"]) == row["metrics"]["abs_rel"]
+    assert float(line["fidelity_delta1"]) == row["fidelity"]["delta1"]
+    run(*depth_sweep)
+    again = json.loads((tmp_path / "out/results.json").read_text())
+    assert again == content  # times included: nothing was measured again
+
+
+def test_the_protocol_of_depth_is_part_of_a_sweep(
+    depth_sweep: list[object], run: Run, refusal: Run, tmp_path: Path
+) -> None:
+    run(*depth_sweep)
+    assert "another protocol" in refusal(*depth_sweep, "--max-depth", 10)
+    assert "another rule" in refusal(*depth_sweep, "--depth-scale", 256)
+    run(*depth_sweep, "--max-depth", 10, "--out", tmp_path / "near")
+    notes = json.loads((tmp_path / "near/results.json").read_text())["notes"]
+    assert "from 0.001 to 10 m" in notes[0]
 
 
 def test_describe_says_what_a_plan_leaves(checkpoint: Path, run: Run) -> None:
@@ -351,6 +397,45 @@ class TestBadInput:
     ) -> None:
         assert sentence in refusal(*sweep, *words)
         assert not (tmp_path / "out").exists()
+
+    @pytest.mark.parametrize(
+        ("words", "sentence"),
+        [
+            (("--depth-scale", "256"), "is for segmentation"),
+            (("--max-depth", "10"), "gives no depth in metres"),
+        ],
+    )
+    def test_options_of_depth_for_classes(
+        self, words: tuple[str, ...], sentence: str, sweep: list[Any], refusal: Run
+    ) -> None:
+        text = refusal(*sweep, *words)
+        assert f"{words[0]} was given" in text
+        assert sentence in text
+
+    @pytest.mark.parametrize(
+        ("words", "sentence"),
+        [
+            (("--ignore-index", "11"), "--ignore-index was given; "),
+            (("--reduce-zero-label",), "is for depth"),
+            (("--depth-scale", "0"), "a depth scale of 0.0 was asked"),
+            (("--max-depth", "-1"), "to -1.0 m was asked"),
+        ],
+    )
+    def test_impossible_sweep_of_depth(
+        self,
+        words: tuple[str, ...],
+        sentence: str,
+        depth_sweep: list[Any],
+        refusal: Run,
+        tmp_path: Path,
+    ) -> None:
+        assert sentence in refusal(*depth_sweep, *words)
+        assert not (tmp_path / "out").exists()
+
+    def test_depth_of_8_bits(self, depth_sweep: list[object], refusal: Run, tmp_path: Path) -> None:
+        Image.new("L", (48, 32)).save(tmp_path / "scenes/depth/val/00001.png")
+        assert "depth is due in one channel of 16 bits" in refusal(*depth_sweep, started=True)
+        assert list(tmp_path.glob("out/*")) == []
 
     def test_negative_seconds(self, sweep: list[object], refusal: Run, tmp_path: Path) -> None:
         assert "-1.0 seconds" in refusal(*sweep, "--seconds", "-1", started=True)

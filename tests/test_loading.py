@@ -18,7 +18,7 @@ from tests.hosts import images, segmenter
 FACTORIES = """
 import torch
 import transformers
-from tests.hosts import timm_vit
+from tests.hosts import depth_vit, timm_vit
 
 def plain():
     return timm_vit()
@@ -27,6 +27,11 @@ def configured():
     model = timm_vit()
     model.pretrained_cfg = {"input_size": (3, 32, 48), "mean": (0.1, 0.2, 0.3), "std": (1, 1, 1)}
     return model.train()
+
+def deep():
+    model = depth_vit()
+    model.pretrained_cfg = {"input_size": (3, 32, 32), "task": "depth"}
+    return model
 
 def nothing():
     return None
@@ -84,6 +89,12 @@ def test_a_factory_says_how_its_model_is_fed(factories: Path) -> None:
     assert not loaded.model.training
 
 
+def test_a_factory_says_what_its_model_is_for(factories: Path) -> None:
+    loaded = load_model(f"{factories}:deep")
+    assert (loaded.task, loaded.metric_depth) == ("depth", True)
+    assert load_model(f"{factories}:configured").task is None
+
+
 def test_a_factory_that_says_nothing_needs_an_image_size(factories: Path) -> None:
     assert load_model(f"{factories}:plain", (32, 32)).image_size == (32, 32)
     with pytest.raises(ExpediteError, match="give --image-size"):
@@ -102,6 +113,7 @@ def test_classes_of_a_checkpoint_are_its_own(tmp_path: Path) -> None:
         load_model(f"segmenter:{path}", classes=9)
 
 
+KINDS = ("metric", "relative")
 SIZES = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 2}
 
 
@@ -131,6 +143,34 @@ def test_a_folder_of_transformers(folder: Path) -> None:
     prediction = predict(loaded, loaded.model, np.zeros((50, 70, 3), np.uint8))
     assert prediction.indices.shape == (50, 70)
     assert prediction.classes == 3
+
+
+@pytest.mark.parametrize(
+    ("family", "said", "metric"),
+    [("DPT", {}, False), ("DepthAnything", {}, False)]
+    + [("DepthAnything", {"depth_estimation_type": kind}, kind == "metric") for kind in KINDS],
+)
+def test_depth_of_transformers_is_relative_unless_it_says_so(
+    tmp_path: Path, family: str, said: dict[str, str], metric: bool
+) -> None:
+    hf: Any = transformers
+    sizes = {**SIZES, "image_size": 28, "patch_size": 14}
+    stages = {
+        "out_features": ["stage1", "stage2", "stage3", "stage4"],
+        "reshape_hidden_states": False,
+    }
+    backbone = hf.Dinov2Config(**sizes, **stages, mlp_ratio=2)
+    made = getattr(hf, f"{family}Config")(
+        **said,
+        backbone_config=backbone,
+        reassemble_hidden_size=32,
+        neck_hidden_sizes=[8] * 4,
+        fusion_hidden_size=8,
+    )
+    getattr(hf, f"{family}ForDepthEstimation")(made).save_pretrained(tmp_path)
+    loaded = load_model(f"hf:{tmp_path}")
+    assert (loaded.task, loaded.metric_depth) == ("depth", metric)
+    assert predict(loaded, loaded.model, np.zeros((50, 70, 3), np.uint8)).shape == (50, 70)
 
 
 def test_a_folder_of_transformers_that_is_damaged(folder: Path) -> None:

@@ -1,35 +1,70 @@
-"""The demo: a shipped Segmenter swept over generated scenes, with nothing to download."""
+"""The demo: shipped models swept over generated scenes, with nothing to download."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from rich.console import Console
 
-from expedite.evaluate.datasets import Sample
 from expedite.evaluate.picture import draw_plan
-from expedite.evaluate.report import Picture, label, write_report
+from expedite.evaluate.report import Picture, Section, write_report
 from expedite.evaluate.results import Results
 from expedite.evaluate.run import Request, run_sweep
-from expedite.evaluate.scenes import render_scene, scene_seed
+from expedite.evaluate.scenes import FARTHEST, render_scene, scene_seed
 from expedite.evaluate.speed import twin
 from expedite.evaluate.sweep import Row
+from expedite.evaluate.table import label
+from expedite.evaluate.tasks import TASKS, task_of
+from expedite.evaluate.truths import NO_DEPTH, Sample
 from expedite.loading import LoadedModel, load_model
 from expedite.patching import patch
 from expedite.plan import make_plan
 from expedite.version import __version__
 
-_CHECKPOINT = Path(__file__).parents[1] / "assets" / "demo-segmenter" / "checkpoint.pth"
-_SIZE = (256, 384)  # of scenes, and of the one window that sees each: 32×48 tokens
-_PLANS = [(2, (16, 24)), (2, (18, 27)), (2, (20, 30)), (3, (16, 24)), (3, (20, 30))]
+_ASSETS = Path(__file__).parents[1] / "assets"
+_CHECKPOINT = _ASSETS / "demo-segmenter" / "checkpoint.pth"
+_DPT = _ASSETS / "demo-dpt" / "checkpoint.pth"
+_SIZE = (256, 384)  # of scenes
 _PICTURED = 3  # a scene with something of everything
-# How much of the mIoU a plan must keep to be recommended.
+# How much of its first metric a plan must keep to be recommended.
 _KEPT = 0.98
 
 
-def run_demo(out: Path, count: int, seconds: float, console: Console, command: str) -> Results:
-    """Sweep the shipped model on `count` unseen scenes and write report, plots and a picture.
+@dataclass(frozen=True)
+class Instrument:
+    """A shipped model and what is measured of it; both see images as 32×48 tokens.
+
+    Args:
+        folder: Below the demo's, for its results.
+        spec: As `load_model` takes it.
+        plans: α and the clusters of each.
+        image_size: (height, width) of what the model sees; None takes its own.
+    """
+
+    folder: str
+    spec: str
+    plans: Sequence[tuple[int, tuple[int, int]]]
+    image_size: tuple[int, int] | None = None
+
+
+_INSTRUMENTS = [
+    Instrument(
+        "segmentation",
+        f"segmenter:{_CHECKPOINT}",
+        [(2, (16, 24)), (2, (18, 27)), (2, (20, 30)), (3, (16, 24)), (3, (20, 30))],
+        _SIZE,  # one window sees all of a scene
+    ),
+]
+if _DPT.is_file():
+    _INSTRUMENTS.append(
+        Instrument("depth", f"dpt:{_DPT}", [(2, (16, 24)), (2, (20, 30)), (3, (20, 30))])
+    )
+
+
+def run_demo(out: Path, count: int, seconds: float, console: Console, command: str) -> Path:
+    """Sweep the shipped models on `count` unseen scenes and write report, plots and pictures.
 
     Args:
         out: Folder for everything that is written.
@@ -37,30 +72,31 @@ def run_demo(out: Path, count: int, seconds: float, console: Console, command: s
         seconds: How long to time each plan.
         console: Where progress and the outcome are shown.
         command: What repeats it.
+
+    Returns:
+        The report.
     """
-    loaded = demo_model()
     samples = unseen_scenes(count)
-    request = Request(
-        loaded=loaded,
-        samples=samples,
-        plans=[make_plan(alpha, clusters) for alpha, clusters in _PLANS],
-        out=out,
-        identity={"expedite": __version__, "model": loaded.name, "scenes": count},
-        command=command,
-        device=torch.device("cpu"),
-        seconds=seconds,
-    )
-    results = run_sweep(request, console)
-    best = _best(results.rows)
-    picture = Picture(f"Before and after: {label(best)}", out / "picture.png")
-    fast = patch(twin(loaded.model), best.plan)
-    draw_plan(loaded, loaded.model, fast, samples[_PICTURED % count].image, picture.path)
-    page = write_report(results, out, [picture])
-    console.print(
-        f"{label(best)} is {best.speedup:.2f} times as fast and keeps {best.retention:.1%} of the "
-        f"mIoU; look at {page} and {picture.path}"
-    )
-    return results
+    sections = []
+    for instrument in _INSTRUMENTS:
+        loaded = load_model(instrument.spec, instrument.image_size)
+        request = Request(
+            loaded=loaded,
+            task=task_of(loaded),
+            samples=samples,
+            plans=[make_plan(alpha, clusters) for alpha, clusters in instrument.plans],
+            out=out / instrument.folder,
+            identity={"expedite": __version__, "model": loaded.name, "scenes": count},
+            command=command,
+            device=torch.device("cpu"),
+            seconds=seconds,
+        )
+        results = run_sweep(request, console)
+        console.print(f"\n{_verdict(results)}")
+        sections.append(Section(results, request.out, [_picture(request, results)]))
+    page = write_report(out, sections)
+    console.print(f"look at {page}")
+    return page
 
 
 def demo_model() -> LoadedModel:
@@ -69,16 +105,38 @@ def demo_model() -> LoadedModel:
 
 
 def unseen_scenes(count: int) -> list[Sample]:
-    """Scenes of a split of their own, which no training rendered."""
+    """Scenes of a split of their own, which no training rendered, with labels and depth."""
     scenes = [render_scene(scene_seed("demo", index), _SIZE) for index in range(count)]
     return [
-        Sample(f"scene {index}", scene.image, scene.labels.astype(np.int64))
+        Sample(
+            f"scene {index}",
+            scene.image,
+            labels=scene.labels.astype(np.int64),
+            depth=np.where(scene.depth < FARTHEST, scene.depth, np.float32(NO_DEPTH)),
+        )
         for index, scene in enumerate(scenes)
     ]
 
 
+def _picture(request: Request, results: Results) -> Picture:
+    best = _best(results.rows)
+    picture = Picture(f"Before and after: {label(best)}", request.out / "picture.png")
+    base = request.loaded.model
+    sample = list(request.samples)[_PICTURED % len(request.samples)]
+    draw_plan(request.loaded, base, patch(twin(base), best.plan), sample.image, picture.path)
+    return picture
+
+
+def _verdict(results: Results) -> str:
+    best, metric = _best(results.rows), TASKS[results.task].metrics[0]
+    return (
+        f"{label(best)} is {best.speedup:.2f} times as fast at a retention of "
+        f"{best.retention:.1%} in {metric.title}"
+    )
+
+
 def _best(rows: Sequence[Row]) -> Row:
-    """The fastest plan that keeps enough of the mIoU, or else the one that keeps most."""
+    """The fastest plan that keeps enough, or else the one that keeps most."""
     plans = [row for row in rows if row.plan]
     kept = [row for row in plans if (row.retention or 0) >= _KEPT]
     if kept:

@@ -7,7 +7,7 @@ from torch import Tensor
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from expedite.errors import ExpediteError
-from expedite.evaluate.datasets import VOID
+from expedite.evaluate.truths import VOID
 
 
 @dataclass

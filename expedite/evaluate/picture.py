@@ -1,12 +1,15 @@
-"""A picture of what a plan does: an image, its clusters, and the classes seen before and after."""
+"""A picture of what a plan does: an image, its clusters, and what is seen before and after."""
 
 import colorsys
+import io
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -14,7 +17,9 @@ from expedite.clustering import Clustering, labels
 from expedite.errors import ExpediteError
 from expedite.evaluate.images import Image, normalize, opencv, resize, resize_short_side
 from expedite.evaluate.results import replacing
-from expedite.loading import LoadedModel
+from expedite.evaluate.tasks import read_answer, task_of
+from expedite.evaluate.tasks.classes import Classes
+from expedite.loading import LoadedModel, TaskName
 from expedite.patchers.hooks import find_sessions
 
 _PANEL_HEIGHT = 384
@@ -30,25 +35,31 @@ def draw_plan(
     A model that slides windows over images is shown the middle window.
 
     Args:
-        loaded: Says how images are prepared.
-        base: The unpatched model; it gives maps of scores (B, classes, h, w).
+        loaded: Says how images are prepared, and what the model is for.
+        base: The unpatched model.
         patched: The same, patched; the clusters of its first span are drawn.
         image: (H, W, 3) RGB.
         path: Where to write.
+
+    Raises:
+        ExpediteError: The model classifies whole images.
     """
+    task = task_of(loaded).name
+    if task not in _DRAWN:
+        raise ExpediteError(
+            f"a picture of {task} was asked; there are pictures of {', '.join(_DRAWN)}"
+        )
     window = _input(loaded, image)
     pixels = normalize(window, loaded.mean, loaded.deviation)[None]
     weight = next(base.parameters())
     pixels = pixels.to(weight.device, weight.dtype)
-    panels = {
-        "image": window,
-        "clusters": outline(window, cluster_map(patched, pixels)),
-        "before": color_classes(window, class_map(base, pixels)),
-        "after": color_classes(window, class_map(patched, pixels)),
-    }
-    png = opencv().imencode(".png", _side_by_side(panels)[..., ::-1])[1]
+    with torch.inference_mode():
+        before, after = (
+            read_answer(loaded, model(pixels), window.shape[:2]) for model in (base, patched)
+        )
+    panels = {"image": window, "clusters": outline(window, cluster_map(patched, pixels))}
     with replacing(path) as file:
-        file.write(png.tobytes())
+        file.write(_DRAWN[task](panels, before, after))
 
 
 def cluster_map(patched: nn.Module, pixels: Tensor) -> NDArray[np.int64]:
@@ -71,13 +82,6 @@ def cluster_map(patched: nn.Module, pixels: Tensor) -> NDArray[np.int64]:
     return labels(records[0])[0].reshape(records[0].grid).cpu().numpy()
 
 
-def class_map(model: nn.Module, pixels: Tensor) -> NDArray[np.int64]:
-    """The classes of one image's pixels (1, 3, h, w), as (h, w)."""
-    with torch.inference_mode():
-        scores = F.interpolate(model(pixels), size=pixels.shape[-2:], mode="bilinear")
-    return scores[0].argmax(0).cpu().numpy()
-
-
 def outline(image: Image, regions: NDArray[np.int64]) -> Image:
     """Draw borders between regions of a coarser map onto an image."""
     height, width = image.shape[:2]
@@ -98,6 +102,49 @@ def color_classes(image: Image, classes: NDArray[np.int64]) -> Image:
     grey = image.mean(-1, keepdims=True)
     tinted = 0.4 * grey + 0.6 * _palette(int(classes.max()) + 1)[classes]
     return np.asarray(tinted, dtype=np.uint8)
+
+
+def _draw_classes(panels: dict[str, Image], before: Classes, after: Classes) -> bytes:
+    seen = {
+        name: color_classes(panels["image"], found.indices.numpy())
+        for name, found in (("before", before), ("after", after))
+    }
+    png: bytes = opencv().imencode(".png", _side_by_side(panels | seen)[..., ::-1])[1].tobytes()
+    return png
+
+
+def _draw_depth(panels: dict[str, Image], before: Tensor, after: Tensor) -> bytes:
+    height, width = before.shape
+    figure = Figure(figsize=(3 * 3.6 * width / height + 1.5, 7.6), layout="constrained")
+    (image, clusters, empty), maps = figure.subplots(2, 3)
+    for at, (name, panel) in zip((image, clusters), panels.items(), strict=True):
+        at.imshow(panel)
+        at.set_title(name)
+    # A few far pixels would leave all others in one colour.
+    near, far = np.quantile(before, (0.02, 0.98))
+    wide = float(np.quantile((after - before).abs(), 0.98))
+    _draw_map(maps[0], before, "depth before", "viridis", near, far)
+    _draw_map(maps[1], after, "depth after", "viridis", near, far)
+    _draw_map(maps[2], after - before, "after − before", "RdBu", -wide, wide)
+    for at in (image, clusters, empty, *maps):
+        at.set_axis_off()
+    png = io.BytesIO()
+    figure.savefig(png, format="png", dpi=80)
+    return png.getvalue()
+
+
+def _draw_map(
+    axes: Axes, values: Tensor, title: str, colours: str, lowest: float, highest: float
+) -> None:
+    shown = axes.imshow(values.numpy(), colours, vmin=lowest, vmax=highest)
+    axes.set_title(title)
+    axes.figure.colorbar(shown, ax=axes, extend="both", shrink=0.8)
+
+
+_DRAWN: dict[TaskName, Callable[[dict[str, Image], Any, Any], bytes]] = {
+    "segmentation": _draw_classes,
+    "depth": _draw_depth,
+}
 
 
 def _palette(count: int) -> NDArray[np.float64]:

@@ -14,6 +14,7 @@ from typing import IO, Any
 
 from expedite.errors import ExpediteError
 from expedite.evaluate.sweep import Row
+from expedite.loading import TaskName
 from expedite.plan import Plan, Span
 
 
@@ -24,6 +25,7 @@ class Results:
     Args:
         request: What was asked: the model, the data, the device, ...; rows measured under one
             request can be compared and added to.
+        task: What the rows' metrics are of.
         command: What repeats it.
         setting: Under what speed was measured.
         notes: Sentences that belong under the table.
@@ -31,6 +33,7 @@ class Results:
     """
 
     request: dict[str, Any]
+    task: TaskName
     command: str = ""
     setting: str = ""
     notes: list[str] = field(default_factory=list)
@@ -50,6 +53,7 @@ class Results:
         folder.mkdir(parents=True, exist_ok=True)
         content = {
             "request": self.request,
+            "task": self.task,
             "command": self.command,
             "setting": self.setting,
             "notes": self.notes,
@@ -63,13 +67,14 @@ class Results:
     def _csv(self) -> str:
         text = io.StringIO()
         table = [flat(row) for row in self.rows]
-        writer = csv.DictWriter(text, fieldnames=list(table[0]) if table else [])
+        names = dict.fromkeys(name for line in table for name in line)
+        writer = csv.DictWriter(text, fieldnames=list(names))
         writer.writeheader()
         writer.writerows(table)
         return text.getvalue()
 
 
-def load_results(folder: Path, request: dict[str, Any]) -> Results:
+def load_results(folder: Path, request: dict[str, Any], task: TaskName) -> Results:
     """What a folder holds of a sweep, to be gone on with; empty where there is nothing yet.
 
     Raises:
@@ -79,11 +84,12 @@ def load_results(folder: Path, request: dict[str, Any]) -> Results:
     if folder.exists() and not folder.is_dir():
         raise ExpediteError(f"results were to go to {folder}, which is a file; a folder is due")
     if not path.exists():
-        return Results(request)
+        return Results(request, task)
     try:
         content = json.loads(path.read_text())
         found = Results(
             content["request"],
+            content["task"],
             content["command"],
             content["setting"],
             content["notes"],
@@ -91,10 +97,10 @@ def load_results(folder: Path, request: dict[str, Any]) -> Results:
         )
     except (KeyError, TypeError, json.JSONDecodeError) as error:
         raise ExpediteError(f"{path} does not hold the rows of a sweep: {error!r}") from error
-    if found.request != json.loads(json.dumps(request)):
+    if (found.request, found.task) != (json.loads(json.dumps(request)), task):
         differing = [key for key in request if found.request.get(key) != request[key]]
         raise ExpediteError(
-            f"{folder} holds a sweep with another {', '.join(differing) or 'request'}; give "
+            f"{folder} holds a sweep with another {', '.join(differing) or 'task'}; give "
             "another --out to keep both, or remove it"
         )
     return found
@@ -113,9 +119,10 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
 
 
 def flat(row: Row) -> dict[str, Any]:
-    """One line of a table: the plan's fields, then what was measured.
+    """One line of a table: the spans, what was measured, the plan's settings.
 
-    Several spans are joined by a plus sign.
+    Several spans are joined by a plus sign. Every metric has a column, and another of the same name
+    after `fidelity_`.
 
     Example:
         >>> flat(Row(Plan((Span(4, 20),)), tokens=400, of_tokens=1600))["clusters"]
@@ -126,6 +133,8 @@ def flat(row: Row) -> dict[str, Any]:
     measured = asdict(row)
     del measured["plan"]
     measured["unsupported_ops"] = " ".join(measured["unsupported_ops"])
+    measured |= measured.pop("metrics")
+    measured |= {f"fidelity_{name}": value for name, value in measured.pop("fidelity").items()}
     return {**_spans(row.plan), **measured, **plan}
 
 

@@ -11,10 +11,11 @@ from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from expedite.evaluate.datasets import Samples
-from expedite.evaluate.report import terminal_table
 from expedite.evaluate.results import Results, load_results
 from expedite.evaluate.speed import setting
 from expedite.evaluate.sweep import Row, Sweep
+from expedite.evaluate.table import terminal_table
+from expedite.evaluate.tasks.base import Task
 from expedite.loading import LoadedModel
 from expedite.plan import Plan
 
@@ -29,6 +30,7 @@ class Request:
     """What a sweep measures and where; `identity` tells two sweeps apart."""
 
     loaded: LoadedModel
+    task: Task[Any]
     samples: Samples
     plans: Sequence[Plan]
     out: Path
@@ -46,7 +48,7 @@ def run_sweep(request: Request, console: Console) -> Results:
         request: What to measure.
         console: Where a table and progress bars are shown while it runs.
     """
-    results = load_results(request.out, request.identity)
+    results = load_results(request.out, request.identity, request.task.name)
     results.command = request.command
     columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
     progress = Progress(*columns, console=console)
@@ -54,6 +56,7 @@ def run_sweep(request: Request, console: Console) -> Results:
     images = progress.add_task("images", total=len(request.samples))
     sweep = Sweep(
         request.loaded,
+        request.task,
         request.samples,
         device=request.device,
         dtype=request.dtype,
@@ -65,7 +68,7 @@ def run_sweep(request: Request, console: Console) -> Results:
     with Live(console=console, get_renderable=lambda: Group(terminal_table(results), progress)):
         for row in _measure_missing(sweep, results, request.plans):
             results.rows.append(row)
-            results.notes = _notes(request.loaded, results.rows)
+            results.notes = _notes(request, results.rows)
             results.save(request.out)
             progress.advance(plans)
     return results
@@ -80,7 +83,7 @@ def _measure_missing(sweep: Sweep, results: Results, plans: Sequence[Plan]) -> I
             yield sweep.measure(plan, results.base)
 
 
-def _notes(loaded: LoadedModel, rows: Sequence[Row]) -> list[str]:
-    notes = [] if loaded.trained else [RANDOM_WEIGHTS]
+def _notes(request: Request, rows: Sequence[Row]) -> list[str]:
+    notes = request.task.notes() if request.loaded.trained else [RANDOM_WEIGHTS]
     left_out = sorted({name for row in rows for name in row.unsupported_ops})
     return notes + ([f"Not counted in GFLOPs: {', '.join(left_out)}."] if left_out else [])

@@ -30,7 +30,9 @@ from expedite.evaluate.scene_layout import World, draw_world
 from expedite.evaluate.scene_objects import CLASSES, ROAD, WATER
 from expedite.evaluate.shading import Surface, albedo, haze, illuminate, sky, water
 
-__all__ = ["CLASSES", "Scene", "render_scene", "scene_seed", "write_scenes"]
+__all__ = ["CLASSES", "FARTHEST", "Scene", "render_scene", "scene_seed", "write_scenes"]
+
+FARTHEST = 65.535  # metres that 16 bits of millimetres reach
 
 
 @dataclass(frozen=True)
@@ -138,7 +140,7 @@ def write_scenes(
 
 def _write_scene(root: Path, split: str, size: tuple[int, int], seed: int, index: int) -> None:
     scene = render_scene(scene_seed(split, index, seed), size)
-    millimetres = np.where(scene.depth < 65.535, scene.depth * 1000, 0).astype(np.uint16)
+    millimetres = np.where(scene.depth < FARTHEST, scene.depth * 1000, 0).astype(np.uint16)
     name = f"{split}/{index:05d}"
     Image.fromarray(scene.image).save(root / f"images/{name}.jpg", quality=95, subsampling=0)
     Image.fromarray(scene.labels).save(root / f"annotations/{name}.png")

@@ -3,9 +3,10 @@
 A row comes for each plan as it is measured; keeping rows is `results`, showing them is `report`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
+from typing import Any
 
 import torch
 from torch import nn
@@ -13,9 +14,10 @@ from torch import nn
 from expedite.evaluate.datasets import Samples
 from expedite.evaluate.flops import count_flops
 from expedite.evaluate.memory import peak_memory
-from expedite.evaluate.metrics import Agreement
-from expedite.evaluate.predict import Prediction, predict
+from expedite.evaluate.predict import predict
 from expedite.evaluate.speed import time_pairs, twin
+from expedite.evaluate.tasks.base import Task
+from expedite.evaluate.truths import Sample
 from expedite.loading import LoadedModel
 from expedite.patching import describe, grid_of, patch, unpatch
 from expedite.plan import Plan
@@ -38,11 +40,10 @@ class Row:
         speedup_lower: See `speedup`.
         speedup_upper: See `speedup`.
         memory_mb: Peak of a forward pass beyond the weights, in megabytes.
-        miou: 0 to 1; None without labels, and where weights are not trained.
-        retention: miou over that of the unpatched model.
-        fidelity: Agreement with the unpatched model's own predictions, 0 to 1: the mean IoU of
-            maps, the share of equal answers where a model classifies whole images.
-        agreement: Share of pixels (or images) classified as the unpatched model does.
+        metrics: The task's metrics against labels, by name; empty where there are none, and where
+            weights are not trained.
+        fidelity: The same against the unpatched model's own answers; no labels are needed.
+        retention: How much of the task's first metric is left; 1 is nothing lost.
         unsupported_ops: Operations that `gflops` leaves out, with how often they ran.
     """
 
@@ -56,10 +57,9 @@ class Row:
     speedup_lower: float = 1.0
     speedup_upper: float = 1.0
     memory_mb: float = 0.0
-    miou: float | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
+    fidelity: dict[str, float] = field(default_factory=dict)
     retention: float | None = None
-    fidelity: float | None = None
-    agreement: float | None = None
     unsupported_ops: dict[str, int] = field(default_factory=dict)
 
 
@@ -71,6 +71,7 @@ class Sweep:
 
     Args:
         loaded: The model; it is moved to `device` and `dtype`.
+        task: How its answers are compared.
         samples: Images, with labels or without; none measures costs alone.
         device: Where to run.
         dtype: The dtype of weights and images.
@@ -81,6 +82,7 @@ class Sweep:
     def __init__(
         self,
         loaded: LoadedModel,
+        task: Task[Any],
         samples: Samples,
         *,
         device: torch.device,
@@ -89,6 +91,7 @@ class Sweep:
         on_image: Callable[[int, int], None] = lambda done, total: None,
     ) -> None:
         self.loaded = loaded
+        self.task = task
         self.samples = samples
         self.seconds = seconds
         self.on_image = on_image
@@ -98,7 +101,7 @@ class Sweep:
         images = torch.randn(1, 3, *loaded.image_size, generator=generator)
         self.images = images.to(device, dtype)
         self.grid = grid_of(self.model, self.images)
-        self._truth: list[Prediction] = []
+        self._own: list[Any] = []  # answers of the unpatched model
 
     def check(self, plans: Sequence[Plan]) -> None:
         """Refuse plans that cannot be carried out, before any time goes into the others."""
@@ -113,32 +116,14 @@ class Sweep:
         """
         unpatch(self.twin)
         row = self._costs(Row(None, tokens=prod(self.grid), of_tokens=prod(self.grid)))
-        if not self._measures_accuracy:
-            return row
-        row = self._with_miou(replace(row, fidelity=1.0, agreement=1.0), self._base_predictions())
-        return row if row.miou is None else replace(row, retention=1.0)
+        return self._with_accuracy(row, self._own_pairs())
 
     def measure(self, plan: Plan, base: Row) -> Row:
         """Measure one plan; `base` is the row of the unpatched model."""
         patch(self.twin, plan)
         kept = describe(self.twin, self.grid).kept[-1]
         row = self._costs(Row(plan, tokens=prod(kept), of_tokens=prod(self.grid)))
-        if not self._measures_accuracy:
-            return row
-        predictions = self._predictions(self.twin)
-        row = self._with_miou(self._with_fidelity(row, predictions), predictions)
-        if row.miou is None or not base.miou:
-            return row
-        return replace(row, retention=row.miou / base.miou)
-
-    @property
-    def _measures_accuracy(self) -> bool:
-        return self.loaded.trained and bool(self.samples)
-
-    def _base_predictions(self) -> list[Prediction]:
-        if not self._truth:
-            self._truth = self._predictions(self.model)
-        return self._truth
+        return self._with_accuracy(row, self._answers(self.twin), base)
 
     def _costs(self, row: Row) -> Row:
         flops = count_flops(self.twin, self.images)
@@ -162,30 +147,34 @@ class Sweep:
             memory_mb=memory / _MEGA,
         )
 
-    def _predictions(self, model: nn.Module) -> list[Prediction]:
-        predictions = []
-        for done, sample in enumerate(self.samples, start=1):
-            predictions.append(predict(self.loaded, model, sample.image))
-            self.on_image(done, len(self.samples))
-        return predictions
-
-    def _with_fidelity(self, row: Row, predictions: list[Prediction]) -> Row:
-        agreement = Agreement(predictions[0].classes)
-        for truth, prediction in zip(self._base_predictions(), predictions, strict=True):
-            agreement.add(truth.indices, prediction.indices)
-        of_maps = predictions[0].indices.dim() == 2
-        fidelity = agreement.mean_iou() if of_maps else agreement.accuracy()
-        return replace(row, fidelity=fidelity, agreement=agreement.accuracy())
-
-    def _with_miou(self, row: Row, predictions: list[Prediction]) -> Row:
-        labelled = [
-            (sample.labels, prediction)
-            for sample, prediction in zip(self.samples, predictions, strict=True)
-            if sample.labels is not None and prediction.indices.dim() == 2
-        ]
-        if not labelled:
+    def _with_accuracy(
+        self, row: Row, answers: Iterable[tuple[Sample, Any]], base: Row | None = None
+    ) -> Row:
+        if not self.loaded.trained:
             return row
-        agreement = Agreement(labelled[0][1].classes)
-        for labels, prediction in labelled:
-            agreement.add(torch.from_numpy(labels), prediction.indices)
-        return replace(row, miou=agreement.mean_iou())
+        accuracy, fidelity = self.task.meter(), self.task.meter()
+        for (sample, answer), own in zip(answers, self._own_answers(), strict=True):
+            fidelity.add(self.task.as_truth(own), answer)
+            truth = self.task.truth(sample)
+            if truth is not None:
+                accuracy.add(truth, answer)
+        metrics = accuracy.values()
+        return replace(
+            row,
+            metrics=metrics,
+            fidelity=fidelity.values(),
+            retention=self.task.retention(metrics, base.metrics if base else metrics),
+        )
+
+    def _own_pairs(self) -> Iterator[tuple[Sample, Any]]:
+        yield from zip(self.samples, self._own_answers(), strict=True)
+
+    def _own_answers(self) -> list[Any]:
+        if not self._own:
+            self._own = [answer for _, answer in self._answers(self.model)]
+        return self._own
+
+    def _answers(self, model: nn.Module) -> Iterator[tuple[Sample, Any]]:
+        for done, sample in enumerate(self.samples, start=1):
+            yield sample, predict(self.loaded, model, sample.image)
+            self.on_image(done, len(self.samples))

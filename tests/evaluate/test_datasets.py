@@ -5,10 +5,12 @@ import pytest
 from PIL import Image
 
 from expedite import ExpediteError
-from expedite.evaluate.datasets import LABEL_RULES, VOID, LabelRule, open_folder
+from expedite.evaluate.datasets import open_folder
+from expedite.evaluate.scenes import FARTHEST, render_scene, scene_seed, write_scenes
+from expedite.evaluate.truths import VOID, DepthRule
 
 
-def write(root: Path, name: str, labels: list[list[int]] | None, size: tuple[int, int]) -> None:
+def write(root: Path, name: str, labels: list[list[int]] | None, size: tuple[int, ...]) -> None:
     for kind in ("images", "annotations"):
         (root / kind / "val").mkdir(parents=True, exist_ok=True)
     pixels = np.zeros((*size, 3), np.uint8)
@@ -27,18 +29,6 @@ def test_images_and_labels_in_the_order_of_their_names(tmp_path: Path) -> None:
     assert first.image.tolist() == [[[200, 0, 0], [200, 0, 0]]]
     assert first.labels is not None
     assert first.labels.tolist() == [[0, VOID]]
-
-
-@pytest.mark.parametrize(
-    ("rule", "expected"),
-    [
-        (LabelRule(), [0, 1, 11, VOID]),
-        (LABEL_RULES["camvid"], [0, 1, VOID, 255]),
-        (LABEL_RULES["ade20k"], [VOID, 0, 10, VOID]),
-    ],
-)
-def test_how_data_sets_store_labels(rule: LabelRule, expected: list[int]) -> None:
-    assert rule.apply(np.array([0, 1, 11, 255], np.uint8)).tolist() == expected
 
 
 def test_palette_images_keep_their_indices(tmp_path: Path) -> None:
@@ -62,6 +52,59 @@ def test_images_alone(tmp_path: Path) -> None:
     Image.fromarray(np.zeros((2, 2, 3), np.uint8)).save(tmp_path / "x.jpg")
     (sample,) = open_folder(tmp_path)
     assert sample.labels is None
+
+
+def test_no_truth_is_read_where_none_is_asked(tmp_path: Path) -> None:
+    write(tmp_path, "a", [[0]], (1, 1))
+    assert open_folder(tmp_path, rule=None)[0].labels is None
+
+
+def write_depth(root: Path, name: str, metres: list[list[float]], suffix: str = ".png") -> Path:
+    write(root, name, None, np.array(metres).shape)
+    path = root / "depth" / "val" / f"{name}{suffix}"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if suffix == ".npy":
+        np.save(path, np.array(metres))
+    else:
+        Image.fromarray((1000 * np.array(metres)).astype(np.uint16)).save(path)
+    return path
+
+
+def test_depth_in_the_place_of_labels(tmp_path: Path) -> None:
+    write_depth(tmp_path, "a", [[1.5, 2]])
+    write_depth(tmp_path, "b", [[2, 3]], ".npy")
+    first, second = open_folder(tmp_path, rule=DepthRule())
+    assert first.depth is not None
+    assert second.depth is not None
+    assert (first.depth.tolist(), second.depth.tolist()) == ([[1.5, 2]], [[2, 3]])
+    assert first.labels is second.labels is None
+    assert open_folder(tmp_path, rule=DepthRule(2000))[0].depth == pytest.approx(first.depth / 2)
+
+
+def test_the_depth_of_generated_scenes(tmp_path: Path) -> None:
+    write_scenes(tmp_path, "val", 1, (24, 36))
+    scene = render_scene(scene_seed("val", 0), (24, 36))
+    (sample,) = open_folder(tmp_path, rule=DepthRule())
+    known = scene.depth < FARTHEST
+    assert sample.depth is not None
+    assert 0 < known.sum() < known.size
+    np.testing.assert_array_equal(np.isfinite(sample.depth), known)
+    np.testing.assert_allclose(sample.depth[known], scene.depth[known], atol=0.001)
+
+
+def test_missing_depth_is_counted(tmp_path: Path) -> None:
+    write_depth(tmp_path, "a", [[1]])
+    write(tmp_path, "b", None, (1, 1))
+    with pytest.raises(ExpediteError, match=r"1 of 2 images .*have no depth .*b\.png"):
+        open_folder(tmp_path, rule=DepthRule())
+
+
+@pytest.mark.parametrize("suffix", [".png", ".npy"])
+def test_depth_of_the_wrong_size(tmp_path: Path, suffix: str) -> None:
+    write_depth(tmp_path, "a", [[1, 2, 3]], suffix)
+    write(tmp_path, "a", None, (1, 2))
+    with pytest.raises(ExpediteError, match=r"has shape \(1, 3\) for an image of \(1, 2\)"):
+        open_folder(tmp_path, rule=DepthRule())[0]
 
 
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:

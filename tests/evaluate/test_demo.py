@@ -1,6 +1,7 @@
 """The shipped model is as good as it is said to be, and the demo shows what it bought."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -32,16 +33,52 @@ def test_the_checkpoint_knows_scenes_it_never_saw() -> None:
     assert agreement.mean_iou() >= 0.8
 
 
+FACTORY = """
+from tests.hosts import depth_vit
+
+def make():
+    model = depth_vit(img_size=(64, 96), patch_size=8)
+    model.pretrained_cfg = {"input_size": (3, 64, 96), "task": "depth"}
+    return model
+"""
+
+
 def test_the_demo_sweeps_reports_and_draws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(demo, "_PLANS", demo._PLANS[:1])
+    segmenter = replace(demo._INSTRUMENTS[0], plans=demo._INSTRUMENTS[0].plans[:1])
+    (tmp_path / "stand_in.py").write_text(FACTORY)
+    depth = demo.Instrument("depth", f"{tmp_path}/stand_in.py:make", [(1, (4, 6))])
+    monkeypatch.setattr(demo, "_INSTRUMENTS", [segmenter, depth])
+    out = tmp_path / "out"
     with (tmp_path / "shown.txt").open("w") as shown:
-        demo.run_demo(tmp_path / "out", 2, 0.0, Console(file=shown, width=80), "expedite demo")
-    names = {path.name for path in (tmp_path / "out").iterdir()}
-    assert names >= {"results.json", "results.csv", "report.html", "picture.png"}
-    base, plan = json.loads((tmp_path / "out/results.json").read_text())["rows"]
-    assert base["plan"] is None
-    assert plan["gflops"] < 0.7 * base["gflops"]
-    assert plan["retention"] > 0.9
-    assert np.asarray(Image.open(tmp_path / "out/picture.png")).std() > 20
+        page = demo.run_demo(out, 2, 0.0, Console(file=shown, width=80), "expedite demo")
+    assert page == out / "report.html"
+    for task, metric in (("segmentation", "miou"), ("depth", "rmse")):
+        names = {path.name for path in (out / task).iterdir()}
+        assert names >= {"results.json", "results.csv", "picture.png"}
+        assert np.asarray(Image.open(out / task / "picture.png")).std() > 20
+        base, plan = json.loads((out / task / "results.json").read_text())["rows"]
+        assert base["plan"] is None
+        assert base["retention"] == 1
+        assert base["metrics"][metric] > 0 < plan["metrics"][metric]
+        if task == "segmentation":
+            assert plan["gflops"] < 0.7 * base["gflops"]
+            assert plan["retention"] > 0.9
+    assert page.read_text().count("data:image/png") == 2
     text = (tmp_path / "shown.txt").read_text()
-    assert "times as fast and keeps" in text
+    assert text.count("times as fast at a retention of") == 2
+    assert "in RMSE" in text
+
+
+def test_scenes_know_depth_where_16_bits_do() -> None:
+    (sample,) = demo.unseen_scenes(1)
+    assert sample.depth is not None
+    assert sample.depth.dtype == np.float32
+    known = np.isfinite(sample.depth)
+    assert 0.2 < known.mean() < 1
+    assert sample.depth[known].max() < 65.535
+
+
+def test_the_shipped_models_are_what_is_swept() -> None:
+    specs = [instrument.spec for instrument in demo._INSTRUMENTS]
+    assert specs[0].startswith("segmenter:")
+    assert len(specs) == 1 + demo._DPT.is_file()

@@ -5,8 +5,8 @@ from hypothesis import strategies as st
 from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardIndex
 
 from expedite import ExpediteError
-from expedite.evaluate.datasets import VOID
 from expedite.evaluate.metrics import Agreement
+from expedite.evaluate.truths import VOID
 
 
 @given(classes=st.integers(2, 6), seed=st.integers(0, 99), void=st.booleans())

@@ -8,7 +8,7 @@ from PIL import Image
 from expedite import ExpediteError, patch
 from expedite.evaluate.picture import cluster_map, color_classes, draw_plan, outline
 from expedite.loading import LoadedModel
-from tests.hosts import images, segmenter
+from tests.hosts import depth_vit, images, segmenter, timm_vit
 
 HALF = (0.5, 0.5, 0.5)
 LOADED = LoadedModel(
@@ -51,3 +51,26 @@ def test_a_picture_of_four_panels(tmp_path: Path, size: tuple[int, int]) -> None
         assert picture.height == 384 + 28
     assert [path.name for path in tmp_path.iterdir()] == ["picture.png"]
     assert torch.is_grad_enabled()
+
+
+def depth_loaded(model: torch.nn.Module) -> LoadedModel:
+    return LoadedModel("test", model, (32, 32), HALF, HALF, trained=True, task="depth")
+
+
+def test_a_picture_of_depth(tmp_path: Path) -> None:
+    image = np.random.default_rng(0).integers(0, 255, (32, 48, 3), dtype=np.uint8)
+    loaded, patched = depth_loaded(depth_vit()), patch(depth_vit(), alpha=1, clusters=4)
+    draw_plan(loaded, loaded.model, patched, image, tmp_path / "picture.png")
+    with Image.open(tmp_path / "picture.png") as picture:
+        assert picture.width > picture.height  # two rows of three
+        colours = np.asarray(picture.convert("RGB"))
+    greys = (colours.max(-1).astype(int) - colours.min(-1)) < 30
+    assert (~greys).mean() > 0.25  # maps and their bars are in colour
+
+
+def test_there_is_no_picture_of_one_class(tmp_path: Path) -> None:
+    model = timm_vit()
+    loaded = LoadedModel("test", model, (32, 32), HALF, HALF, trained=True)
+    with pytest.raises(ExpediteError, match="a picture of classification was asked"):
+        draw_plan(loaded, model, model, np.zeros((32, 32, 3), np.uint8), tmp_path / "x.png")
+    assert list(tmp_path.iterdir()) == []

@@ -9,7 +9,7 @@ from expedite import ExpediteError
 from expedite.evaluate.images import normalize, resize, resize_short_side
 from expedite.evaluate.predict import predict
 from expedite.loading import LoadedModel
-from tests.hosts import timm_vit
+from tests.hosts import depth_vit, timm_vit
 
 IMAGE = np.random.default_rng(0).integers(0, 255, (40, 60, 3), dtype=np.uint8)
 LOADED = LoadedModel(
@@ -46,6 +46,12 @@ def test_one_class_for_an_image() -> None:
 def test_other_outputs_are_refused(output: object) -> None:
     with pytest.raises(ExpediteError, match=r"scores of shape \(B, classes, h, w\) or"):
         predict(LOADED, lambda x: output, IMAGE)
+
+
+def test_depth_comes_back_at_the_size_of_the_image() -> None:
+    found = predict(replace(LOADED, image_size=(32, 32), task="depth"), depth_vit(), IMAGE)
+    assert found.shape == (40, 60)
+    assert 0 < found.min() < found.max() < 20
 
 
 def test_normalizing_is_by_channel() -> None:

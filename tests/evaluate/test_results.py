@@ -7,57 +7,67 @@ import pytest
 from expedite import ExpediteError, Plan, Span
 from expedite.evaluate.results import Results, load_results, replacing
 from expedite.evaluate.sweep import Row
+from expedite.loading import TaskName
 from expedite.plan import make_plan
 
+TASK: TaskName = "segmentation"
 REQUEST = {"model": "segmenter:x", "image_size": [32, 32]}
 ROWS = [
-    Row(None, tokens=64, of_tokens=64, gflops=2.0, fps=10.0, miou=0.5, fidelity=1.0),
-    Row(make_plan(1, (4, 5)), tokens=20, of_tokens=64, gflops=1.0, fps=20.0, miou=0.45),
+    Row(None, tokens=64, of_tokens=64, gflops=2.0, fps=10.0, metrics={"miou": 0.5}, retention=1.0),
+    Row(make_plan(1, (4, 5)), 20, 64, 1.0, metrics={"miou": 0.45}, fidelity={"miou": 0.8}),
     Row(Plan((Span(1, keep=0.5, beta=1), Span(3, 4)), temperature=50.0), tokens=16, of_tokens=64),
 ]
 
 
 def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
-    saved = Results(REQUEST, "expedite sweep", "a machine", ["a note"], list(ROWS))
+    saved = Results(REQUEST, TASK, "expedite sweep", "a machine", ["a note"], list(ROWS))
     saved.save(tmp_path)
-    assert load_results(tmp_path, REQUEST) == saved
+    assert load_results(tmp_path, REQUEST, TASK) == saved
 
 
 def test_a_plan_that_was_measured_is_known_again(tmp_path: Path) -> None:
-    Results(REQUEST, rows=list(ROWS)).save(tmp_path)
-    found = load_results(tmp_path, REQUEST)
+    Results(REQUEST, TASK, rows=list(ROWS)).save(tmp_path)
+    found = load_results(tmp_path, REQUEST, TASK)
     assert found.base == ROWS[0]
     assert found.has(make_plan(1, (4, 5)))
     assert not found.has(make_plan(1, (5, 4)))
 
 
 def test_the_table_for_spreadsheets_has_one_line_a_row(tmp_path: Path) -> None:
-    Results(REQUEST, rows=list(ROWS)).save(tmp_path)
+    Results(REQUEST, TASK, rows=list(ROWS)).save(tmp_path)
     with (tmp_path / "results.csv").open() as file:
         lines = list(csv.DictReader(file))
     assert [line["alpha"] for line in lines] == ["", "1", "1+3"]
     assert [line["clusters"] for line in lines] == ["", "4x5", "+4x4"]
+    assert [line["miou"] for line in lines] == ["0.5", "0.45", ""]
+    assert [line["fidelity_miou"] for line in lines] == ["", "0.8", ""]
     assert lines[1]["gflops"] == "1.0"
     assert lines[2]["temperature"] == "50.0"
 
 
 def test_nothing_yet_is_an_empty_sweep(tmp_path: Path) -> None:
-    found = load_results(tmp_path / "new", REQUEST)
-    assert found.rows == []
+    found = load_results(tmp_path / "new", REQUEST, TASK)
+    assert (found.task, found.rows) == (TASK, [])
     assert found.base is None
 
 
 def test_another_sweeps_folder_is_refused(tmp_path: Path) -> None:
-    Results(REQUEST).save(tmp_path)
+    Results(REQUEST, TASK).save(tmp_path)
     with pytest.raises(ExpediteError, match="holds a sweep with another image_size; give another"):
-        load_results(tmp_path, {**REQUEST, "image_size": [64, 64]})
+        load_results(tmp_path, {**REQUEST, "image_size": [64, 64]}, TASK)
+
+
+def test_another_tasks_folder_is_refused(tmp_path: Path) -> None:
+    Results(REQUEST, TASK).save(tmp_path)
+    with pytest.raises(ExpediteError, match="another task"):
+        load_results(tmp_path, REQUEST, "depth")
 
 
 @pytest.mark.parametrize("content", ["", "{", "{}", "[]", '{"request": {}, "rows": 3}'])
 def test_a_damaged_file_is_refused(tmp_path: Path, content: str) -> None:
     (tmp_path / "results.json").write_text(content)
     with pytest.raises(ExpediteError, match="does not hold the rows of a sweep"):
-        load_results(tmp_path, REQUEST)
+        load_results(tmp_path, REQUEST, TASK)
 
 
 def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
@@ -71,9 +81,9 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
 
 
 def test_a_failed_save_is_not_half_written(tmp_path: Path) -> None:
-    Results(REQUEST, rows=list(ROWS)).save(tmp_path)
+    Results(REQUEST, TASK, rows=list(ROWS)).save(tmp_path)
     before = (tmp_path / "results.json").read_text()
     with pytest.raises(TypeError):
-        Results({"model": object()}, rows=list(ROWS)).save(tmp_path)
+        Results({"model": object()}, TASK, rows=list(ROWS)).save(tmp_path)
     assert (tmp_path / "results.json").read_text() == before
     assert json.loads(before)["rows"]

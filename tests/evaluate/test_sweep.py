@@ -5,15 +5,17 @@ import numpy as np
 import pytest
 import torch
 
-from expedite.evaluate.datasets import VOID, Sample
 from expedite.evaluate.flops import count_flops
 from expedite.evaluate.metrics import Agreement
 from expedite.evaluate.predict import predict
 from expedite.evaluate.sweep import Row, Sweep
-from expedite.loading import LoadedModel
+from expedite.evaluate.tasks import task_of
+from expedite.evaluate.tasks.classes import Segmentation
+from expedite.evaluate.truths import VOID, Sample
+from expedite.loading import LoadedModel, TaskName
 from expedite.patching import describe, patch
 from expedite.plan import make_plan
-from tests.hosts import images, segmenter, timm_vit
+from tests.hosts import depth_vit, images, segmenter, timm_vit
 
 CPU = torch.device("cpu")
 PLAN = make_plan(1, 4)
@@ -31,14 +33,15 @@ def samples(count: int = 3, labelled: bool = True) -> list[Sample]:
         Sample(
             f"{index}",
             generator.integers(0, 255, (32, 32, 3), dtype=np.uint8),
-            generator.integers(0, 5, (32, 32)) if labelled else None,
+            labels=generator.integers(0, 5, (32, 32)) if labelled else None,
+            depth=generator.uniform(1, 20, (32, 32)).astype(np.float32) if labelled else None,
         )
         for index in range(count)
     ]
 
 
 def sweep(model: LoadedModel, data: list[Sample]) -> tuple[Row, Row]:
-    running = Sweep(model, data, device=CPU, seconds=0.0)
+    running = Sweep(model, task_of(model), data, device=CPU, seconds=0.0)
     base = running.measure_base()
     return base, running.measure(PLAN, base)
 
@@ -68,12 +71,11 @@ def test_accuracies_are_those_of_the_predictions() -> None:
         assert sample.labels is not None
         labels.add(torch.from_numpy(sample.labels), after)
         fidelity.add(before, after)
-    assert row.miou == labels.mean_iou()
-    assert row.fidelity == fidelity.mean_iou()
-    assert row.agreement == fidelity.accuracy()
-    assert base.miou
-    assert row.retention == row.miou / base.miou
-    assert (base.retention, base.fidelity, base.agreement) == (1, 1, 1)
+    assert row.metrics == {"miou": labels.mean_iou(), "pixel_accuracy": labels.accuracy()}
+    assert row.fidelity == {"miou": fidelity.mean_iou(), "pixel_accuracy": fidelity.accuracy()}
+    assert row.retention == row.metrics["miou"] / base.metrics["miou"]
+    assert base.retention == 1
+    assert base.fidelity == {"miou": 1, "pixel_accuracy": 1}
 
 
 def test_the_model_itself_is_never_patched() -> None:
@@ -85,22 +87,44 @@ def test_the_model_itself_is_never_patched() -> None:
 def test_random_weights_get_no_accuracy() -> None:
     base, row = sweep(loaded(trained=False), samples())
     for found in (base, row):
-        assert (found.miou, found.retention, found.fidelity, found.agreement) == (None,) * 4
+        assert (found.metrics, found.retention, found.fidelity) == ({}, None, {})
         assert found.gflops > 0
 
 
 def test_images_without_labels_get_fidelity_alone() -> None:
     base, row = sweep(loaded(), samples(labelled=False))
-    assert base.miou is row.miou is row.retention is None
-    assert row.fidelity is not None
-    assert 0 < row.fidelity < 1
+    assert base.metrics == row.metrics == {}
+    assert base.retention is row.retention is None
+    assert 0 < row.fidelity["miou"] < 1
 
 
 def test_classifiers_are_compared_by_their_answers() -> None:
     _, row = sweep(loaded(timm_vit()), samples(8))
-    assert row.miou is None
-    assert row.fidelity == row.agreement
-    assert row.fidelity in [n / 8 for n in range(9)]
+    assert row.metrics == {}
+    assert row.fidelity["top1"] in [n / 8 for n in range(9)]
+
+
+def test_depth_is_compared_in_its_own_metrics() -> None:
+    model, data = loaded(depth_vit(), task="depth"), samples()
+    base, row = sweep(model, data)
+    plain, fast = depth_vit(), patch(depth_vit(), PLAN)
+    errors, changes = [], []
+    for sample in data:
+        before, after = (predict(model, network, sample.image) for network in (plain, fast))
+        errors.append(np.sqrt(np.mean((after.numpy() - sample.depth) ** 2)))
+        changes.append((after - before).square().mean().sqrt())
+    assert row.metrics["rmse"] == pytest.approx(np.mean(errors))
+    assert row.fidelity["rmse"] == pytest.approx(np.mean(changes))
+    assert row.retention == base.metrics["rmse"] / row.metrics["rmse"]
+    assert base.retention == 1
+    assert (base.fidelity["rmse"], base.fidelity["delta1"]) == (0, 1)
+
+
+def test_relative_depth_gets_fidelity_alone() -> None:
+    base, row = sweep(loaded(depth_vit(), task="depth", metric_depth=False), samples())
+    assert base.metrics == row.metrics == {}
+    assert row.retention is None
+    assert row.fidelity["rmse"] > 0
 
 
 def test_void_labels_do_not_count() -> None:
@@ -108,19 +132,28 @@ def test_void_labels_do_not_count() -> None:
         Sample("a", samples(1)[0].image, np.full((32, 32), VOID, np.int64)),
         *samples(2),
     ]
-    assert sweep(loaded(), data)[1].miou == pytest.approx(sweep(loaded(), samples(2))[1].miou)
+    assert sweep(loaded(), data)[1].metrics == sweep(loaded(), samples(2))[1].metrics
 
 
 def test_progress_is_told_image_by_image() -> None:
     told: list[tuple[int, int]] = []
     running = Sweep(
-        loaded(), samples(), device=CPU, seconds=0, on_image=lambda i, n: told.append((i, n))
+        loaded(),
+        Segmentation(),
+        samples(),
+        device=CPU,
+        seconds=0,
+        on_image=lambda i, n: told.append((i, n)),
     )
     base = running.measure_base()
     running.measure(PLAN, base)
     assert told == [(1, 3), (2, 3), (3, 3)] * 2
 
 
-def test_other_dtypes() -> None:
-    running = Sweep(loaded(), samples(1), device=CPU, dtype=torch.bfloat16, seconds=0)
-    assert running.measure(PLAN, running.measure_base()).fidelity is not None
+@pytest.mark.parametrize(
+    ("network", "task"), [(segmenter(), "segmentation"), (depth_vit(), "depth")]
+)
+def test_other_dtypes(network: torch.nn.Module, task: TaskName) -> None:
+    model = loaded(network, task=task)
+    running = Sweep(model, task_of(model), samples(1), device=CPU, dtype=torch.bfloat16, seconds=0)
+    assert running.measure(PLAN, running.measure_base()).fidelity

@@ -12,8 +12,9 @@ from train_segmenter import Crops, Settings, Task, begin, open_task, segmentatio
 from training import Run, step_down
 
 from expedite.errors import ExpediteError
-from expedite.evaluate.datasets import VOID, SegmentationFolder, open_folder
+from expedite.evaluate.datasets import ImageFolder, open_folder
 from expedite.evaluate.scenes import CLASSES, write_scenes
+from expedite.evaluate.truths import VOID
 from expedite.models.segmenter import Segmenter
 from expedite.models.segmenter_files import load_segmenter
 
@@ -51,7 +52,7 @@ def test_resuming_ends_at_the_same_weights(
     train(task, SETTINGS, tmp_path / "whole", CPU)
     pass_over = train_segmenter.pass_over
 
-    def interrupted(run: Run[Segmenter], folder: SegmentationFolder, settings: Settings) -> float:
+    def interrupted(run: Run[Segmenter], folder: ImageFolder, settings: Settings) -> float:
         if run.epoch == 2:
             raise KeyboardInterrupt
         return pass_over(run, folder, settings)

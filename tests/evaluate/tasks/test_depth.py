@@ -1,0 +1,105 @@
+import json
+from math import inf
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from expedite import ExpediteError
+from expedite.evaluate.tasks.depth import Depth
+from expedite.evaluate.truths import NO_DEPTH, Sample
+from expedite.loading import LoadedModel
+
+HALF = (0.5, 0.5, 0.5)
+LOADED = LoadedModel("test", nn.Identity(), (4, 4), HALF, HALF, trained=True, task="depth")
+
+
+def sample(depth: list[list[float]] | None) -> Sample:
+    metres = None if depth is None else np.array(depth, np.float32)
+    return Sample("a", np.zeros((1, 4, 3), np.uint8), depth=metres)
+
+
+def test_the_range_is_the_data_sets() -> None:
+    def of(dataset: str) -> float:
+        loaded = LoadedModel("", nn.Identity(), (4, 4), HALF, HALF, trained=True, dataset=dataset)
+        return Depth.of(loaded).maximum
+
+    assert [of(name) for name in ("kitti", "nyu", "")] == [80, 10, 80]
+
+
+def test_truth_outside_the_range_does_not_count() -> None:
+    truth = Depth(maximum=10).truth(sample([[0.0005, 5, 10, NO_DEPTH]]))
+    assert truth is not None
+    assert truth.tolist() == [[NO_DEPTH, 5, NO_DEPTH, NO_DEPTH]]
+    assert Depth().truth(sample(None)) is None
+
+
+def test_predictions_are_clamped_to_the_range() -> None:
+    meter = Depth(minimum=1, maximum=10).meter()
+    meter.add(torch.tensor([9.0, 2.0]), torch.tensor([1e9, -5.0]))
+    assert meter.values()["rmse"] == pytest.approx(1)  # 9 against 10, 2 against 1
+
+
+def test_images_count_alike_however_many_pixels_they_have() -> None:
+    meter = Depth().meter()
+    meter.add(torch.tensor([1.0, NO_DEPTH, NO_DEPTH]), torch.tensor([2.0, 7.0, 7.0]))
+    meter.add(torch.tensor([1.0, 1.0, 1.0]), torch.tensor([4.0, 4.0, 4.0]))
+    meter.add(torch.tensor([NO_DEPTH]), torch.tensor([3.0]))  # says nothing
+    assert meter.values()["rmse"] == 2
+    assert meter.values()["abs_rel"] == 2
+
+
+def test_nothing_counted_is_no_figure() -> None:
+    meter = Depth().meter()
+    meter.add(torch.tensor([NO_DEPTH]), torch.tensor([3.0]))
+    assert meter.values() == {}
+
+
+def test_the_unpatched_models_depth_counts_everywhere_below_its_end() -> None:
+    task = Depth(maximum=10)
+    truth = task.as_truth(torch.tensor([5.0, 12.0, 0.0]))
+    assert truth.tolist() == [5, 10, NO_DEPTH]
+    meter = task.meter()
+    meter.add(truth, torch.tensor([5.0, 99.0, 3.0]))
+    assert meter.values()["rmse"] == 0
+
+
+def test_a_prediction_that_is_not_a_number_shows() -> None:
+    meter = Depth().meter()
+    meter.add(Depth().as_truth(torch.tensor([1.0, 2.0])), torch.tensor([1.0, torch.nan]))
+    assert meter.values()["rmse"] != meter.values()["rmse"]
+
+
+def test_depth_comes_at_the_size_of_the_image_bilinearly() -> None:
+    read = Depth.read(torch.tensor([[[1.0, 3.0]]], dtype=torch.bfloat16), (1, 4))
+    assert read.tolist() == [[1.0, 1.5, 2.5, 3.0]]
+    assert read.dtype == torch.float32
+
+
+def test_retention_of_an_error_is_its_inverse() -> None:
+    assert Depth().retention({"rmse": 4.0}, {"rmse": 2.0}) == 0.5
+    assert Depth().retention({"rmse": 0.0}, {"rmse": 0.0}) is None
+    assert Depth().retention({}, {}) is None
+
+
+def test_relative_depth_has_no_truth_in_metres() -> None:
+    relative = LoadedModel("", nn.Identity(), (4, 4), HALF, HALF, True, metric_depth=False)
+    task = Depth.of(relative)
+    assert task.maximum == inf
+    assert task.truth(sample([[1, 2, 3, 4]])) is None
+    assert "relative" in task.notes()[-1]
+    assert "relative" not in " ".join(Depth().notes())
+    assert task.as_truth(torch.tensor([3000.0])).tolist() == [3000]
+    json.dumps(task.protocol(), allow_nan=False)
+
+
+def test_the_protocol_is_said() -> None:
+    assert Depth(maximum=10).protocol() != Depth().protocol()
+    assert "from 0.001 to 80 m" in Depth.of(LOADED).notes()[0]
+
+
+@pytest.mark.parametrize("maximum", [0.0, -1.0, 0.0001])
+def test_a_range_without_depth_is_refused(maximum: float) -> None:
+    with pytest.raises(ExpediteError, match=f"to {maximum} m was asked"):
+        Depth(maximum=maximum)
