@@ -1,6 +1,7 @@
 """Make trained vision transformers for dense prediction faster, with no training or new weights."""
 
 from expedite.errors import ExpediteError
+from expedite.loading import load
 from expedite.patchers.host import Host
 from expedite.patching import describe, patch, patched, unpatch
 from expedite.plan import Plan, Span
@@ -13,6 +14,7 @@ __all__ = [
     "Span",
     "__version__",
     "describe",
+    "load",
     "patch",
     "patched",
     "unpatch",

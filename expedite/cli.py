@@ -1,4 +1,4 @@
-"""The command line: sweep, demo, describe, flops and bench."""
+"""The command line: sweep, demo, describe, flops, bench and recipes."""
 
 import json
 import os
@@ -19,6 +19,13 @@ from expedite.evaluate.datasets import open_folder
 from expedite.evaluate.demo import run_demo
 from expedite.evaluate.flops import FlopCount, count_flops
 from expedite.evaluate.memory import peak_memory
+from expedite.evaluate.recipes import (
+    Check,
+    check_recipe,
+    check_table,
+    recipes_table,
+    rows_view,
+)
 from expedite.evaluate.report import Section, write_report
 from expedite.evaluate.run import Request, run_sweep
 from expedite.evaluate.speed import setting, time_pairs, twin
@@ -30,6 +37,7 @@ from expedite.evaluate.truths import LABEL_RULES, DepthRule, LabelRule, TruthRul
 from expedite.loading import LoadedModel, load_model
 from expedite.patching import describe, grid_of, patch
 from expedite.plan import Plan, make_plan
+from expedite.recipes import RECIPES, Recipe, find_recipe
 from expedite.version import __version__
 
 Number = TypeVar("Number", int, float)
@@ -43,9 +51,12 @@ app = typer.Typer(
 Model = Annotated[
     str,
     typer.Argument(
-        help="segmenter:FILE (a checkpoint), hf:FOLDER, segmenter:BACKBONE, timm:NAME, "
-        "torchvision:NAME (the last three with random weights) or FILE.py:FACTORY"
+        help="A recipe, segmenter:FILE, hf:FOLDER, sam:FILE, segmenter:BACKBONE, sam:VARIANT, "
+        "timm:NAME, torchvision:NAME (the last four with random weights) or FILE.py:FACTORY"
     ),
+]
+Checkpoint = Annotated[
+    Path | None, typer.Option(help="A file of weights, for a MODEL that has random ones.")
 ]
 ImageSize = Annotated[str | None, typer.Option(help="Pixels: 640, or 352x1216 (height x width).")]
 Classes = Annotated[int | None, typer.Option(help="How many classes, where weights are random.")]
@@ -105,6 +116,7 @@ def sweep_command(
     max_depth: Annotated[
         float | None, typer.Option(help="Metres that depth counts up to; default: the data set's.")
     ] = None,
+    checkpoint: Checkpoint = None,
     image_size: ImageSize = None,
     classes: Classes = None,
     device: Device = "auto",
@@ -112,7 +124,7 @@ def sweep_command(
     seconds: Seconds = 2.0,
 ) -> None:
     """Measure every combination of alpha and clusters, and write a table, plots and a report."""
-    loaded = load_model(model, _size(image_size), classes)
+    loaded = load_model(model, _size(image_size), classes, checkpoint)
     task = _task(loaded, max_depth)
     rule = _truth_rule(loaded, task, ignore_index, reduce_zero_label, depth_scale)
     samples = open_folder(data, split, rule, limit)
@@ -129,6 +141,7 @@ def sweep_command(
         identity={
             "expedite": __version__,
             "model": model,
+            "checkpoint": checkpoint and str(checkpoint),
             "image_size": list(loaded.image_size),
             "data": str(data),
             "split": split,
@@ -152,6 +165,7 @@ def sweep_command(
 @app.command("describe")
 def describe_command(
     model: Model,
+    checkpoint: Checkpoint = None,
     image_size: ImageSize = None,
     classes: Classes = None,
     alpha: Alpha = None,
@@ -164,7 +178,7 @@ def describe_command(
     as_json: AsJson = False,
 ) -> None:
     """Say what a model is to expedite, and what a plan would leave of its tokens."""
-    loaded = load_model(model, _size(image_size), classes)
+    loaded = load_model(model, _size(image_size), classes, checkpoint)
     if plan := _optional_plan(alpha, clusters, keep, beta, method, reconstruct_at, settings):
         patch(loaded.model, plan)
     found = describe(loaded.model, grid_of(loaded.model, _images(loaded)))
@@ -174,6 +188,7 @@ def describe_command(
 @app.command("flops")
 def flops_command(
     model: Model,
+    checkpoint: Checkpoint = None,
     image_size: ImageSize = None,
     classes: Classes = None,
     alpha: Alpha = None,
@@ -186,7 +201,7 @@ def flops_command(
     as_json: AsJson = False,
 ) -> None:
     """Count the GFLOPs (multiply-adds) of one image, unpatched and patched."""
-    loaded = load_model(model, _size(image_size), classes)
+    loaded = load_model(model, _size(image_size), classes, checkpoint)
     plan = _optional_plan(alpha, clusters, keep, beta, method, reconstruct_at, settings)
     images = _images(loaded)
     base = count_flops(loaded.model, images)
@@ -204,6 +219,7 @@ def flops_command(
 @app.command("bench")
 def bench_command(
     model: Model,
+    checkpoint: Checkpoint = None,
     image_size: ImageSize = None,
     classes: Classes = None,
     alpha: Alpha = None,
@@ -220,7 +236,7 @@ def bench_command(
     as_json: AsJson = False,
 ) -> None:
     """Time one plan against the unpatched model, in turn, with its peak memory."""
-    loaded = load_model(model, _size(image_size), classes)
+    loaded = load_model(model, _size(image_size), classes, checkpoint)
     plan = _optional_plan(alpha, clusters, keep, beta, method, reconstruct_at, settings)
     if plan is None:
         raise ExpediteError("no alpha was given; a bench times a plan against the unpatched model")
@@ -236,6 +252,26 @@ def bench_command(
         "throughput": {"batch_size": batch_size, **_bench(base, fast, many, seconds)},
     }
     _print(content, _bench_text(content, str(setting(fast, one))), as_json)
+
+
+@app.command("recipes")
+def recipes_command(
+    names: Annotated[list[str] | None, typer.Argument(help="Which; default: all.")] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Count the GFLOPs of every row with random weights.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """List the published settings, the rows of some, or check our GFLOPs against theirs."""
+    recipes = [find_recipe(name) for name in names] if names else list(RECIPES.values())
+    if check:
+        _check_recipes(recipes, as_json)
+    elif as_json:
+        typer.echo(json.dumps({"recipes": [asdict(recipe) for recipe in recipes]}, indent=2))
+    elif names:
+        Console(soft_wrap=True).print(*map(rows_view, recipes), sep="\n")
+    else:
+        Console().print(recipes_table(recipes))
 
 
 @app.command("demo")
@@ -259,6 +295,20 @@ def main() -> None:
     except (ExpediteError, OSError) as error:
         Console(stderr=True, soft_wrap=True).print(f"error: {error}", markup=False, highlight=False)
         sys.exit(2)
+
+
+def _check_recipes(recipes: list[Recipe], as_json: bool) -> None:
+    checks: list[Check] = []
+    for recipe in recipes:
+        found = list(check_recipe(recipe))
+        checks += found
+        if not as_json:
+            Console().print(check_table(recipe, found))
+    if as_json:
+        content = [{**asdict(check), "fails": check.fails} for check in checks]
+        typer.echo(json.dumps({"checks": content}, indent=2))
+    if any(check.fails for check in checks):
+        raise typer.Exit(1)
 
 
 def _bench(

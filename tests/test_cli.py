@@ -6,6 +6,7 @@ import pickle
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,10 @@ from PIL import Image
 
 from expedite.cli import main
 from expedite.evaluate.scenes import write_scenes
+from expedite.loading import load_model
 from expedite.models.segmenter_files import Preprocessing, save_segmenter
+from expedite.plan import make_plan
+from expedite.recipes import RECIPES, Recipe, Row
 from expedite.version import __version__
 from tests.hosts import segmenter
 
@@ -257,6 +261,45 @@ def test_bench_times_both_in_turn(checkpoint: Path, run: Run) -> None:
     assert content["setting"]["threads"] == torch.get_num_threads()
 
 
+def test_recipes_by_name(run: Run, refusal: Run) -> None:
+    assert all(name in run("recipes") for name in ("swag-vit-h14", "sam-vit-h"))
+    assert "443.84" in run("recipes", "segmenter-vit-l16-ade20k")
+    (found,) = json.loads(run("recipes", "dpt-hybrid-kitti", "--json"))["recipes"]
+    assert (found["image_size"], found["flops_per_multiply_add"]) == ([352, 1216], 2)
+    assert found["rows"][2]["plan"]["spans"][0]["alpha"] == 5
+    assert "the recipe 'swin' was asked" in refusal("recipes", "swin")
+
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch) -> Recipe:
+    """A recipe that is counted in no time; the patched row's count is wrong."""
+    small = ("tiny", "timm:vit_tiny_patch16_224", (224, 224), 10, "", "", "")
+    rows = (Row(None, 1.26, None, None), Row(make_plan(6, 7), 1.26, None, None))
+    monkeypatch.setitem(RECIPES, "tiny", Recipe(*small, rows=rows))
+    return RECIPES["tiny"]
+
+
+def test_recipes_are_checked(
+    tiny: Recipe, execute: Execute, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, out, err = execute("recipes", "--check", "tiny")
+    assert (code, err) == (1, "")
+    assert out.count("FAILS") == 1
+    code, out, _ = execute("recipes", "--check", "tiny", "--json")
+    assert code == 1
+    assert [check["fails"] for check in json.loads(out)["checks"]] == [False, True]
+    monkeypatch.setitem(RECIPES, "tiny", replace(tiny, rows=tiny.rows[:1]))
+    assert "FAILS" not in run("recipes", "tiny", "--check")
+
+
+def test_a_recipe_is_a_model(tiny: Recipe, run: Run, tmp_path: Path) -> None:
+    content = json.loads(run("flops", "tiny", "--json"))
+    assert content["image_size"] == [224, 224]
+    path = tmp_path / "weights.pth"
+    torch.save({"state_dict": load_model("tiny").model.state_dict()}, path)
+    assert "12 blocks" in run("describe", "tiny", "--checkpoint", path)
+
+
 def test_a_factory_of_ones_own(tmp_path: Path, run: Run) -> None:
     file = tmp_path / "mine.py"
     file.write_text("import tests.hosts\n\n\ndef small():\n    return tests.hosts.timm_vit()\n")
@@ -304,11 +347,34 @@ class TestBadInput:
 
     def test_keys_that_do_not_fit(self, checkpoint: Path, refusal: Run) -> None:
         state = torch.load(checkpoint, weights_only=True)
-        state["model"] = {f"module.{name}": tensor for name, tensor in state["model"].items()}
+        state["model"] = {f"net.{name}": tensor for name, tensor in state["model"].items()}
         torch.save(state, checkpoint)
         text = refusal("describe", f"segmenter:{checkpoint}")
         assert "missing (encoder.cls_token, " in text
-        assert "unexpected (module.encoder.cls_token, " in text
+        assert "unexpected (net.encoder.cls_token, " in text
+
+    @pytest.mark.parametrize(
+        ("content", "sentence"),
+        [
+            ({"model": subprocess.run}, "a pickle of more than tensors"),
+            ({"weight": torch.zeros(2)}, "1 unexpected (weight)"),
+            ({"cls_token": torch.zeros(2)}, "cls_token (2,) for (1, 1, 192)"),
+            ({"epoch": 3}, "a dict with keys epoch, not a state dict"),
+            (b"", "not a whole checkpoint"),
+        ],
+    )
+    def test_checkpoint_for_a_model(
+        self, content: Any, sentence: str, refusal: Run, tmp_path: Path
+    ) -> None:
+        path = tmp_path / "weights.pth"
+        path.write_bytes(content) if isinstance(content, bytes) else torch.save(content, path)
+        text = refusal("describe", "timm:vit_tiny_patch16_224", "--checkpoint", path)
+        assert str(path) in text
+        assert sentence in text
+
+    def test_checkpoint_for_a_checkpoint(self, checkpoint: Path, refusal: Run) -> None:
+        text = refusal("describe", f"segmenter:{checkpoint}", "--checkpoint", checkpoint)
+        assert "which brings its own weights" in text
 
     def test_missing_variant(self, checkpoint: Path, refusal: Run) -> None:
         (checkpoint.parent / "variant.yml").unlink()

@@ -133,7 +133,7 @@ class DepthRule(TruthRule):
 # By the data set's name in a published variant.yml.
 LABEL_RULES = {
     "ade20k": LabelRule(reduce_zero_label=True),
-    "pascal_context": LabelRule(reduce_zero_label=True),
+    "pascal_context": LabelRule(),  # 60 classes, the background among them
     "cityscapes": LabelRule(),
     "camvid": LabelRule(ignore_index=11),
 }

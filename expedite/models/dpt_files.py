@@ -70,7 +70,7 @@ def load_dpt(path: Path) -> tuple[DPT, Variant]:
     Raises:
         ExpediteError: It is missing, damaged, of no known architecture, or does not fit it.
     """
-    state = read_state_dict(path, key="model")
+    state = read_state_dict(path)
     variant = _variant_of(path)
     model = DPT(variant.config)
     load_weights(model, state, path)

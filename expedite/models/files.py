@@ -3,26 +3,29 @@
 Which keys an architecture expects is that architecture's own concern.
 """
 
+import contextlib
 import pickle
 import warnings
-import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from expedite.errors import ExpediteError
 
 _SHOWN_KEYS = 4
+# Keys under which training code stores a state dict, one inside another at times.
+_WRAPPING_KEYS = ("state_dict", "model", "module")
+# What DataParallel, Lightning and torch.compile put before the names of a model's tensors.
+_WRAPPING_PREFIXES = ("module.", "model.", "_orig_mod.")
 
 
-def read_state_dict(path: Path, key: str) -> dict[str, Tensor]:
-    """Read a state dict, from safetensors or from a pickle of tensors (under `key` if it has one).
+def read_state_dict(path: Path) -> dict[str, Tensor]:
+    """Read a state dict, from safetensors or from a pickle of tensors, however it is wrapped.
 
     Raises:
         ExpediteError: The file is missing, cut short, holds more than tensors and plain containers,
@@ -31,18 +34,24 @@ def read_state_dict(path: Path, key: str) -> dict[str, Tensor]:
     if not path.is_file():
         raise ExpediteError(f"weights were asked from {path}, which is not a file")
     content = _read_tensors(path)
-    state = content.get(key, content) if isinstance(content, Mapping) else content
-    if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
+    state = content
+    for _ in _WRAPPING_KEYS:
+        state = _inside(state)
+    if not _is_state_dict(state):
         raise ExpediteError(
             f"{path} holds {_summary(content)}, not a state dict; a dict of tensors, or one under "
-            f"the key '{key}', would load"
+            f"a key {' or '.join(map(repr, _WRAPPING_KEYS))}, would load"
         )
     return dict(state)
 
 
 def load_weights(model: nn.Module, state: Mapping[str, Tensor], origin: Path) -> None:
-    """Load `state` into `model`, every key and shape matching; `origin` names it in errors."""
+    """Load `state` into `model`, every key and shape matching; `origin` names it in errors.
+
+    Prefixes that wrappers of models put before every name are taken off.
+    """
     expected = model.state_dict()
+    state = _without_prefixes(state, expected)
     problems = {
         "missing": [name for name in expected if name not in state],
         "unexpected": [name for name in state if name not in expected],
@@ -51,6 +60,7 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor], origin: Path) ->
             for name, tensor in expected.items()
             if name in state and state[name].shape != tensor.shape
         ],
+        "not of dense real numbers": [n for n, tensor in state.items() if not _is_dense(tensor)],
     }
     found = [f"{len(names)} {kind} ({_few(names)})" for kind, names in problems.items() if names]
     if found:
@@ -65,29 +75,65 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(path.read_text())
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ExpediteError(f"{path} is not readable as YAML: {_first_line(error)}") from error
+        raise ExpediteError(f"{path} is not readable as YAML: {first_line(error)}") from error
     if not isinstance(content, dict):
         raise ExpediteError(f"{path} holds {type(content).__name__}, not a mapping of settings")
     return content
+
+
+@contextlib.contextmanager
+def quiet_refusals() -> Iterator[None]:
+    """Silence what PyTorch warns of before it refuses a file; the error says enough."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        yield
 
 
 def _read_tensors(path: Path) -> Any:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        with warnings.catch_warnings():
-            # PyTorch warns of a pickle protocol before it refuses the file; the error says enough.
-            warnings.simplefilter("ignore", UserWarning)
+        with quiet_refusals():
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ExpediteError(
             f"{path} was not loaded: it is a pickle of more than tensors and plain containers, or "
             "no checkpoint at all; save its state_dict() alone"
         ) from error
-    except (SafetensorError, RuntimeError, EOFError, OSError, zipfile.BadZipFile) as error:
+    except Exception as error:  # damaged bytes fail the unpickler in a dozen ways; none runs them
         raise ExpediteError(
-            f"{path} is not a whole checkpoint ({_first_line(error)}); copy it again"
+            f"{path} is not a whole checkpoint ({first_line(error)}); copy it again"
         ) from error
+
+
+def _inside(content: Any) -> Any:
+    """What a wrapping key holds; a state dict, and what has no such key, as it is."""
+    if not isinstance(content, Mapping) or _is_state_dict(content):
+        return content
+    wrapped = (content.get(key) for key in _WRAPPING_KEYS)
+    return next((inner for inner in wrapped if isinstance(inner, Mapping)), content)
+
+
+def _is_state_dict(content: Any) -> bool:
+    return isinstance(content, Mapping) and all(
+        isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in content.items()
+    )
+
+
+def _is_dense(tensor: Tensor) -> bool:
+    unlike = tensor.is_quantized or tensor.is_complex() or tensor.is_meta
+    return tensor.layout is torch.strided and not unlike
+
+
+def _without_prefixes(
+    state: Mapping[str, Tensor], expected: Mapping[str, Tensor]
+) -> Mapping[str, Tensor]:
+    while state and not expected.keys() & state.keys():
+        prefix = next((p for p in _WRAPPING_PREFIXES if all(n.startswith(p) for n in state)), None)
+        if prefix is None:
+            break
+        state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
+    return state
 
 
 def _summary(content: object) -> str:
@@ -102,5 +148,6 @@ def _few(names: Iterable[str]) -> str:
     return ", ".join(names[:_SHOWN_KEYS]) + more
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0] or type(error).__name__
+def first_line(error: Exception) -> str:
+    """What an error is and the first line that it says."""
+    return f"{type(error).__name__}: {error}".strip().split("\n")[0]

@@ -97,7 +97,7 @@ def load_segmenter(checkpoint: Path) -> tuple[Segmenter, Preprocessing]:
         ExpediteError: A file is missing or damaged, a setting is missing, or keys do not fit.
     """
     variant_path = checkpoint.with_name("variant.yml")
-    state = read_state_dict(checkpoint, key="model")
+    state = read_state_dict(checkpoint)
     variant = read_yaml(variant_path)
     net = _section(variant, "net_kwargs", variant_path)
     model = Segmenter(_config(net, variant_path))

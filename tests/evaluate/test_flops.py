@@ -159,3 +159,9 @@ def test_a_share_to_keep_counts_like_the_clusters_it_stands_for() -> None:
     model = timm_vit()
     share = count_flops(expedite.patch(model, alpha=1, keep=0.25), images(1))
     assert share == count_flops(expedite.patch(model, alpha=1, clusters=4), images(1))
+
+
+def test_picking_the_largest_and_standardizing_count_nothing() -> None:
+    pick = Calls(lambda x: F.max_pool2d(x, 3, 2) - torch.std_mean(x)[1].ceil())
+    found = count_flops(pick, torch.zeros(1, 4, 9, 9))
+    assert (found.total, found.unsupported) == (0, {})

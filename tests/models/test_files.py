@@ -1,6 +1,7 @@
 import pickle
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -21,21 +22,21 @@ def test_reads_plain_wrapped_and_safetensors(tmp_path: Path) -> None:
     torch.save({"model": state, "epoch": 3}, tmp_path / "wrapped.pth")
     save_file(state, tmp_path / "safe.safetensors")
     for name in ("plain.pth", "wrapped.pth", "safe.safetensors"):
-        assert torch.equal(read_state_dict(tmp_path / name, "model")["weight"], state["weight"])
+        assert torch.equal(read_state_dict(tmp_path / name)["weight"], state["weight"])
 
 
 def test_a_pickle_that_runs_code_is_not_run(tmp_path: Path) -> None:
     path = tmp_path / "evil.pth"
     torch.save({"model": Evil()}, path)
     with pytest.raises(ExpediteError, match="more than tensors"):
-        read_state_dict(path, "model")
+        read_state_dict(path)
 
 
 def test_a_bare_pickle(tmp_path: Path) -> None:
     path = tmp_path / "bare.pth"
     path.write_bytes(pickle.dumps(Evil()))
     with pytest.raises(ExpediteError, match=r"was not loaded|not a whole checkpoint"):
-        read_state_dict(path, "model")
+        read_state_dict(path)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.99])
@@ -50,21 +51,79 @@ def test_a_truncated_file(tmp_path: Path, share: float, suffix: str) -> None:
     content = path.read_bytes()
     path.write_bytes(content[: int(share * len(content))])
     with pytest.raises(ExpediteError, match=r"not a whole checkpoint|was not loaded"):
-        read_state_dict(path, "model")
+        read_state_dict(path)
 
 
 def test_text_is_no_checkpoint(tmp_path: Path) -> None:
     path = tmp_path / "readme.pth"
     path.write_text("weights are elsewhere")
     with pytest.raises(ExpediteError, match=r"not a whole checkpoint|was not loaded"):
-        read_state_dict(path, "model")
+        read_state_dict(path)
 
 
 def test_a_file_without_a_state_dict(tmp_path: Path) -> None:
     path = tmp_path / "other.pth"
     torch.save({"epoch": 3, "loss": 0.1}, path)
     with pytest.raises(ExpediteError, match="a dict with keys epoch, loss, not a state dict"):
-        read_state_dict(path, "model")
+        read_state_dict(path)
+
+
+def test_a_dict_that_holds_itself(tmp_path: Path) -> None:
+    content: dict[str, object] = {}
+    content["model"] = content
+    torch.save(content, tmp_path / "loop.pth")
+    with pytest.raises(ExpediteError, match="a dict with keys model, not a state dict"):
+        read_state_dict(tmp_path / "loop.pth")
+
+
+@pytest.mark.parametrize(
+    "weight",
+    [
+        torch.eye(2, 3).to_sparse(),
+        torch.zeros(2, 3, dtype=torch.complex64),
+        torch.empty(2, 3).to("meta"),
+    ],
+    ids=["sparse", "complex", "meta"],
+)
+def test_tensors_that_are_no_weights(tmp_path: Path, weight: torch.Tensor) -> None:
+    torch.save({"weight": weight, "bias": torch.zeros(2)}, tmp_path / "odd.pth")
+    state = read_state_dict(tmp_path / "odd.pth")
+    with pytest.raises(ExpediteError, match=r"1 not of dense real numbers \(weight\)"):
+        load_weights(nn.Linear(3, 2), state, Path("odd.pth"))
+
+
+def test_the_dict_among_the_keys_is_taken(tmp_path: Path) -> None:
+    state = {"weight": torch.ones(2)}
+    torch.save({"model": "vit_b", "module": state}, tmp_path / "named.pth")
+    assert torch.equal(read_state_dict(tmp_path / "named.pth")["weight"], state["weight"])
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_damaged_bytes_end_in_one_sentence(tmp_path: Path, zipped: bool) -> None:
+    path = tmp_path / "weights.pth"
+    state = {f"layer{i}": torch.randn(2, 2) for i in range(3)}
+    torch.save({"model": state}, path, _use_new_zipfile_serialization=zipped)
+    content, rng = path.read_bytes(), np.random.default_rng(0)
+    refused = 0
+    for _ in range(300):
+        damaged = bytearray(content)
+        damaged[rng.integers(min(len(content), 900))] = rng.integers(256)
+        path.write_bytes(damaged)
+        try:
+            read_state_dict(path)
+        except ExpediteError as error:
+            refused += 1
+            assert str(path) in str(error)
+            assert "\n" not in str(error)
+    assert refused > 50  # what is not refused was read: padding, or a tensor's own bytes
+
+
+def test_a_prefix_of_the_model_itself_stays() -> None:
+    model = nn.Sequential()
+    model.add_module("module", nn.Linear(3, 2))
+    load_weights(model, nn.Sequential.state_dict(model), Path("file.pth"))
+    state = {f"module.{name}": tensor for name, tensor in model.state_dict().items()}
+    load_weights(model, state, Path("file.pth"))
 
 
 def test_keys_that_do_not_fit_are_named() -> None:

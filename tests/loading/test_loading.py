@@ -1,23 +1,20 @@
-"""Models by name; what a name that cannot be loaded is told is in test_cli."""
+"""Models by name; what names and files that cannot be loaded are told is in test_cli too."""
 
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 import torch
-import transformers
 
+import expedite
 from expedite import ExpediteError
-from expedite.evaluate.predict import predict
 from expedite.loading import load_model
 from expedite.models.segmenter import Segmenter
-from expedite.models.segmenter_files import Preprocessing, save_segmenter
+from expedite.models.segmenter_files import Preprocessing, build_segmenter, save_segmenter
+from expedite.recipes import RECIPES, Recipe
 from tests.hosts import images, segmenter
 
 FACTORIES = """
 import torch
-import transformers
 from tests.hosts import depth_vit, timm_vit
 
 def plain():
@@ -113,78 +110,62 @@ def test_classes_of_a_checkpoint_are_its_own(tmp_path: Path) -> None:
         load_model(f"segmenter:{path}", classes=9)
 
 
-KINDS = ("metric", "relative")
-SIZES = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 2}
+def test_a_factory_takes_no_classes_and_no_checkpoint(factories: Path, tmp_path: Path) -> None:
+    with pytest.raises(ExpediteError, match="3 classes were asked of"):
+        load_model(f"{factories}:configured", classes=3)
+    with pytest.raises(ExpediteError, match="which brings its own weights"):
+        expedite.load(f"{factories}:plain", tmp_path / "weights.pth")
+
+
+def test_load_returns_the_module_alone(factories: Path) -> None:
+    model = expedite.load(f"{factories}:plain")  # it says no image size, and none is needed
+    assert type(model).__name__ == "VisionTransformer"
+    assert not model.training
+
+
+def test_an_unknown_name_is_told_every_form() -> None:
+    with pytest.raises(ExpediteError) as error:
+        expedite.load("resnet50")
+    for form in ("segmenter:FILE", "hf:FOLDER", "timm:NAME", "FILE.py:FACTORY", "swag-vit-l16"):
+        assert form in str(error.value)
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """A model of transformers that segments, saved with its image processor."""
-    hf: Any = transformers
-    sizes = {**SIZES, "intermediate_size": 64, "image_size": 32, "patch_size": 4}
-    config = hf.DPTConfig(
-        **sizes, backbone_out_indices=[0, 1, 2, 3], neck_hidden_sizes=[8] * 4, num_labels=3
+def tiny(monkeypatch: pytest.MonkeyPatch) -> Recipe:
+    """A recipe of a small Segmenter, known for the time of a test."""
+    recipe = Recipe(
+        name="tiny",
+        model="segmenter:vit_tiny_patch16_384",
+        image_size=(64, 64),
+        classes=4,
+        metric="",
+        checkpoint="",
+        origin="",
+        rows=(),
+        dataset="camvid",
+        windows=(96, 48),
     )
-    torch.manual_seed(0)
-    hf.DPTForSemanticSegmentation(config).save_pretrained(tmp_path)
-    hf.DPTImageProcessor(image_mean=[0.1, 0.2, 0.3], image_std=[1, 2, 3]).save_pretrained(tmp_path)
-    return tmp_path
+    monkeypatch.setitem(RECIPES, "tiny", recipe)
+    return recipe
 
 
-def test_a_folder_of_transformers(folder: Path) -> None:
-    loaded = load_model(f"hf:{folder}")
-    assert type(loaded.model).__name__ == "DPTForSemanticSegmentation"
-    assert (loaded.image_size, loaded.mean, loaded.deviation) == (
-        (32, 32),
-        (0.1, 0.2, 0.3),
-        (1, 2, 3),
-    )
-    assert loaded.trained
-    prediction = predict(loaded, loaded.model, np.zeros((50, 70, 3), np.uint8))
-    assert prediction.indices.shape == (50, 70)
-    assert prediction.classes == 3
-
-
-@pytest.mark.parametrize(
-    ("family", "said", "metric"),
-    [("DPT", {}, False), ("DepthAnything", {}, False)]
-    + [("DepthAnything", {"depth_estimation_type": kind}, kind == "metric") for kind in KINDS],
-)
-def test_depth_of_transformers_is_relative_unless_it_says_so(
-    tmp_path: Path, family: str, said: dict[str, str], metric: bool
-) -> None:
-    hf: Any = transformers
-    sizes = {**SIZES, "image_size": 28, "patch_size": 14}
-    stages = {
-        "out_features": ["stage1", "stage2", "stage3", "stage4"],
-        "reshape_hidden_states": False,
-    }
-    backbone = hf.Dinov2Config(**sizes, **stages, mlp_ratio=2)
-    made = getattr(hf, f"{family}Config")(
-        **said,
-        backbone_config=backbone,
-        reassemble_hidden_size=32,
-        neck_hidden_sizes=[8] * 4,
-        fusion_hidden_size=8,
-    )
-    getattr(hf, f"{family}ForDepthEstimation")(made).save_pretrained(tmp_path)
-    loaded = load_model(f"hf:{tmp_path}")
-    assert (loaded.task, loaded.metric_depth) == ("depth", metric)
-    assert predict(loaded, loaded.model, np.zeros((50, 70, 3), np.uint8)).shape == (50, 70)
-
-
-def test_a_folder_of_transformers_that_is_damaged(folder: Path) -> None:
-    weights = folder / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:1000])
-    with pytest.raises(ExpediteError, match="cannot be loaded"):
-        load_model(f"hf:{folder}")
-    with pytest.raises(ExpediteError, match="cannot be loaded"):
-        load_model(f"hf:{folder / 'nothing'}")
-
-
-def test_torchvision_by_name() -> None:
-    loaded = load_model("torchvision:vit_b_32", (64, 64), classes=5)
-    assert loaded.model(torch.zeros(1, 3, 64, 64)).shape == (1, 5)
+def test_a_recipe_is_a_model_of_its_size(tiny: Recipe) -> None:
+    loaded = load_model("tiny")
+    assert (loaded.name, loaded.image_size, loaded.dataset) == ("tiny", (64, 64), "camvid")
+    assert (loaded.short_side, loaded.window_stride) == (96, 48)
+    assert loaded.model(images(1, 64, 64)).shape == (1, 4, 64, 64)
     assert not loaded.trained
-    with pytest.raises(ExpediteError, match="it has vit_b_16"):
-        load_model("torchvision:vit_b_15")
+
+
+def test_a_recipe_at_another_size_has_windows_of_that_size(tiny: Recipe) -> None:
+    loaded = load_model("tiny", image_size=(32, 32), classes=7)
+    assert (loaded.image_size, loaded.window_stride) == ((32, 32), 32)
+    assert loaded.model(images()).shape[1] == 7
+
+
+def test_a_recipe_with_its_checkpoint_is_trained(tiny: Recipe, tmp_path: Path) -> None:
+    model = build_segmenter("vit_tiny_patch16_384", (64, 64), 4)[0].eval()
+    torch.save({"model": model.state_dict()}, tmp_path / "checkpoint.pth")
+    loaded = load_model("tiny", checkpoint=tmp_path / "checkpoint.pth")
+    assert loaded.trained
+    assert torch.equal(loaded.model(images()), model(images()))

@@ -1,0 +1,86 @@
+"""`hf:FOLDER`, a model of transformers with its weights, in one file or in shards."""
+
+import contextlib
+import importlib
+import importlib.util
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+from expedite.errors import ExpediteError
+from expedite.loading.model import LoadedModel, Triple, Wanted
+from expedite.models.files import first_line, quiet_refusals
+from expedite.models.segmenter_files import NORMALIZATIONS
+
+
+def build(wanted: Wanted) -> LoadedModel:
+    if importlib.util.find_spec("transformers") is None:
+        raise ExpediteError(
+            f"'{wanted.spec}' needs transformers; pip install 'expedite[hf]' brings it"
+        )
+    wanted.refuse_others()
+    transformers: Any = importlib.import_module("transformers")
+    try:
+        with _quiet(transformers), quiet_refusals():
+            return _read(transformers, wanted)
+    except ExpediteError:
+        raise
+    except Exception as error:  # transformers fails in a dozen ways on damaged files
+        raise ExpediteError(
+            f"'{wanted.spec}' was asked and cannot be loaded: {first_line(error)}"
+        ) from error
+
+
+def _read(transformers: Any, wanted: Wanted) -> LoadedModel:
+    config = transformers.AutoConfig.from_pretrained(wanted.name)
+    make = getattr(transformers, (config.architectures or ["AutoModel"])[0])
+    # Shapes are compared here, since transformers names none of those that do not fit.
+    model, report = make.from_pretrained(
+        wanted.name, output_loading_info=True, ignore_mismatched_sizes=True
+    )
+    # transformers makes up for both kinds with random weights.
+    for kind in ("missing", "mismatched"):
+        keys = report[f"{kind}_keys"]  # a mismatched one with its two shapes
+        if names := sorted(key if isinstance(key, str) else key[0] for key in keys):
+            raise ExpediteError(
+                f"'{wanted.spec}' was asked, whose weights do not fit a {type(model).__name__}: "
+                f"{len(names)} {kind} ({', '.join(names[:4])})"
+            )
+    mean, deviation = _processing(transformers, wanted.name)
+    size = wanted.image_size or _image_size(config)
+    loaded = LoadedModel(wanted.spec, model.eval(), size, mean, deviation, trained=True)
+    if not type(model).__name__.endswith("ForDepthEstimation"):
+        return loaded
+    metric = getattr(config, "depth_estimation_type", None) == "metric"
+    return replace(loaded, task="depth", metric_depth=metric)
+
+
+def _image_size(config: Any) -> tuple[int, int]:
+    backbone = getattr(config, "backbone_config", None)
+    side: Any = getattr(config, "image_size", None) or getattr(backbone, "image_size", 224)
+    return (side, side) if isinstance(side, int) else (side[0], side[1])
+
+
+def _processing(transformers: Any, name: str) -> tuple[Triple, Triple]:
+    """Mean and deviation of the image processor that is stored with a model, if one is."""
+    try:
+        processor = transformers.AutoImageProcessor.from_pretrained(name)
+        mean, deviation = processor.image_mean, processor.image_std
+    except OSError:
+        mean, deviation = NORMALIZATIONS["vit"]
+    return (mean[0], mean[1], mean[2]), (deviation[0], deviation[1], deviation[2])
+
+
+@contextlib.contextmanager
+def _quiet(transformers: Any) -> Iterator[None]:
+    """No table and no progress bar beside the one sentence of an error."""
+    logging = transformers.utils.logging
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()

@@ -1,0 +1,90 @@
+"""What was asked of `load_model`, what it returns, and how a checkpoint gets into a model."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from torch import Tensor, nn
+
+from expedite.errors import ExpediteError
+from expedite.models.files import load_weights, read_state_dict
+
+Triple = tuple[float, float, float]
+State = Mapping[str, Tensor]
+TaskName = Literal["segmentation", "classification", "depth"]
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model in eval mode with what is needed to feed it images.
+
+    Args:
+        name: As it was asked for.
+        model: The model.
+        image_size: (height, width) in pixels of the images it is run on, or of sliding windows.
+        mean: Per channel of RGB from 0 to 1.
+        deviation: Per channel.
+        trained: Whether its weights come from training; figures of accuracy need that.
+        window_stride: Step of sliding windows in pixels; None resizes whole images.
+        short_side: Pixels of an image's shorter side before windows are cut.
+        dataset: The data set it was trained on by its published name, where known.
+        task: What its output is; None where only a look at the output tells.
+        metric_depth: Whether depth is in metres, and not relative.
+    """
+
+    name: str
+    model: nn.Module
+    image_size: tuple[int, int]
+    mean: Triple
+    deviation: Triple
+    trained: bool
+    window_stride: int | None = None
+    short_side: int | None = None
+    dataset: str = ""
+    task: TaskName | None = None
+    metric_depth: bool = True
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What was asked, with `spec` split at its first colon; None where the model's own will do."""
+
+    spec: str
+    kind: str
+    name: str
+    image_size: tuple[int, int] | None
+    classes: int | None
+    checkpoint: Path | None
+
+    @classmethod
+    def of(
+        cls,
+        spec: str,
+        image_size: tuple[int, int] | None = None,
+        classes: int | None = None,
+        checkpoint: str | Path | None = None,
+    ) -> "Wanted":
+        kind, _, name = spec.partition(":")
+        path = None if checkpoint is None else Path(checkpoint)
+        return cls(spec, kind, name, image_size, classes, path)
+
+    def refuse_others(self) -> None:
+        """Refuse what cannot be chosen for a model that brings its own weights."""
+        if self.classes is not None:
+            raise ExpediteError(
+                f"{self.classes} classes were asked of '{self.spec}', which has its own number"
+            )
+        if self.checkpoint is not None:
+            raise ExpediteError(
+                f"the checkpoint {self.checkpoint} was given for '{self.spec}', which brings its "
+                "own weights; give it to a recipe or to an architecture with random weights"
+            )
+
+    def fill(self, model: nn.Module, translate: Callable[[State], State] | None = None) -> bool:
+        """Load the checkpoint into `model` if there is one; `translate` maps older key names."""
+        if self.checkpoint is None:
+            return False
+        state: State = read_state_dict(self.checkpoint)
+        load_weights(model, translate(state) if translate else state, self.checkpoint)
+        return True
