@@ -8,25 +8,17 @@ weights are random, so nothing is said of what it sees.
 """
 
 import copy
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
-import torch
 import transformers
 import typer
+from comparing import console, costs, run_script
 from PIL import Image
-from rich.console import Console
-from rich.table import Table
 
 import expedite
-from expedite import ExpediteError
 from expedite.evaluate.demo import unseen_scenes
-from expedite.evaluate.flops import count_flops
-from expedite.evaluate.speed import time_pairs
 
-console = Console()
 # The published configuration of Depth Anything V2 Small.
 BACKBONE = {
     "hidden_size": 384,
@@ -54,19 +46,6 @@ def load(name: str | None) -> tuple[Any, Any]:
     return library.DepthAnythingForDepthEstimation(config).eval(), processor
 
 
-def costs(model: Any, fast: Any, pixels: torch.Tensor) -> Table:
-    """A table of the unpatched and the patched model on one image."""
-    with torch.inference_mode():
-        timing = time_pairs(lambda: model(pixels), lambda: fast(pixels), pixels.device)
-    table = Table("", "GFLOPs", "FPS")
-    for name, of, seconds in (
-        ("unpatched", model, timing.first.median),
-        ("patched", fast, timing.second.median),
-    ):
-        table.add_row(name, f"{count_flops(of, pixels).total:.2f}", f"{1 / seconds:.2f}")
-    return table
-
-
 def main(
     model: Annotated[str | None, typer.Option(help="A folder, or a name on the hub.")] = None,
     image: Annotated[Path | None, typer.Option(help="Any photograph.")] = None,
@@ -89,12 +68,8 @@ def main(
     depth = pipeline(photo)["depth"]
     depth.save(out)
     said = "as its checkpoint sees it" if model else "of random weights, which see nothing"
-    console.print(f"{out} is the depth map of {np.asarray(photo).shape[:2]} pixels, {said}")
+    console.print(f"{out} is the depth map of {photo.width}×{photo.height} pixels, {said}")
 
 
 if __name__ == "__main__":
-    try:
-        typer.run(main)
-    except (ExpediteError, OSError) as error:
-        console.print(f"error: {error}", soft_wrap=True)
-        sys.exit(2)
+    run_script(main)

@@ -56,11 +56,8 @@ _INSTRUMENTS = [
         [(2, (16, 24)), (2, (18, 27)), (2, (20, 30)), (3, (16, 24)), (3, (20, 30))],
         _SIZE,  # one window sees all of a scene
     ),
+    Instrument("depth", f"dpt:{_DPT}", [(2, (16, 24)), (2, (20, 30)), (3, (20, 30))]),
 ]
-if _DPT.is_file():
-    _INSTRUMENTS.append(
-        Instrument("depth", f"dpt:{_DPT}", [(2, (16, 24)), (2, (20, 30)), (3, (20, 30))])
-    )
 
 
 def run_demo(out: Path, count: int, seconds: float, console: Console, command: str) -> Path:
@@ -102,6 +99,11 @@ def run_demo(out: Path, count: int, seconds: float, console: Console, command: s
 def demo_model() -> LoadedModel:
     """The shipped Segmenter, trained on generated scenes by `examples/train_demo.py`."""
     return load_model(f"segmenter:{_CHECKPOINT}", _SIZE)
+
+
+def demo_depth_model() -> LoadedModel:
+    """The shipped DPT, trained on generated scenes by `examples/train_dpt.py`."""
+    return load_model(f"dpt:{_DPT}")
 
 
 def unseen_scenes(count: int) -> list[Sample]:
