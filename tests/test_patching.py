@@ -20,11 +20,14 @@ from expedite import ExpediteError, Plan, Span
 from expedite.evaluate.speed import attention_kernel
 from expedite.patchers.hooks import find_sessions
 from tests.hosts import (
+    huggingface_sam,
     huggingface_vit,
     images,
     open_frames,
+    segment_anything_sam,
     segmenter,
     timm_eva,
+    timm_sam,
     timm_vit,
     torchvision_vit,
 )
@@ -36,6 +39,9 @@ HOSTS: dict[str, Make] = {
     "torchvision": torchvision_vit,
     "transformers": huggingface_vit,
     "segmenter": segmenter,
+    "segment_anything": segment_anything_sam,
+    "timm SAM": timm_sam,
+    "transformers SAM": huggingface_sam,
 }
 PLAN = Plan((Span(alpha=1, clusters=4),))
 
@@ -265,7 +271,8 @@ def test_no_more_graph_breaks_than_unpatched(make: Make) -> None:
 def test_fused_attention_stays_fused(make: Make) -> None:
     model = make()
     before = attention_kernel(model, images())
-    assert before != "unfused"
+    if before == "unfused":
+        pytest.skip("the attention of this model is unfused unpatched")
     for log_mass in (True, False):
         expedite.patch(model, alpha=0, clusters=4, log_mass=log_mass)
         # The path that nn.MultiheadAttention has for itself takes no mask; the usual kernel does.

@@ -128,6 +128,18 @@ def test_a_map_comes_back_from_its_windows(n: int, m: int, window: tuple[int, in
     assert torch.equal(unpartition(windows, (n, m)), x)
 
 
+def test_windows_compile_into_one_graph() -> None:
+    torch.compiler.reset()
+
+    def there_and_back(tokens: Tensor) -> Tensor:
+        centroids, record = cluster_windows(tokens, (4, 4), (3, 3))
+        return reconstruct_windows(centroids.tanh(), record)
+
+    tokens = torch.randn(2, 10, 9, 4)
+    compiled = torch.compile(there_and_back, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(tokens), there_and_back(tokens))
+
+
 @pytest.mark.parametrize(
     ("shape", "cells", "k", "message"),
     [

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 
 from torch import nn
 
-from expedite.patchers import huggingface_vit, segmenter, timm_vit, torchvision_vit
+from expedite.patchers import huggingface_vit, sam, segmenter, timm_vit, torchvision_vit
 from expedite.patchers.host import Host
 
 FAMILIES: tuple[Callable[[nn.Module], Host | None], ...] = (
@@ -12,12 +12,14 @@ FAMILIES: tuple[Callable[[nn.Module], Host | None], ...] = (
     timm_vit.find_host,
     torchvision_vit.find_host,
     huggingface_vit.find_host,
+    sam.find_host,
 )
 FAMILY_NAMES = (
     "Segmenter (expedite.models.segmenter)",
     "timm VisionTransformer and Eva",
     "torchvision VisionTransformer",
     "transformers ViT, DeiT, DINOv2, DINOv3 and DPT",
+    "Segment Anything's image encoder (segment_anything, timm, transformers)",
 )
 
 

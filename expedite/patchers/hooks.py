@@ -6,12 +6,13 @@ and its copy can be unpatched like the model itself.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
 
 from expedite.errors import ExpediteError
-from expedite.patchers.host import Method
+from expedite.patchers.host import Method, Reads
 from expedite.patchers.session import Frame, Session
 
 Arguments = tuple[Any, ...]
@@ -32,7 +33,10 @@ class OpenCall(Hook):
     with_head: bool
 
     def __call__(self, module: nn.Module, args: Arguments, kwargs: Keywords) -> None:
-        self.session.open(Frame(self.with_head, self.session.host.reads(module, args, kwargs)))
+        # Open before the arguments are looked at: whatever happens, the call is closed.
+        frame = Frame(self.with_head, Reads())
+        self.session.open(frame)
+        frame.reads = self.session.host.reads(module, args, kwargs)
 
 
 class CloseCall(Hook):
@@ -145,21 +149,42 @@ class LeaveHead(Hook):
 
 
 @dataclass(eq=False)
-class CallMethod(Hook):
-    """Stands on an instance in place of a method that hooks do not see, and calls that method."""
+class StandIn(Hook):
+    """Stands on an instance in place of a method."""
 
     module: nn.Module
-    method: Method
+    name: str
     before: Callable[..., Any] | None  # what stood on the instance, if anything did
+
+    def plain(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the method itself."""
+        if self.before is not None:
+            return self.before(*args, **kwargs)
+        return getattr(type(self.module), self.name)(self.module, *args, **kwargs)
+
+
+@dataclass(eq=False)
+class CallMethod(StandIn):
+    """In place of a method that hooks do not see: calls that method."""
+
+    method: Method
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         self.session.open(Frame(False, self.method.reads(self.module, *args, **kwargs)))
         try:
-            if self.before is not None:
-                return self.before(*args, **kwargs)
-            return getattr(type(self.module), self.method.name)(self.module, *args, **kwargs)
+            return self.plain(*args, **kwargs)
         finally:
             self.session.close()
+
+
+class RunBlock(StandIn):
+    """In place of the `forward` of a block that cannot run on clusters by itself."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        run, frame = self.session.host.run, self.session.frame
+        if run is None or frame is None or frame.cells is None or frame.keeps_every_token:
+            return self.plain(*args, **kwargs)
+        return run(self.module, args[0], frame.cells)
 
 
 def install(session: Session) -> None:
@@ -174,6 +199,8 @@ def install(session: Session) -> None:
             _before(host.blocks[index], EnterBlock(session, index))
             if host.mask is not None:
                 _before(host.mask.module(host.blocks[index]), AddMask(session))
+            if host.run is not None:
+                _stand_in(host.blocks[index], "forward", RunBlock, session)
             _after(host.blocks[index], LeaveBlock(session, index))
     if host.pooled is not None:
         _after(host.pooled, AverageClusters(session))
@@ -187,9 +214,7 @@ def install(session: Session) -> None:
         elif head.blocks:
             _after(head.blocks[-1], LeaveHead(session, head.queries))
     for method in host.methods:
-        before = vars(host.backbone).get(method.name)
-        call = CallMethod(session, host.backbone, method, before)
-        setattr(host.backbone, method.name, call)
+        _stand_in(host.backbone, method.name, partial(CallMethod, method=method), session)
 
 
 def remove(model: nn.Module) -> None:
@@ -200,7 +225,7 @@ def remove(model: nn.Module) -> None:
                 for table in (hooks, *companions):
                     table.pop(key, None)
         for name, value in list(vars(module).items()):
-            if isinstance(value, CallMethod):
+            if isinstance(value, StandIn):
                 delattr(module, name)
                 if value.before is not None:
                     setattr(module, name, value.before)
@@ -223,6 +248,10 @@ def _tables(module: nn.Module) -> list[tuple[dict[int, Any], ...]]:
             module._forward_hooks_always_called,
         ),
     ]
+
+
+def _stand_in(module: nn.Module, name: str, make: Callable[..., StandIn], session: Session) -> None:
+    setattr(module, name, make(session, module, name, vars(module).get(name)))
 
 
 def _before(module: nn.Module, hook: Any) -> None:

@@ -94,6 +94,26 @@ class Mask:
 
 
 @dataclass(frozen=True)
+class Cells:
+    """The map of clusters that a block of a host with windows is to run on.
+
+    Args:
+        grid: (H, W) of the tokens.
+        window: Tokens of a window.
+        clusters: (h, w) of the map.
+        cells: Clusters of a window.
+        log_mass: (B, h, w) what every cluster adds to its attention scores as a key; None where
+            clusters do not weigh by their mass.
+    """
+
+    grid: tuple[int, int]
+    window: tuple[int, int]
+    clusters: tuple[int, int]
+    cells: tuple[int, int]
+    log_mass: Tensor | None
+
+
+@dataclass(frozen=True)
 class Rotary:
     """How blocks are given rotary positions, the same for all of them.
 
@@ -116,7 +136,8 @@ class Host:
         family: What kind of model it is, for people.
         model: The whole; calling it runs the head as well.
         backbone: The part whose output is the tokens; may be the model itself.
-        blocks: In the order they run, each (B, prefix + N, C) → the same.
+        blocks: In the order they run, each (B, prefix + N, C) → the same; a host with windows has
+            blocks (B, H, W, C) → the same.
         prefix_tokens: How many tokens before the grid's are never clustered.
         embedding: The module that makes tokens of an image.
         grid: Maps (embedding, its arguments, its output) to (H, W).
@@ -132,6 +153,10 @@ class Host:
         methods: Other ways of calling the backbone.
         taps: Who reads outputs of blocks inside a span, for people.
         head: Set where reconstruction can wait until after the head.
+        window: Rows and columns of the windows in which most blocks attend, each of which is
+            clustered alone; None where blocks attend to everything. Set together with `run`.
+        run: Runs a block on a map of clusters (B, h, w, C), for blocks that cannot do so by
+            themselves.
     """
 
     family: str
@@ -152,3 +177,5 @@ class Host:
     methods: tuple[Method, ...] = ()
     taps: str = "none"
     head: TokenHead | None = None
+    window: tuple[int, int] | None = None
+    run: Callable[[nn.Module, Tensor, Cells], Tensor] | None = None
