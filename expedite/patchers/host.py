@@ -9,6 +9,8 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
+Side = tuple[int, int, int, int]
+
 # What the head reads of the last block's output when the whole model is called: the prefix tokens
 # alone, the mean of all others, every token, or nothing that is not among the call's taps.
 Readout = Literal["prefix", "mean", "tokens", "taps"]
@@ -111,6 +113,11 @@ class Cells:
     clusters: tuple[int, int]
     cells: tuple[int, int]
     log_mass: Tensor | None
+
+    @property
+    def sides(self) -> tuple[Side, ...]:
+        """The first four of the rows, then of the columns."""
+        return tuple(zip(self.grid, self.window, self.clusters, self.cells, strict=True))
 
 
 @dataclass(frozen=True)

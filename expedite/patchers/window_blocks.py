@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from expedite.constants import remembered
 from expedite.patchers.decomposed import between, middles, places, positions
-from expedite.patchers.host import Cells, attribute
+from expedite.patchers.host import Cells, Side, attribute
 from expedite.windows import partition, unpartition
 
 
@@ -43,8 +43,7 @@ def run_block(block: nn.Module, x: Tensor, cells: Cells, layout: Layout) -> Tens
     if attribute(block, "window_size") > 0:
         attended = _in_windows(block, normed, cells, layout)
     else:
-        sizes = zip(cells.grid, cells.window, cells.clusters, cells.cells, strict=True)
-        middle = [middles(*side, x.device)[0] for side in sizes]
+        middle = [middles(*side, x.device)[0] for side in cells.sides]
         bias = None if cells.log_mass is None else cells.log_mass.flatten(1)
         attended = _attend(block, normed, middle, cells.grid, bias, layout)
     x = x + attended
@@ -61,16 +60,13 @@ def through(block: nn.Module, names: Iterable[str], x: Tensor) -> Tensor:
 def _in_windows(block: nn.Module, x: Tensor, cells: Cells, layout: Layout) -> Tensor:
     """Attention in windows of clusters, padded with zeros as the windows of tokens are."""
     (h, w), (kh, kw) = cells.clusters, cells.cells
-    sizes = zip(cells.grid, cells.window, cells.clusters, cells.cells, strict=True)
-    middle = [places(*side, x.device)[0] for side in sizes]
+    middle = [places(*side, x.device)[0] for side in cells.sides]
     n, m = (len(side) for side in middle)
     padding = (0, m * kw - w, 0, n * kh - h)
     windows = partition(F.pad(x, (0, 0, *padding)), cells.cells)  # (B·n·m, kh, kw, C)
     bias = None
     if cells.log_mass is not None:
-        (of_padding,) = log_mass_of_padding(
-            cells.grid, cells.window, cells.clusters, cells.cells, x.device
-        )
+        (of_padding,) = log_mass_of_padding(*cells.sides, x.device)
         log_mass = F.pad(cells.log_mass, padding) + of_padding
         bias = partition(log_mass[..., None], cells.cells).flatten(1)  # (B·n·m, kh·kw)
     attended = _attend(block, windows, middle, cells.window, bias, layout)
@@ -97,29 +93,22 @@ def _attend(
     )
     bias = positions(q, rows, columns)
     if log_mass is not None:
-        bias = bias + log_mass[:, None, None].to(bias.dtype)
+        bias += log_mass[:, None, None]  # in place: it is as large as all scores
     dropout = layout.dropout(attention) if block.training else 0.0
     y = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout)
     return through(block, layout.after_attention, y.transpose(1, 2).reshape(x.shape))
 
 
 @remembered
-def log_mass_of_padding(
-    grid: tuple[int, int],
-    window: tuple[int, int],
-    clusters: tuple[int, int],
-    cells: tuple[int, int],
-    device: torch.device,
-) -> tuple[Tensor]:
+def log_mass_of_padding(rows: Side, columns: Side, device: torch.device) -> tuple[Tensor]:
     """The log of how many padded tokens each padded cell stands for, elsewhere 0.
 
     Blocks attend to the zeros that fill up windows. The padded cells of a window of clusters share
     what the window of tokens has of them.
     """
-    sizes = zip(grid, window, clusters, cells, strict=True)
-    (_, down, rows), (_, across, columns) = (places(*side, device) for side in sizes)
+    (_, down, high), (_, across, wide) = (places(*side, device) for side in (rows, columns))
     there = down[:, :, None, None] & across  # (n, kh, m, kw)
-    tokens = window[0] * window[1] - rows * columns.mT  # (n, m)
+    tokens = rows[1] * columns[1] - high * wide.mT  # (n, m)
     padded = (~there).sum((1, 3)).clamp(min=1)
     share = (tokens / padded)[:, None, :, None]
     log_mass = torch.where(there, 0.0, share.log())

@@ -102,7 +102,7 @@ def test_cells_of_equal_tokens_pass_a_chain_of_clusterings() -> None:
 
 def test_padding_counts_as_many_tokens_as_it_stands_for() -> None:
     # 7×8 tokens in windows of 5, 3×3 cells each: 2 rows and 3 columns remain, 2 cells for both.
-    (found,) = log_mass_of_padding((7, 8), (5, 5), (5, 5), (3, 3), CPU)
+    (found,) = log_mass_of_padding((7, 5, 5, 3), (8, 5, 5, 3), CPU)
     expected = torch.ones(6, 6)
     expected[:3, 5] = 10 / 3  # of 5×5 tokens 5×3 are there
     expected[5, :3] = 15 / 3
