@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
+# Along one side of a map: tokens, tokens of a window, clusters, clusters of a window.
 Side = tuple[int, int, int, int]
 
 # What the head reads of the last block's output when the whole model is called: the prefix tokens
@@ -116,7 +117,7 @@ class Cells:
 
     @property
     def sides(self) -> tuple[Side, ...]:
-        """The first four of the rows, then of the columns."""
+        """The rows', then the columns'."""
         return tuple(zip(self.grid, self.window, self.clusters, self.cells, strict=True))
 
 

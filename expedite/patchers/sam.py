@@ -63,8 +63,8 @@ def _window(family: str, blocks: tuple[nn.Module, ...]) -> tuple[int, int]:
     sides = sorted({attribute(block, "window_size") for block in blocks} - {0})
     if len(sides) != 1:
         raise ExpediteError(
-            f"windows of {len(sides)} sizes were found in the {family}; an encoder whose blocks "
-            "have windows of one size, or none, can be patched"
+            f"{len(sides)} sizes of windows were found among the blocks of the {family}; an "
+            "encoder with exactly one can be patched"
         )
     if not all(hasattr(block.get_submodule("attn"), "rel_pos_h") for block in blocks):
         raise ExpediteError(

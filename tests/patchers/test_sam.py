@@ -358,6 +358,10 @@ def test_masks_of_a_point_by_segment_anything() -> None:
     assert len(calls) == 1
     assert patched.shape == plain.shape
     assert not np.allclose(patched, plain, rtol=1e-2)
+    prompt = {"point_coords": torch.full((1, 1, 2), 30.0), "point_labels": torch.ones(1, 1)}
+    image = {"image": 255 * images(1, 40, 60)[0], "original_size": (20, 30), **prompt}
+    (found,) = model([image], multimask_output=True)
+    assert found["masks"].shape == (1, 3, 20, 30)
     expedite.unpatch(model)
     assert np.array_equal(masks(), plain)
 
@@ -449,7 +453,7 @@ def test_refuses_plans_that_cannot_be_carried_out(arguments: Any, message: str) 
     [
         ({"use_rel_pos": False}, "without decomposed relative positions"),
         ({"use_rel_pos": False, "use_rope": True}, "without decomposed relative positions"),
-        ({"window_size": 0}, "windows of 0 sizes"),
+        ({"window_size": 0}, "0 sizes of windows"),
     ],
 )
 def test_refuses_encoders_that_nobody_published(changes: dict[str, Any], message: str) -> None:
