@@ -17,6 +17,7 @@ from expedite.patchers.host import Host
 from expedite.patchers.session import Session
 from expedite.patchers.unknown import explain
 from expedite.plan import Method, Plan, make_plan
+from expedite.windows import clustered
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -118,6 +119,7 @@ class Description:
     path: str  # of the host inside the model that was described
     blocks: int
     grid: tuple[int, int]
+    window: tuple[int, int] | None  # of hosts whose windows are clustered each alone
     any_size: bool
     prefix_tokens: int
     taps: str
@@ -129,9 +131,10 @@ class Description:
         height, width = self.grid
         size = "any size, usually " if self.any_size else ""
         where = f" at '{self.path}'" if self.path else ""
+        window = f"windows of {self.window[0]}×{self.window[1]}, " if self.window else ""
         lines = [
             f"{self.family}{where}: {self.blocks} blocks, grid {size}{height}×{width}, "
-            f"{self.prefix_tokens} prefix tokens",
+            f"{window}{self.prefix_tokens} prefix tokens",
             f"taps: {self.taps}; reconstruct_at: backbone{' or head' if self.head_exit else ''}",
         ]
         if self.plan is None:
@@ -141,10 +144,18 @@ class Description:
     def _spans(self, plan: Plan) -> list[str]:
         tokens = self.grid[0] * self.grid[1]
         return [
-            f"blocks {first + 1} to {end} run on {h}×{w} clusters, "
+            f"blocks {first + 1} to {end} run on {h}×{w} clusters{windows}, "
             f"{h * w} of {tokens} tokens ({h * w / tokens:.1%})"
-            for (_, first, end), (h, w) in zip(plan.ranges(self.blocks), self.kept, strict=True)
+            for (_, first, end), (h, w), windows in zip(
+                plan.ranges(self.blocks), self.kept, self._windows(plan), strict=True
+            )
         ]
+
+    def _windows(self, plan: Plan) -> list[str]:
+        if self.window is None:
+            return ["" for _ in self.kept]
+        steps = plan.grids(self.blocks, self.window)
+        return [f" in windows of {rows}×{columns}" for _, (rows, columns) in steps]
 
 
 def describe(model: nn.Module, grid: tuple[int, int] | None = None) -> Description:
@@ -174,12 +185,13 @@ def describe(model: nn.Module, grid: tuple[int, int] | None = None) -> Descripti
         path=path,
         blocks=len(host.blocks),
         grid=grid,
+        window=host.window,
         any_size=host.any_size,
         prefix_tokens=host.prefix_tokens,
         taps=host.taps,
         head_exit=host.head is not None,
         plan=plan,
-        kept=tuple(cells for _, cells in plan.grids(len(host.blocks), grid)) if plan else (),
+        kept=_kept(plan, host, grid) if plan else (),
     )
 
 
@@ -196,6 +208,17 @@ def grid_of(model: nn.Module, images: Tensor) -> tuple[int, int]:
     finally:
         handle.remove()
     return grids[0]
+
+
+def _kept(plan: Plan, host: Host, grid: tuple[int, int]) -> tuple[tuple[int, int], ...]:
+    """The cluster grid of every span."""
+    if host.window is None:
+        return tuple(cells for _, cells in plan.grids(len(host.blocks), grid))
+    kept: list[tuple[int, int]] = []
+    for window, cells in plan.grids(len(host.blocks), host.window):
+        is_chained = kept and window != host.window
+        kept.append(clustered(kept[-1] if is_chained else grid, window, cells))
+    return tuple(kept)
 
 
 def _plan(
@@ -238,19 +261,22 @@ def _the_host(model: nn.Module) -> tuple[str, Host]:
 
 def _check_fit(plan: Plan, host: Host) -> None:
     ranges = plan.ranges(len(host.blocks))
-    if plan.log_mass and host.mask is None:
+    if plan.log_mass and host.mask is None and host.run is None:
         raise ExpediteError(
             f"log_mass=True was asked of a {host.family} whose attention takes no mask; "
             "log_mass=False works, and so does another attn_implementation"
         )
     if plan.reconstruct_at == "head":
         _check_head_exit(host, ranges[-1][2])
-    for above, cells in plan.grids(len(host.blocks), host.usual_grid):
+    whole = host.window or host.usual_grid
+    for above, cells in plan.grids(len(host.blocks), whole):
         # A model for any size meets its grid when it runs; clusters of clusters are known now.
-        if (above != host.usual_grid or not host.any_size) and any(map(gt, cells, above)):
+        is_known = above != whole or host.window or not host.any_size
+        if is_known and any(map(gt, cells, above)):
+            where = " in a window" if host.window else ""
             raise ExpediteError(
                 f"{cells[0]}×{cells[1]} clusters were asked where the {host.family} has "
-                f"{above[0]}×{above[1]} tokens; each side can have from 1 to as many"
+                f"{above[0]}×{above[1]} tokens{where}; each side can have from 1 to as many"
             )
         if plan.k > cells[0] * cells[1]:
             raise ExpediteError(

@@ -62,7 +62,7 @@ def token_weights(
         ExpediteError: There are fewer than `k` clusters, or a name is unknown.
     """
     _check_settings(reconstruction, weights, k)
-    _check_count(k, clustering.clusters)
+    check_count(k, clustering.clusters)
     with full_precision(clustering.features.device):
         tiles = _search_tiles(clustering, reconstruction)
         features = _Points.of(clustering.features, tiles.split)  # (B, T, n, D)
@@ -290,7 +290,8 @@ def _check_settings(reconstruction: str, weights: str, k: int) -> None:
         raise ExpediteError(f"k={k} nearest clusters were asked; at least 1 is needed")
 
 
-def _check_count(k: int, clusters: tuple[int, int]) -> None:
+def check_count(k: int, clusters: tuple[int, int]) -> None:
+    """Refuse more nearest clusters than there are."""
     if k > clusters[0] * clusters[1]:
         raise ExpediteError(
             f"k={k} nearest clusters were asked of {clusters[0]}×{clusters[1]}; "

@@ -107,6 +107,38 @@ def huggingface_beit() -> Tokens:
     return randomized(Tokens(BeitModel(BeitConfig(**sizes))))
 
 
+def segment_anything_sam(**changes: Any) -> Any:
+    """Four blocks of width 32 on 16×16 tokens of 2 pixels, two of them with windows of 8×8."""
+    from segment_anything.modeling import ImageEncoderViT
+
+    arguments = {"img_size": 32, "patch_size": 2, "embed_dim": 32, "depth": 4, "num_heads": 2}
+    windows = {"window_size": 8, "global_attn_indexes": (1, 3), "use_rel_pos": True}
+    torch.manual_seed(0)
+    return randomized(ImageEncoderViT(**{**arguments, **windows, "out_chans": 16, **changes}))
+
+
+def timm_sam(**changes: Any) -> Any:
+    """Four blocks of width 32 on 16×16 tokens of 2 pixels, two of them with windows of 8×8."""
+    from timm.models.vision_transformer_sam import VisionTransformerSAM
+
+    arguments = {"img_size": 32, "patch_size": 2, "embed_dim": 32, "depth": 4, "num_heads": 2}
+    windows = {"window_size": 8, "global_attn_indexes": (1, 3), "use_rel_pos": True}
+    head = {"neck_chans": 16, "num_classes": 10}
+    torch.manual_seed(0)
+    return randomized(VisionTransformerSAM(**{**arguments, **windows, **head, **changes}))
+
+
+def huggingface_sam(**changes: Any) -> Tokens:
+    """Four blocks of width 32 on 16×16 tokens of 2 pixels, two of them with windows of 8×8."""
+    from transformers import SamVisionConfig, SamVisionModel
+
+    sizes: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 2}
+    windows = {"window_size": 8, "global_attn_indexes": [1, 3], "output_channels": 16}
+    arguments = {**sizes, **windows, "mlp_dim": 64, "image_size": 32, "patch_size": 2}
+    torch.manual_seed(0)
+    return randomized(Tokens(SamVisionModel(SamVisionConfig(**{**arguments, **changes}))))
+
+
 def segmenter(**changes: Any) -> Segmenter:
     """Four blocks of width 64 on 8×8 tokens of 4 pixels, two blocks in the decoder."""
     arguments = {"image_size": (32, 32), "patch_size": 4, "d_model": 64, "n_heads": 2}

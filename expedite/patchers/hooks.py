@@ -11,7 +11,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from expedite.errors import ExpediteError
-from expedite.patchers.methods import CallMethod, MakeBias, MethodHook, in_place_of
+from expedite.patchers.host import Reads, TokenHead
+from expedite.patchers.methods import CallMethod, MakeBias, MethodHook, RunBlock, in_place_of
 from expedite.patchers.session import Frame, Session
 
 Arguments = tuple[Any, ...]
@@ -32,7 +33,10 @@ class OpenCall(Hook):
     with_head: bool
 
     def __call__(self, module: nn.Module, args: Arguments, kwargs: Keywords) -> None:
-        self.session.open(Frame(self.with_head, self.session.host.reads(module, args, kwargs)))
+        # Open before the arguments are looked at: whatever happens, the call is closed.
+        frame = Frame(self.with_head, Reads())
+        self.session.open(frame)
+        frame.reads = self.session.host.reads(module, args, kwargs)
 
 
 class CloseCall(Hook):
@@ -163,27 +167,37 @@ def install(session: Session) -> None:
     host.embedding.register_forward_hook(NoteGrid(session), with_kwargs=True)
     for _, first, end in plan.ranges(len(host.blocks)):
         for index in range(first, end):
-            _before(host.blocks[index], EnterBlock(session, index))
-            if host.mask is not None:
-                _before(host.mask.module(host.blocks[index]), AddMask(session))
-            _after(host.blocks[index], LeaveBlock(session, index))
-            if host.bias is not None and (maker := host.bias.own(host.blocks[index])) is not None:
-                in_place_of(maker, host.bias.method, MakeBias, session)
+            _hook_block(session, index)
     if host.bias is not None and host.bias.shared is not None:
         _after(host.bias.shared, NoteSharedBias(session))
     if host.pooled is not None:
         _after(host.pooled, AverageClusters(session))
     if plan.reconstruct_at == "head" and host.head is not None:
-        head = host.head
-        for index, block in enumerate(head.blocks):
-            _before(block, EnterHeadBlock(session, index, head.queries))
-            _before(block, AddMask(session))
-        if not plan.delta:
-            _after(head.last, LeaveHead(session, queries=0))
-        elif head.blocks:
-            _after(head.blocks[-1], LeaveHead(session, head.queries))
+        _hook_head(session, host.head)
     for method in host.methods:
         in_place_of(host.backbone, method.name, CallMethod, session, method.reads)
+
+
+def _hook_block(session: Session, index: int) -> None:
+    host, block = session.host, session.host.blocks[index]
+    _before(block, EnterBlock(session, index))
+    if host.mask is not None:
+        _before(host.mask.module(block), AddMask(session))
+    if host.run is not None:
+        in_place_of(block, "forward", RunBlock, session)
+    _after(block, LeaveBlock(session, index))
+    if host.bias is not None and (maker := host.bias.own(block)) is not None:
+        in_place_of(maker, host.bias.method, MakeBias, session)
+
+
+def _hook_head(session: Session, head: TokenHead) -> None:
+    for index, block in enumerate(head.blocks):
+        _before(block, EnterHeadBlock(session, index, head.queries))
+        _before(block, AddMask(session))
+    if not session.plan.delta:
+        _after(head.last, LeaveHead(session, queries=0))
+    elif head.blocks:
+        _after(head.blocks[-1], LeaveHead(session, head.queries))
 
 
 def remove(model: nn.Module) -> None:

@@ -9,6 +9,9 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
+# Along one side of a map: tokens, tokens of a window, clusters, clusters of a window.
+Side = tuple[int, int, int, int]
+
 # What the head reads of the last block's output when the whole model is called: the prefix tokens
 # alone, the mean of all others, every token, or nothing that is not among the call's taps.
 Readout = Literal["prefix", "mean", "tokens", "taps"]
@@ -94,6 +97,31 @@ class Mask:
 
 
 @dataclass(frozen=True)
+class Cells:
+    """The map of clusters that a block of a host with windows is to run on.
+
+    Args:
+        grid: (H, W) of the tokens.
+        window: Tokens of a window.
+        clusters: (h, w) of the map.
+        cells: Clusters of a window.
+        log_mass: (B, h, w) what every cluster adds to its attention scores as a key; None where
+            clusters do not weigh by their mass.
+    """
+
+    grid: tuple[int, int]
+    window: tuple[int, int]
+    clusters: tuple[int, int]
+    cells: tuple[int, int]
+    log_mass: Tensor | None
+
+    @property
+    def sides(self) -> tuple[Side, ...]:
+        """The rows', then the columns'."""
+        return tuple(zip(self.grid, self.window, self.clusters, self.cells, strict=True))
+
+
+@dataclass(frozen=True)
 class Rotary:
     """How blocks are given rotary positions, the same for all of them.
 
@@ -136,7 +164,8 @@ class Host:
         family: What kind of model it is, for people.
         model: The whole; calling it runs the head as well.
         backbone: The part whose output is the tokens; may be the model itself.
-        blocks: In the order they run, each (B, prefix + N, C) → the same.
+        blocks: In the order they run, each (B, prefix + N, C) → the same; a host with windows has
+            blocks (B, H, W, C) → the same.
         prefix_tokens: How many tokens before the grid's are never clustered.
         embedding: The module that makes tokens of an image.
         grid: Maps (embedding, its arguments, its output) to (H, W).
@@ -153,6 +182,10 @@ class Host:
         methods: Other ways of calling the backbone.
         taps: Who reads outputs of blocks inside a span, for people.
         head: Set where reconstruction can wait until after the head.
+        window: Rows and columns of the windows in which most blocks attend, each of which is
+            clustered alone; None where blocks attend to everything. Set together with `run`.
+        run: Runs a block on a map of clusters (B, h, w, C), for blocks that cannot do so by
+            themselves.
     """
 
     family: str
@@ -174,3 +207,5 @@ class Host:
     methods: tuple[Method, ...] = ()
     taps: str = "none"
     head: TokenHead | None = None
+    window: tuple[int, int] | None = None
+    run: Callable[[nn.Module, Tensor, Cells], Tensor] | None = None

@@ -158,7 +158,8 @@ def _reads(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> R
     config, backbone = attribute(model, "config"), _backbone(model)
     assert backbone is not None  # or the model would be no host
     depth: int = attribute(backbone, "config").num_hidden_layers
-    states = _requested(kwargs.get("output_hidden_states", config.output_hidden_states), depth)
+    wanted = kwargs.get("output_hidden_states", config.output_hidden_states)
+    states = requested_states(wanted, depth)
     if type(backbone).__name__.endswith("Backbone"):
         names = attribute(backbone, "stage_names")
         states |= {names.index(name) for name in attribute(backbone, "out_features")}
@@ -173,7 +174,8 @@ def _reads(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> R
     return Reads(taps, last=_readout(model) == "tokens", first=0 in states)
 
 
-def _requested(wanted: Any, depth: int) -> set[int]:
+def requested_states(wanted: Any, depth: int) -> set[int]:
+    """Indices of the hidden states that `output_hidden_states` asks for; 0 enters block 0."""
     if not wanted and not isinstance(wanted, int):
         return set()
     if isinstance(wanted, bool):

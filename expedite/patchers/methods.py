@@ -52,6 +52,16 @@ class MakeBias(MethodHook):
         return self.session.bias(frame, self.module)
 
 
+class RunBlock(MethodHook):
+    """Runs a block on clusters for which its own `forward` would not do."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        run, frame = self.session.host.run, self.session.frame
+        if run is None or frame is None or frame.cells is None or frame.keeps_every_token:
+            return self.original(*args, **kwargs)
+        return run(self.module, args[0], frame.cells)
+
+
 def in_place_of(
     module: nn.Module, name: str, kind: type[MethodHook], session: Session, *more: Any
 ) -> None:

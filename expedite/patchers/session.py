@@ -8,6 +8,7 @@ classes changes while a model runs.
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from math import prod
 from typing import Any
 
 import torch
@@ -17,10 +18,16 @@ from torch import Tensor, nn
 from expedite.clustering import Clustering, TokenClustering, pool
 from expedite.errors import ExpediteError
 from expedite.patchers.bias import cluster_bias
-from expedite.patchers.host import Host, Reads
+from expedite.patchers.host import Cells, Host, Reads
 from expedite.patchers.rotary import cluster_positions, rotate
 from expedite.plan import Plan
 from expedite.reconstruction import TokenReconstruction, TokenWeights
+from expedite.windows import (
+    WindowClustering,
+    WindowTokenClustering,
+    WindowTokenReconstruction,
+    WindowWeights,
+)
 
 # What a cluster without any token counts in attention: next to nothing, with a finite logarithm.
 _LEAST_MASS = 1e-30
@@ -30,8 +37,8 @@ _LEAST_MASS = 1e-30
 class Level:
     """One clustering in force, with its token weights once somebody needed them."""
 
-    record: Clustering
-    weights: TokenWeights | None = None
+    record: Clustering | WindowClustering
+    weights: TokenWeights | WindowWeights | None = None
 
 
 @dataclass
@@ -50,6 +57,7 @@ class Frame:
     mask: Tensor | None = None
     positions: Any = None  # the clusters' rotary positions, as blocks take them
     shared_bias: Tensor | None = None  # of the full grid, as the model hands it to blocks
+    cells: Cells | None = None  # the clustered map, where blocks attend in windows
     # Cluster tokens set aside while the reader of a tap is handed the full grid.
     stream: Tensor | None = None
 
@@ -57,6 +65,11 @@ class Frame:
     def keeps_every_token(self) -> bool:
         """Whether nothing was merged: clusters on the full grid are the tokens themselves."""
         return all(level.record.is_identity for level in self.levels)
+
+    @property
+    def records(self) -> list[Clustering]:
+        """The clusterings in force, of a host without windows."""
+        return [level.record for level in self.levels if isinstance(level.record, Clustering)]
 
 
 class Store:
@@ -87,22 +100,11 @@ class Session:
         self.plan = plan
         self.store = Store()
         ranges = plan.ranges(len(host.blocks))
-        self.clusterings = {
-            first: TokenClustering(
-                span.grid_for,
-                plan.iterations,
-                plan.neighborhood,
-                plan.temperature,
-                plan.nearest_cells,
-                plan.projection,
-            )
-            for span, first, _ in ranges
-        }
+        self.clusterings = _clusterings(host, plan)
         # A span that ends where the next begins hands its clusters over.
         self.exits = {end - 1 for _, _, end in ranges if end not in self.clusterings}
-        self.reconstruction = TokenReconstruction(
-            plan.reconstruction, plan.weights, plan.k, bool(plan.delta)
-        )
+        layer = TokenReconstruction if host.window is None else WindowTokenReconstruction
+        self.reconstruction = layer(plan.reconstruction, plan.weights, plan.k, bool(plan.delta))
 
     @property
     def operators(self) -> list[nn.Module]:
@@ -125,7 +127,7 @@ class Session:
         self.store.frames.pop()
 
     def enter(self, frame: Frame, index: int, block: nn.Module, tokens: Tensor) -> Tensor:
-        """What block `index` is to run on, given what reached it, (B, prefix + N, C)."""
+        """What block `index` is to run on, given what reached it: (B, prefix + N, C) or a map."""
         if frame.stream is not None:
             tokens, frame.stream = frame.stream, None
         if index not in self.clusterings:
@@ -137,7 +139,10 @@ class Session:
             )
         prefix = self.host.prefix_tokens
         tokens = _on_grid(tokens, prefix, 0, lambda body: self._cluster(frame, index, block, body))
-        frame.mask = self._with_shared_bias(frame, self._mask(frame, tokens, prefix, 0))
+        if self.host.window is None:
+            frame.mask = self._with_shared_bias(frame, self._mask(frame, tokens, prefix, 0))
+        else:
+            frame.cells = self._cells(frame)
         frame.positions = None
         return tokens
 
@@ -195,10 +200,9 @@ class Session:
         if rotary is None or table is None or frame.keeps_every_token:
             return kwargs
         if frame.positions is None:
-            records = [level.record for level in frame.levels]
             assert frame.grid is not None  # or there were no frame
             sin, cos = rotary.split(table)
-            places = cluster_positions(records, frame.grid, sin.device)
+            places = cluster_positions(frame.records, frame.grid, sin.device)
             frame.positions = rotary.join(*rotate(sin, cos, frame.grid, places))
         return {**kwargs, rotary.argument: frame.positions}
 
@@ -230,9 +234,9 @@ class Session:
         last = frame.levels[-1].record if frame.levels else None
         grid = last.clusters if last else frame.grid
         assert grid is not None  # `frame` hands out frames with a grid alone
-        if body.shape[1] != grid[0] * grid[1]:
+        if (count := prod(body.shape[1:-1])) != grid[0] * grid[1]:
             raise ExpediteError(
-                f"block {index} of the {self.host.family} got {body.shape[1]} tokens on a grid of "
+                f"block {index} of the {self.host.family} got {count} tokens on a grid of "
                 f"{grid[0]}×{grid[1]}; clustering needs them all, so patch dropout must be off"
             )
         features = self.host.first_norm(block, body) if self.plan.space == "norm" else None
@@ -244,9 +248,9 @@ class Session:
 
     def _mask(self, frame: Frame, tokens: Tensor, prefix: int, suffix: int) -> Tensor | None:
         """What is added to attention scores: the log of each key's mass, (B, 1, 1, keys)."""
-        if not self.plan.log_mass or frame.keeps_every_token:
+        log_mass = self._log_mass(frame)
+        if log_mass is None or frame.keeps_every_token:
             return None
-        log_mass = frame.levels[-1].record.mass.clamp_min(_LEAST_MASS).log()
         return F.pad(log_mass, (prefix, suffix))[:, None, None].to(tokens.dtype)
 
     def _with_shared_bias(self, frame: Frame, mask: Tensor | None) -> Tensor | None:
@@ -255,6 +259,16 @@ class Session:
             return mask
         bias = self.bias(frame, shared)
         return bias if mask is None else bias + mask  # (B, heads, keys, keys)
+
+    def _log_mass(self, frame: Frame) -> Tensor | None:
+        if not self.plan.log_mass:
+            return None
+        return frame.levels[-1].record.mass.clamp_min(_LEAST_MASS).log()
+
+    def _cells(self, frame: Frame) -> Cells:
+        record, grid, window = frame.levels[-1].record, frame.grid, self.host.window
+        assert isinstance(record, WindowClustering) and grid is not None and window is not None
+        return Cells(grid, window, record.clusters, record.cells, self._log_mass(frame))
 
     def _stays_clustered(self, frame: Frame, index: int) -> bool:
         """Whether nobody reads the full grid of the last block's output."""
@@ -271,24 +285,42 @@ class Session:
         return self.plan.reconstruct_at == "head" and head is not None and bool(head.blocks)
 
 
+def _clusterings(host: Host, plan: Plan) -> dict[int, nn.Module]:
+    """The layer of every span by the index of its first block."""
+    settings = (
+        plan.iterations,
+        plan.neighborhood,
+        plan.temperature,
+        plan.nearest_cells,
+        plan.projection,
+    )
+    ranges = plan.ranges(len(host.blocks))
+    if host.window is None:
+        return {first: TokenClustering(span.grid_for, *settings) for span, first, _ in ranges}
+    steps = zip(ranges, plan.grids(len(host.blocks), host.window), strict=True)
+    return {first: WindowTokenClustering(*step, *settings) for (_, first, _), step in steps}
+
+
 def _pool_levels(frame: Frame, body: Tensor) -> Tensor:
     """Average over the clusters in force, and let their records remember these tokens instead."""
-    for level in frame.levels:
-        centroids = pool(body, level.record)
-        level.record = replace(level.record, tokens=body, centroids=centroids)
+    for level, record in zip(frame.levels, frame.records, strict=True):
+        centroids = pool(body, record)
+        level.record = replace(record, tokens=body, centroids=centroids)
         body = centroids
     return body
 
 
 def _forget(frame: Frame) -> None:
     frame.levels = []
-    frame.mask = frame.positions = None
+    frame.mask = frame.positions = frame.cells = None
 
 
 def _on_grid(
     tokens: Tensor, prefix: int, suffix: int, change: Callable[[Tensor], Tensor]
 ) -> Tensor:
     """Apply `change` to the tokens between the first `prefix` and the last `suffix`."""
+    if prefix == suffix == 0:
+        return change(tokens)
     end = tokens.shape[1] - suffix
     body = change(tokens[:, prefix:end])
     return torch.cat([tokens[:, :prefix], body, tokens[:, end:]], dim=1)
