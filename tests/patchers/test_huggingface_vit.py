@@ -32,9 +32,10 @@ DPT: dict[str, Any] = {**VIT, **NECK, **FACTORS, "backbone_out_indices": [0, 1, 
 
 def depth_anything() -> Any:
     backbone = hf.Dinov2Config(**DINO, out_features=STAGES, reshape_hidden_states=False)
-    config = hf.DepthAnythingConfig(
-        backbone_config=backbone, reassemble_hidden_size=32, patch_size=4, **NECK, **FACTORS
-    )
+    # Metric depth ends in a sigmoid: relative depth of random weights is cut off at 0 everywhere.
+    metric = {"depth_estimation_type": "metric", "max_depth": 10}
+    sizes = {"reassemble_hidden_size": 32, "patch_size": 4}
+    config = hf.DepthAnythingConfig(backbone_config=backbone, **sizes, **metric, **NECK, **FACTORS)
     return hf.DepthAnythingForDepthEstimation(config)
 
 
