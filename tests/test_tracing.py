@@ -13,7 +13,7 @@ from torch._dynamo.testing import CompileCounter
 import expedite
 from expedite.clustering import TokenClustering
 from expedite.reconstruction import TokenReconstruction
-from tests.hosts import images, timm_beit, timm_vit
+from tests.hosts import huggingface_beit, huggingface_vit, images, timm_beit, timm_vit
 
 GRID, CLUSTERS = (12, 16), (5, 6)  # neither divides: adaptive pooling would not export
 SWITCHES: list[tuple[dict[str, Any], dict[str, Any]]] = [
@@ -96,3 +96,14 @@ def test_a_patched_model_exports_for_any_batch(make: Any) -> None:
     with torch.no_grad():
         exported = torch.export.export(model, (images(2),), dynamic_shapes=shapes).module()
         torch.testing.assert_close(exported(images(5)), model(images(5)))
+
+
+@pytest.mark.parametrize("log_mass", [True, False])
+@pytest.mark.parametrize("make", [huggingface_vit, huggingface_beit])
+def test_a_mask_that_transformers_makes_for_an_export_is_not_one_of_the_callers(
+    make: Any, log_mass: bool
+) -> None:
+    model = expedite.patch(make(), alpha=1, clusters=CLUSTERS, log_mass=log_mass)
+    with torch.no_grad():
+        exported = torch.export.export(model, (images(2),)).module()
+        torch.testing.assert_close(exported(images(2)), model(images(2)), rtol=1e-4, atol=1e-4)

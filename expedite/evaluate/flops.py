@@ -129,6 +129,8 @@ def _nothing(inputs: list[Any], outputs: list[Any]) -> int:
 _HANDLES: dict[str, Callable[[list[Any], list[Any]], int]] = {
     "aten::scaled_dot_product_attention": _attention,
     "aten::baddbmm": _baddbmm,
+    # As fvcore counts bilinear ones: one for every input that an output is a mean of.
     "aten::upsample_linear1d": elementwise_flop_counter(0, 2),
+    "aten::upsample_bicubic2d": elementwise_flop_counter(0, 16),
     **{f"aten::{name}": _nothing for name in _FREE.split()},
 }

@@ -12,7 +12,14 @@ from torch import Tensor, nn
 
 from expedite.errors import ExpediteError
 from expedite.patchers.host import Reads, TokenHead
-from expedite.patchers.methods import CallMethod, MakeBias, MethodHook, RunBlock, in_place_of
+from expedite.patchers.methods import (
+    CallMethod,
+    MakeBias,
+    MethodHook,
+    RunBlock,
+    gives_mask,
+    in_place_of,
+)
 from expedite.patchers.session import Frame, Session
 
 Arguments = tuple[Any, ...]
@@ -36,6 +43,7 @@ class OpenCall(Hook):
         # Open before the arguments are looked at: whatever happens, the call is closed.
         frame = Frame(self.with_head, Reads())
         self.session.open(frame)
+        frame.masked = gives_mask(args, kwargs)
         frame.reads = self.session.host.reads(module, args, kwargs)
 
 

@@ -95,6 +95,10 @@ class Mask:
     over: Literal["scores", "keys"] = "scores"
     module: Callable[[nn.Module], nn.Module] = _itself
 
+    def find(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """What stands there in a call, None if nothing does."""
+        return args[self.position] if len(args) > self.position else kwargs.get(self.argument)
+
 
 @dataclass(frozen=True)
 class Cells:

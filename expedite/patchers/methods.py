@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from expedite.patchers.host import Reads
 from expedite.patchers.session import Frame, Session
@@ -35,7 +35,8 @@ class CallMethod(MethodHook):
     reads: Callable[..., Reads]
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        self.session.open(Frame(False, self.reads(self.module, *args, **kwargs)))
+        reads = self.reads(self.module, *args, **kwargs)
+        self.session.open(Frame(False, reads, gives_mask(args, kwargs)))
         try:
             return self.original(*args, **kwargs)
         finally:
@@ -60,6 +61,12 @@ class RunBlock(MethodHook):
         if run is None or frame is None or frame.cells is None or frame.keeps_every_token:
             return self.original(*args, **kwargs)
         return run(self.module, args[0], frame.cells)
+
+
+def gives_mask(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether a call of a model has a mask among its arguments, under whatever name."""
+    named = [value for name, value in kwargs.items() if "mask" in name]
+    return any(isinstance(value, Tensor) for value in [*args[1:], *named])
 
 
 def in_place_of(

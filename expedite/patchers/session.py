@@ -48,10 +48,13 @@ class Frame:
     Args:
         with_head: Whether the whole model was called, not its backbone alone.
         reads: Which blocks' outputs somebody reads besides the next block.
+        masked: Whether the caller gave a mask; transformers makes one of its own, all of it true,
+            while a graph is exported.
     """
 
     with_head: bool
     reads: Reads
+    masked: bool = False
     grid: tuple[int, int] | None = None
     levels: list[Level] = field(default_factory=list)
     mask: Tensor | None = None
@@ -179,9 +182,14 @@ class Session:
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Arguments of a block's attention by which clusters weigh by their mass, where they do."""
         slot, mask = self.host.mask, frame.mask
-        if slot is None or mask is None or mask.shape[0] == 0:  # PyTorch cannot mask an empty batch
+        if slot is None or frame.keeps_every_token:
             return args, kwargs
-        mask = mask if slot.over == "scores" else mask[:, 0, 0]
+        if mask is None and slot.find(args, kwargs) is None:
+            return args, kwargs
+        if mask is not None and mask.shape[0] == 0:  # PyTorch cannot mask an empty batch
+            return args, kwargs
+        if mask is not None and slot.over == "keys":
+            mask = mask[:, 0, 0]
         if len(args) > slot.position:
             return (*args[: slot.position], mask, *args[slot.position + 1 :]), kwargs
         return args, {**kwargs, slot.argument: mask}
@@ -190,7 +198,10 @@ class Session:
         """Whether a block got a mask, or anything else that has the size of the grid."""
         known = self.host.rotary.argument if self.host.rotary else None
         others = [*args[1:], *(value for name, value in kwargs.items() if name != known)]
-        unknown = [value for value in others if value is not frame.shared_bias]
+        replaced = [frame.shared_bias]
+        if self.host.mask is not None and not frame.masked:
+            replaced.append(self.host.mask.find(args, kwargs))
+        unknown = [value for value in others if not any(value is known for known in replaced)]
         return any(isinstance(value, Tensor) for value in unknown) or bool(kwargs.get("is_causal"))
 
     def with_positions(self, frame: Frame, kwargs: dict[str, Any]) -> dict[str, Any]:
