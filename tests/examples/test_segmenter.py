@@ -1,7 +1,5 @@
 """The example that one copies: on a checkpoint and a photograph, and on what is shipped."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,14 +7,8 @@ from PIL import Image
 
 from expedite.evaluate.scenes import render_scene
 from expedite.models.segmenter_files import Preprocessing, save_segmenter
+from tests.examples.scripts import run
 from tests.hosts import segmenter
-
-SCRIPT = Path(__file__).parents[2] / "examples" / "segmenter.py"
-
-
-def run(*words: object, folder: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(SCRIPT), *map(str, words)]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
 
 
 def test_compares_and_draws_a_checkpoint_on_an_image(tmp_path: Path) -> None:
@@ -24,7 +16,7 @@ def test_compares_and_draws_a_checkpoint_on_an_image(tmp_path: Path) -> None:
     checkpoint = save_segmenter(segmenter(), preprocessing, "vit_64x4_patch4_32", tmp_path)
     Image.fromarray(render_scene(0, (40, 60)).image).save(tmp_path / "street.jpg")
     words = ("--checkpoint", checkpoint, "--image", "street.jpg", "--alpha", 1, "--keep", 0.25)
-    done = run(*words, folder=tmp_path)
+    done = run("segmenter.py", *words, folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "blocks 2 to 4 run on 4×4 clusters, 16 of 64 tokens (25.0%)" in done.stdout
     assert "unpatched" in done.stdout
@@ -32,7 +24,7 @@ def test_compares_and_draws_a_checkpoint_on_an_image(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_done_is_said_in_one_sentence(tmp_path: Path) -> None:
-    done = run("--checkpoint", "nothing.pth", folder=tmp_path)
+    done = run("segmenter.py", "--checkpoint", "nothing.pth", folder=tmp_path)
     assert done.returncode == 2
     assert done.stdout.startswith("error: 'segmenter:nothing.pth' was asked")
     assert "Traceback" not in done.stderr
