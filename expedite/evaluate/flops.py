@@ -132,5 +132,6 @@ _HANDLES: dict[str, Callable[[list[Any], list[Any]], int]] = {
     # As fvcore counts bilinear ones: one for every input that an output is a mean of.
     "aten::upsample_linear1d": elementwise_flop_counter(0, 2),
     "aten::upsample_bicubic2d": elementwise_flop_counter(0, 16),
+    "aten::_upsample_bicubic2d_aa": elementwise_flop_counter(0, 16),
     **{f"aten::{name}": _nothing for name in _FREE.split()},
 }

@@ -52,6 +52,14 @@ def test_baddbmm() -> None:
     assert operations(product, torch.zeros(2, 3, 5)) == 2 * 3 * 4 * 5
 
 
+@pytest.mark.parametrize("antialias", [False, True])
+def test_interpolation_counts_every_input_that_an_output_is_a_mean_of(antialias: bool) -> None:
+    resize = Calls(lambda x: F.interpolate(x, (5, 6), mode="bicubic", antialias=antialias))
+    assert operations(resize, torch.zeros(2, 3, 4, 4)) == 2 * 3 * (5 * 6) * 16
+    stretch = Calls(lambda x: F.interpolate(x, 9, mode="linear"))
+    assert operations(stretch, torch.zeros(2, 3, 4)) == 2 * 3 * 9 * 2
+
+
 def test_multihead_attention_is_not_hidden_by_its_fast_path() -> None:
     layer = nn.MultiheadAttention(16, 2, batch_first=True).eval()
     attend = Calls(lambda x: layer(x, x, x, need_weights=False), layer)
