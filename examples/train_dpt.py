@@ -54,7 +54,7 @@ class Settings:
         lr: Highest learning rate of the blocks' matrices.
         other_lr: Of everything else.
         bf16: Whether to run under bfloat16 autocast.
-        seed: Of weights, order and augmentation.
+        seed: Of order and augmentation.
         workers: Processes that read and augment images.
     """
 
@@ -66,6 +66,13 @@ class Settings:
     bf16: bool = True
     seed: int = 0
     workers: int = 1
+
+
+# The second round has a schedule of its own: after one epoch at full size there was more to learn.
+ROUNDS = (
+    Settings(),
+    Settings(sizes=(SIZE,), limits=(3600,), lr=1.5e-3, other_lr=5e-4, seed=1),
+)
 
 
 @dataclass(frozen=True)
@@ -139,14 +146,11 @@ def measure(model: DPT, names: list[Path], size: tuple[int, int]) -> dict[str, f
     return dict(zip(("RMSE", "AbsRel", "δ<1.25"), means, strict=True))
 
 
-def train(
-    scenes: Path, settings: Settings, config: DPTConfig, work: Path, resume: bool = False
-) -> DPT:
+def train(scenes: Path, settings: Settings, model: DPT, work: Path, resume: bool = False) -> DPT:
     """Train, printing loss and held-out error after each epoch; returns the averaged model."""
     work.mkdir(parents=True, exist_ok=True)
-    torch.manual_seed(settings.seed)
     steps = sum(math.ceil(limit / settings.batch) for limit in settings.limits)
-    run = start(DPT(config), steps, settings.lr, settings.other_lr)
+    run = start(model, steps, settings.lr, settings.other_lr)
     state = work / "training.pth"
     if resume and state.is_file():
         run.restore(state)
@@ -202,7 +206,10 @@ def main(
     """Render, train, store as float16 and measure on scenes seen in no way before."""
     for split, count in COUNTS.items() if render else ():
         write_scenes(scenes, split, count, RENDERED, workers=2)
-    model = train(scenes, Settings(), CONFIG, work, resume)
+    torch.manual_seed(0)
+    model = DPT(CONFIG)
+    for index, settings in enumerate(ROUNDS):
+        model = train(scenes, settings, model, work / str(index), resume)
     save_dpt(model.half(), Variant(CONFIG, SIZE, "scenes"), out)
     console.print(measure(model.float(), pictures(scenes, "test"), SIZE))
 

@@ -27,10 +27,15 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+def fresh() -> DPT:
+    torch.manual_seed(0)
+    return DPT(SMALL)
+
+
 def test_resuming_ends_at_the_same_weights(
     scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = train(scenes, SETTINGS, SMALL, tmp_path / "whole").state_dict()
+    whole = train(scenes, SETTINGS, fresh(), tmp_path / "whole").state_dict()
     one_epoch = train_dpt._train_epoch
 
     def interrupted(*arguments: object) -> float:
@@ -41,14 +46,13 @@ def test_resuming_ends_at_the_same_weights(
     with monkeypatch.context() as patched:
         patched.setattr(train_dpt, "_train_epoch", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            train(scenes, SETTINGS, SMALL, tmp_path / "parts")
-    parts = train(scenes, SETTINGS, SMALL, tmp_path / "parts", resume=True).state_dict()
+            train(scenes, SETTINGS, fresh(), tmp_path / "parts")
+    parts = train(scenes, SETTINGS, fresh(), tmp_path / "parts", resume=True).state_dict()
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
 
 
 def test_loss_falls(scenes: Path) -> None:
-    torch.manual_seed(0)
-    run = start(DPT(SMALL), 24, lr=3e-3, other_lr=1e-3)
+    run = start(fresh(), 24, lr=3e-3, other_lr=1e-3)
     views = Views(pictures(scenes, "train"), (64, 96), (0, 0))
     images, depth = (torch.stack(each) for each in zip(*(views[i] for i in range(3)), strict=True))
     losses = [step_down(run, depth_loss(run.model, images, depth, bf16=False)) for _ in range(12)]
