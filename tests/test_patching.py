@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +122,28 @@ def test_other_peoples_hooks_stay(make: Make) -> None:
     model(images())
     assert seen == [model]
     handle.remove()
+
+
+@pytest.mark.parametrize("before_patching", [True, False])
+def test_other_peoples_hooks_on_blocks_see_the_full_grid(make: Make, before_patching: bool) -> None:
+    model = make()
+    seen: list[Tensor] = []
+
+    def look(module: nn.Module, args: Any, output: Any) -> None:
+        seen.append(output if isinstance(output, Tensor) else output[0])
+
+    expedite.patch(model, PLAN)
+    block, output = next(find_sessions(model)).host.blocks[2], model(images())
+    expedite.unpatch(model)
+    if before_patching:
+        block.register_forward_hook(look)
+        expedite.patch(model, PLAN)
+    else:
+        expedite.patch(model, PLAN)
+        block.register_forward_hook(look)
+    assert torch.equal(model(images()), output)
+    expedite.unpatch(model)(images())
+    assert seen[0].shape == seen[1].shape
 
 
 def test_patching_twice_reconfigures(make: Make) -> None:
@@ -422,6 +445,56 @@ def test_refuses_unknown_models_and_names_known_ones() -> None:
         expedite.patch(nn.Linear(2, 2), PLAN)
     with pytest.raises(ExpediteError, match=message):
         expedite.describe(nn.Linear(2, 2))
+
+
+class Collecting(type(timm_vit())):  # type: ignore[misc]
+    """Reads its blocks in a way that no host knows."""
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        tokens: Tensor = super().forward_features(x)
+        return tokens
+
+
+def test_refuses_models_that_run_in_a_way_of_their_own() -> None:
+    with pytest.raises(ExpediteError, match=r"no known host was found in .*Collecting"):
+        expedite.patch(Collecting(img_size=32, patch_size=8, embed_dim=32, num_heads=2), PLAN)
+
+
+def test_blocks_taken_out_after_patching_are_noticed() -> None:
+    model = expedite.patch(timm_vit(), PLAN)
+    model.prune_intermediate_layers([2], prune_head=True)
+    with pytest.raises(ExpediteError, match="blocks changed after it was patched"):
+        model(images())
+    assert open_frames(model) == 0
+
+
+def test_a_mask_that_a_model_makes_itself_is_refused() -> None:
+    class Masking(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = segmenter().encoder
+
+        def forward(self, x: Tensor) -> Tensor:
+            grid = self.inner.patch_embed(x)
+            tokens: Tensor = grid.flatten(2).mT
+            for block in self.inner.blocks:
+                tokens = block(tokens, torch.zeros(1, 1, 64, 64))
+            return tokens
+
+    model: Any = Masking()
+    known = next(find_sessions(expedite.patch(segmenter(), PLAN))).host
+    host = replace(
+        known,
+        model=model,
+        backbone=model,
+        blocks=tuple(model.inner.blocks),
+        prefix_tokens=0,
+        embedding=model.inner.patch_embed,
+        head=None,
+    )
+    expedite.patch(model, PLAN, host=host)
+    with pytest.raises(ExpediteError, match="was called with a mask"):
+        model(images())
 
 
 def test_refuses_to_choose_between_two_hosts() -> None:

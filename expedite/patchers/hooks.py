@@ -51,7 +51,10 @@ class CloseCall(Hook):
     """After the model or its backbone ran, or failed."""
 
     def __call__(self, module: nn.Module, args: Arguments, kwargs: Keywords, output: Any) -> None:
+        frame = self.session.store.frames[-1]
         self.session.close()
+        if output is not None:  # or the call failed
+            self.session.check_end(frame)
 
 
 class NoteGrid(Hook):
@@ -107,9 +110,10 @@ class LeaveBlock(Hook):
     def __call__(self, module: nn.Module, args: Arguments, kwargs: Keywords, output: Any) -> Any:
         if (frame := self.session.frame) is None:
             return None
+        is_read = _has_readers(module)
         if isinstance(output, tuple):  # tokens, then attention weights and the like
-            return (self.session.leave(frame, self.index, output[0]), *output[1:])
-        return self.session.leave(frame, self.index, output)
+            return (self.session.leave(frame, self.index, output[0], is_read), *output[1:])
+        return self.session.leave(frame, self.index, output, is_read)
 
 
 class AverageClusters(Hook):
@@ -164,6 +168,19 @@ class NoteSharedBias(Hook):
     ) -> None:
         if (frame := self.session.frame) is not None:
             frame.shared_bias = output
+
+
+def _has_readers(block: nn.Module) -> bool:
+    """Whether hooks of other people see what a block puts out.
+
+    Recorders of transformers stay on blocks once they were used; the host knows when they record.
+    """
+    others = [hook for hook in block._forward_hooks.values() if not isinstance(hook, Hook)]
+    return any(not _module_of(hook).startswith("transformers.") for hook in others)
+
+
+def _module_of(hook: Any) -> str:
+    return str(getattr(hook, "__module__", type(hook).__module__))
 
 
 def install(session: Session) -> None:

@@ -60,6 +60,11 @@ def class_names(module: nn.Module) -> set[str]:
     return {f"{kind.__module__}.{kind.__name__}" for kind in type(module).__mro__}
 
 
+def runs_as(module: nn.Module, library: str, *methods: str) -> bool:
+    """Whether methods of a module are a library's own: others may read blocks in ways unknown."""
+    return all(getattr(type(module), name).__module__.startswith(library) for name in methods)
+
+
 def apply_child(block: nn.Module, tokens: Tensor, name: str) -> Tensor:
     """What a block's child, such as its first norm, makes of tokens."""
     output: Tensor = block.get_submodule(name)(tokens)
@@ -88,12 +93,15 @@ class Mask:
         position: Where it stands among positional arguments.
         over: "scores" for a mask of shape (B, 1, 1, keys), "keys" for (B, keys).
         module: Maps a block to the module that has the keyword, most often the block itself.
+        made_for_exports: Whether the library itself makes a mask, of booleans that are all true,
+            while a graph is exported.
     """
 
     argument: str
     position: int = 1
     over: Literal["scores", "keys"] = "scores"
     module: Callable[[nn.Module], nn.Module] = _itself
+    made_for_exports: bool = False
 
     def find(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """What stands there in a call, None if nothing does."""

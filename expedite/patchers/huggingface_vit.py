@@ -6,11 +6,13 @@ all come from there, so what is read of a call follows from the model and how it
 """
 
 from collections.abc import Mapping
+from functools import partial
 from inspect import signature
 from typing import Any
 
 from torch import Tensor, nn
 
+from expedite.errors import ExpediteError
 from expedite.patchers import huggingface_beit
 from expedite.patchers.host import (
     Host,
@@ -72,6 +74,7 @@ def find_host(module: nn.Module) -> Host | None:
     backbone = _backbone(module)
     if backbone is None:
         return None  # a model of theirs around some other backbone
+    _check_version()
     blocks = tuple(m for m in backbone.modules() if type(m).__name__ in _BLOCKS)
     config = attribute(backbone, "config")
     return Host(
@@ -91,9 +94,19 @@ def find_host(module: nn.Module) -> Host | None:
         bias=huggingface_beit.find_bias(backbone),
         readout=_readout,
         pooled=huggingface_beit.pooled(backbone),
-        reads=_reads,
+        reads=partial(_reads, attention=config._attn_implementation),
         taps="hidden states and feature maps, where a call reads them",
     )
+
+
+def _check_version() -> None:
+    import transformers
+
+    # Before 5 the library collects hidden states where no hook can hand it the full grid.
+    if int(transformers.__version__.partition(".")[0]) < 5:
+        raise ExpediteError(
+            f"a model of transformers {transformers.__version__} was given; 5.0 or newer is due"
+        )
 
 
 def _is_of_transformers(module: nn.Module) -> bool:
@@ -108,7 +121,8 @@ def _mask(config: Any, block: nn.Module) -> Mask | None:
     """How the attention that a model was loaded with takes a mask of floats, if it does."""
     kind = config._attn_implementation
     if type(block).__name__ != "DPTViTLayer":
-        return Mask("attention_mask", position=1) if kind in ("sdpa", "eager") else None
+        takes_floats = kind in ("sdpa", "eager")
+        return Mask("attention_mask", made_for_exports=True) if takes_floats else None
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
     # DPT's blocks take no mask, but hand what they do not know to the attention function.
@@ -153,11 +167,22 @@ def _readout(model: nn.Module) -> Readout:
     return _READOUTS.get(type(model).__name__, "tokens")
 
 
-def _reads(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Reads:
-    """Which outputs of blocks the model reads itself, and which its caller asked for."""
+def _reads(
+    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], attention: str
+) -> Reads:
+    """Which outputs of blocks the model reads itself, and which its caller asked for.
+
+    `attention` is what the model was patched with: the way masks get into it depends on that.
+    """
     config, backbone = attribute(model, "config"), _backbone(model)
     assert backbone is not None  # or the model would be no host
-    depth: int = attribute(backbone, "config").num_hidden_layers
+    own_config = attribute(backbone, "config")
+    if own_config._attn_implementation != attention:
+        raise ExpediteError(
+            f"a {type(model).__name__} was patched with the attention '{attention}' and is run "
+            f"with '{own_config._attn_implementation}'; patch it again"
+        )
+    depth: int = own_config.num_hidden_layers
     wanted = kwargs.get("output_hidden_states", config.output_hidden_states)
     states = requested_states(wanted, depth)
     if type(backbone).__name__.endswith("Backbone"):
@@ -176,8 +201,10 @@ def _reads(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> R
 
 def requested_states(wanted: Any, depth: int) -> set[int]:
     """Indices of the hidden states that `output_hidden_states` asks for; 0 enters block 0."""
-    if not wanted and not isinstance(wanted, int):
+    if not wanted:
         return set()
+    count = depth + 1
     if isinstance(wanted, bool):
-        return set(range(depth + 1)) if wanted else set()
-    return {index % (depth + 1) for index in ([wanted] if isinstance(wanted, int) else wanted)}
+        return set(range(count))
+    indices = [wanted] if isinstance(wanted, int) else wanted
+    return {index % count for index in indices if -count <= index < count}

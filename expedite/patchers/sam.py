@@ -12,7 +12,16 @@ from typing import Any
 from torch import Tensor, nn
 
 from expedite.errors import ExpediteError
-from expedite.patchers.host import Host, Method, Readout, Reads, apply_child, attribute, class_names
+from expedite.patchers.host import (
+    Host,
+    Method,
+    Readout,
+    Reads,
+    apply_child,
+    attribute,
+    class_names,
+    runs_as,
+)
 from expedite.patchers.huggingface_vit import requested_states
 from expedite.patchers.window_blocks import Layout, run_block
 
@@ -34,9 +43,10 @@ class _Library:
 def find_host(module: nn.Module) -> Host | None:
     """See `module` as an image encoder of Segment Anything; None where it is something else."""
     names = class_names(module)
-    library = next((_LIBRARIES[name] for name in _LIBRARIES if name in names), None)
-    if library is None:
+    name = next((name for name in _LIBRARIES if name in names), None)
+    if name is None or not runs_as(module, name.partition(".")[0], "forward"):
         return None
+    library = _LIBRARIES[name]
     blocks = tuple(module.get_submodule(library.blocks).children())
     return Host(
         family=library.family,

@@ -129,6 +129,17 @@ class Session:
     def close(self) -> None:
         self.store.frames.pop()
 
+    def check_end(self, frame: Frame) -> None:
+        """Refuse to return clusters where the full grid is due."""
+        goes_on = any(other is frame for other in self.store.frames)
+        if goes_on or frame.keeps_every_token:
+            return
+        if not self._stays_clustered(frame, len(self.host.blocks) - 1):
+            raise ExpediteError(
+                f"a call of a {self.host.family} ended before the block after which the full grid "
+                "returns; blocks changed after it was patched, so patch it again"
+            )
+
     def enter(self, frame: Frame, index: int, block: nn.Module, tokens: Tensor) -> Tensor:
         """What block `index` is to run on, given what reached it: (B, prefix + N, C) or a map."""
         if frame.stream is not None:
@@ -149,17 +160,21 @@ class Session:
         frame.positions = None
         return tokens
 
-    def leave(self, frame: Frame, index: int, tokens: Tensor) -> Tensor:
-        """What is shown of block `index`'s output, (B, prefix + N or h·w, C)."""
+    def leave(self, frame: Frame, index: int, tokens: Tensor, is_read: bool = False) -> Tensor:
+        """What is shown of block `index`'s output, (B, prefix + N or h·w, C).
+
+        `is_read` says that somebody reads it of whom the host does not know.
+        """
         is_last = index == len(self.host.blocks) - 1
-        if not frame.levels or (is_last and self._stays_clustered(frame, index)):
+        stays = is_last and not is_read and self._stays_clustered(frame, index)
+        if not frame.levels or stays:
             return tokens
         if index in self.exits:
             restored = self.restore(frame, tokens, prefix=self.host.prefix_tokens)
             if not (is_last and frame.with_head and self._clusters_head_blocks):
                 _forget(frame)
             return restored
-        if index in frame.reads.taps:
+        if is_read or index in frame.reads.taps:
             frame.stream = tokens
             return self.restore(frame, tokens, prefix=self.host.prefix_tokens)
         return tokens
@@ -198,11 +213,21 @@ class Session:
         """Whether a block got a mask, or anything else that has the size of the grid."""
         known = self.host.rotary.argument if self.host.rotary else None
         others = [*args[1:], *(value for name, value in kwargs.items() if name != known)]
-        replaced = [frame.shared_bias]
-        if self.host.mask is not None and not frame.masked:
-            replaced.append(self.host.mask.find(args, kwargs))
+        replaced = [frame.shared_bias, self._made_for_export(frame, args, kwargs)]
         unknown = [value for value in others if not any(value is known for known in replaced)]
         return any(isinstance(value, Tensor) for value in unknown) or bool(kwargs.get("is_causal"))
+
+    def _made_for_export(
+        self, frame: Frame, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Tensor | None:
+        """The mask that the library made of itself while a graph is exported."""
+        slot = self.host.mask
+        if frame.masked or slot is None or not slot.made_for_exports:
+            return None
+        mask = slot.find(args, kwargs)
+        shared = frame.shared_bias is not None  # which such a mask was added to
+        is_it = isinstance(mask, Tensor) and (shared or mask.dtype == torch.bool)
+        return mask if is_it and torch.compiler.is_compiling() else None
 
     def with_positions(self, frame: Frame, kwargs: dict[str, Any]) -> dict[str, Any]:
         """Arguments of a block with rotary positions of the clusters in place of the tokens'."""

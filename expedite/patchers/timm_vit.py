@@ -16,6 +16,7 @@ from expedite.patchers.host import (
     apply_child,
     attribute,
     class_names,
+    runs_as,
 )
 
 _FAMILIES = {
@@ -34,7 +35,7 @@ def find_host(module: nn.Module) -> Host | None:
     """See `module` as a timm VisionTransformer, Eva or Beit; None where it is something else."""
     names = class_names(module)
     family = next((_FAMILIES[name] for name in _FAMILIES if name in names), None)
-    if family is None:
+    if family is None or not runs_as(module, "timm.", "forward", "forward_features"):
         return None
     embedding = module.get_submodule("patch_embed")
     return Host(

@@ -12,12 +12,15 @@ from expedite.patchers.host import (
     attribute,
     class_names,
     map_grid,
+    runs_as,
 )
 
 
 def find_host(module: nn.Module) -> Host | None:
     """See `module` as a torchvision VisionTransformer; None where it is something else."""
     if "torchvision.models.vision_transformer.VisionTransformer" not in class_names(module):
+        return None
+    if not runs_as(module, "torchvision.", "forward"):
         return None
     side = attribute(module, "image_size") // attribute(module, "patch_size")
     return Host(

@@ -1,5 +1,6 @@
 """Models of transformers, made from their configs: taps, recorders, heads, pipelines."""
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -324,3 +325,32 @@ def test_saved_and_loaded_as_ever(tmp_path: Any) -> None:
     plain = model(x).last_hidden_state
     expedite.patch(model, alpha=1, clusters=4).save_pretrained(tmp_path)
     assert torch.equal(hf.Dinov2Model.from_pretrained(tmp_path)(x).last_hidden_state, plain)
+
+
+def test_attention_that_is_switched_after_patching_is_refused() -> None:
+    # DPT hands log-mass to sdpa alone; with another attention it would be dropped in silence.
+    model, x = made("DPT depth")
+    expedite.patch(model, alpha=1, clusters=4)
+    model.set_attn_implementation("eager")
+    with pytest.raises(ExpediteError, match=r"with the attention 'sdpa' and is run with 'eager'"):
+        model(x)
+
+
+def test_older_versions_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, _ = made("ViT")
+    monkeypatch.setitem(vars(sys.modules["transformers"]), "__version__", "4.57.6")
+    with pytest.raises(ExpediteError, match=r"transformers 4.57.6 was given; 5.0 or newer is due"):
+        expedite.patch(model, alpha=1, clusters=4)
+
+
+@pytest.mark.parametrize(("wanted", "count"), [(0, 1), ([5, 7], 1), ([-1], 1), ([1, 3], 3)])
+def test_states_are_those_that_the_library_takes(wanted: Any, count: int) -> None:
+    model, x = made("DINOv2")
+    plain = model(x, output_hidden_states=wanted).hidden_states
+    expedite.patch(model, alpha=0, clusters=4)
+    with counted_reconstructions(model) as calls:
+        found = model(x, output_hidden_states=wanted).hidden_states
+    assert len(calls) == count
+    assert [None if state is None else state.shape for state in found or ()] == [
+        None if state is None else state.shape for state in plain or ()
+    ]
