@@ -14,13 +14,25 @@ from expedite.evaluate import demo
 from expedite.evaluate.metrics import Agreement
 from expedite.evaluate.predict import predict
 from expedite.evaluate.scenes import CLASSES
+from expedite.evaluate.tasks import task_of
 
 
-def test_the_checkpoint_is_small_and_in_the_published_layout() -> None:
-    folder = demo._CHECKPOINT.parent
+@pytest.mark.parametrize("checkpoint", [demo._CHECKPOINT, demo._DPT])
+def test_checkpoints_are_small_and_in_the_published_layout(checkpoint: Path) -> None:
+    folder = checkpoint.parent
     assert {path.name for path in folder.iterdir()} == {"checkpoint.pth", "variant.yml"}
     assert sum(path.stat().st_size for path in folder.iterdir()) <= 5_000_000
-    assert list(torch.load(demo._CHECKPOINT, weights_only=True)) == ["model"]
+    assert list(torch.load(checkpoint, weights_only=True)) == ["model"]
+
+
+def test_the_depth_model_knows_scenes_it_never_saw() -> None:
+    loaded = demo.demo_depth_model()
+    task = task_of(loaded)
+    meter = task.meter()
+    for sample in demo.unseen_scenes(8):
+        meter.add(task.truth(sample), predict(loaded, loaded.model, sample.image))
+    assert meter.values()["delta1"] >= 0.7
+    assert meter.values()["abs_rel"] <= 0.2
 
 
 def test_the_checkpoint_knows_scenes_it_never_saw() -> None:
