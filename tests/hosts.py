@@ -139,6 +139,28 @@ def huggingface_sam(**changes: Any) -> Tokens:
     return randomized(Tokens(SamVisionModel(SamVisionConfig(**{**arguments, **changes}))))
 
 
+def timm_swin(any_size: bool = False, **changes: Any) -> Any:
+    """Four blocks of width 32 on 16×16 tokens of 2 pixels and two on 8×8, with windows of 8×8."""
+    from timm.models.swin_transformer import SwinTransformer
+
+    arguments: dict[str, Any] = {"img_size": 32, "patch_size": 2, "embed_dim": 32}
+    stages = {"depths": (4, 2), "num_heads": (2, 4), "window_size": 8, "num_classes": 10}
+    size = {"strict_img_size": not any_size}
+    torch.manual_seed(0)
+    return randomized(SwinTransformer(**{**arguments, **stages, **size, **changes}))
+
+
+def timm_swinv2(any_size: bool = False, **changes: Any) -> Any:
+    """Four blocks of width 32 on 16×16 tokens of 2 pixels and two on 8×8, with windows of 8×8."""
+    from timm.models.swin_transformer_v2 import SwinTransformerV2
+
+    arguments: dict[str, Any] = {"img_size": 32, "patch_size": 2, "embed_dim": 32}
+    stages = {"depths": (4, 2), "num_heads": (2, 4), "window_size": 8, "num_classes": 10}
+    size = {"strict_img_size": not any_size}
+    torch.manual_seed(0)
+    return randomized(SwinTransformerV2(**{**arguments, **stages, **size, **changes}))
+
+
 def segmenter(**changes: Any) -> Segmenter:
     """Four blocks of width 64 on 8×8 tokens of 4 pixels, two blocks in the decoder."""
     arguments = {"image_size": (32, 32), "patch_size": 4, "d_model": 64, "n_heads": 2}

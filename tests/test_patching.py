@@ -31,6 +31,8 @@ from tests.hosts import (
     timm_beit,
     timm_eva,
     timm_sam,
+    timm_swin,
+    timm_swinv2,
     timm_vit,
     torchvision_vit,
 )
@@ -48,6 +50,8 @@ HOSTS: dict[str, Make] = {
     "segment_anything": segment_anything_sam,
     "timm SAM": timm_sam,
     "transformers SAM": huggingface_sam,
+    "timm Swin": timm_swin,
+    "timm SwinV2": timm_swinv2,
 }
 PLAN = Plan((Span(alpha=1, clusters=4),))
 
