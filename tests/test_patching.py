@@ -23,6 +23,8 @@ from tests.hosts import (
     enlarged_dpt,
     huggingface_beit,
     huggingface_sam,
+    huggingface_swin,
+    huggingface_swinv2,
     huggingface_vit,
     images,
     open_frames,
@@ -34,6 +36,8 @@ from tests.hosts import (
     timm_swin,
     timm_swinv2,
     timm_vit,
+    torchvision_swin,
+    torchvision_swinv2,
     torchvision_vit,
 )
 
@@ -52,6 +56,10 @@ HOSTS: dict[str, Make] = {
     "transformers SAM": huggingface_sam,
     "timm Swin": timm_swin,
     "timm SwinV2": timm_swinv2,
+    "torchvision Swin": torchvision_swin,
+    "torchvision SwinV2": torchvision_swinv2,
+    "transformers Swin": huggingface_swin,
+    "transformers SwinV2": huggingface_swinv2,
 }
 PLAN = Plan((Span(alpha=1, clusters=4),))
 

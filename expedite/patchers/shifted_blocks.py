@@ -126,7 +126,7 @@ def _bias_of_windows(cells: Cells, shift: Size, pads_first: bool, x: Tensor) -> 
         (of_padding,) = log_mass_of_padding(*cells.sides, x.device)
         mass = _moved(cells.log_mass[..., None], cells, shift, pads_first, of_padding[..., None])
         keys = partition(mass, cells.cells).flatten(1)
-        found.append(keys.reshape(len(x), -1, 1, 1, kh * kw))
+        found.append(keys.reshape(len(x), count[0] * count[1], 1, 1, kh * kw))
     return found
 
 

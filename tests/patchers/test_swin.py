@@ -18,17 +18,27 @@ from expedite.patchers.shifted_blocks import shift_mask
 from expedite.windows import cluster_windows, partition, reconstruct_windows, unpartition
 from tests.hosts import (
     counted_reconstructions,
+    huggingface_swin,
+    huggingface_swinv2,
     images,
     open_frames,
     randomized,
     timm_swin,
     timm_swinv2,
+    torchvision_swin,
+    torchvision_swinv2,
 )
 from tests.patchers.test_oracles import HARD, blocky
 
 CPU = torch.device("cpu")
-# Whether a library shifts a map before it pads it.
-SWINS: dict[str, Callable[..., Any]] = {"timm": timm_swin, "timm V2": timm_swinv2}
+SWINS: dict[str, Callable[..., Any]] = {
+    "timm": timm_swin,
+    "timm V2": timm_swinv2,
+    "torchvision": torchvision_swin,
+    "torchvision V2": torchvision_swinv2,
+    "transformers": huggingface_swin,
+    "transformers V2": huggingface_swinv2,
+}
 swins = pytest.mark.parametrize("make", list(SWINS.values()), ids=list(SWINS))
 
 pytestmark = pytest.mark.usefixtures("no_gradients")
@@ -84,7 +94,7 @@ def without_positions(model: Any) -> Any:
 @pytest.mark.parametrize("delta", [True, False])
 @swins
 def test_cells_of_equal_tokens_cluster_without_loss(make: Any, delta: bool, window: int) -> None:
-    model = without_positions(make(window_size=window))
+    model = without_positions(make(window_size=window, depths=[4], num_heads=[2]))
     x = blocky(images(), 2)
     plain = model(x)
     expedite.patch(model, alpha=0, clusters=window // 2, delta=delta, **HARD)
@@ -290,6 +300,31 @@ def test_features_only_models_of_timm_give_full_maps(name: str) -> None:
     assert all(map(torch.equal, expedite.unpatch(model)(x), plain))
 
 
+def test_keys_have_no_bias_in_torchvisions_v2_whatever_stands_there() -> None:
+    model = torchvision_swinv2()
+    expected = expedite.patch(model, alpha=0, clusters=4)(images())
+    bias = model.features[1][0].attn.qkv.bias
+    bias[32:64] += 7  # on all of a head's channels alike the softmax would not show it, but cosines
+    torch.testing.assert_close(model(images()), expected)
+
+
+def test_backbones_cut_out_of_torchvision_give_full_maps() -> None:
+    from torchvision.models._utils import IntermediateLayerGetter  # type: ignore[import-untyped]
+
+    model = IntermediateLayerGetter(torchvision_swin().features, {"1": "fine", "3": "coarse"})
+    plain = model(images())
+    expedite.patch(model, alpha=1, clusters=4)
+    assert expedite.describe(model).blocks == 6
+    found = model(images())
+    assert {name: x.shape for name, x in found.items()} == {
+        "fine": (2, 16, 16, 32),
+        "coarse": (2, 8, 8, 64),
+    }
+    assert not torch.allclose(found["fine"], plain["fine"])
+    detector = nn.ModuleDict({"body": nn.Sequential(torchvision_swinv2().features, nn.ReLU())})
+    assert expedite.describe(expedite.patch(detector, alpha=1, clusters=4)).path == "body.0"
+
+
 def test_spans_in_several_stages_and_chained_in_one() -> None:
     model = timm_swin(img_size=64)
     seen: list[int] = []
@@ -357,6 +392,10 @@ def test_dropout_and_stochastic_depth_are_those_of_training(make: Any) -> None:
 DROPOUT: dict[Any, dict[str, Any]] = {
     timm_swin: {"drop_path_rate": 0.1, "attn_drop_rate": 0.1, "proj_drop_rate": 0.1},
     timm_swinv2: {"drop_path_rate": 0.1, "attn_drop_rate": 0.1, "proj_drop_rate": 0.1},
+    torchvision_swin: {"dropout": 0.1},
+    torchvision_swinv2: {"attention_dropout": 0.1},
+    huggingface_swin: {"hidden_dropout_prob": 0.1, "drop_path_rate": 0.1},
+    huggingface_swinv2: {"attention_probs_dropout_prob": 0.1},
 }
 
 
