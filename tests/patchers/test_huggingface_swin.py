@@ -1,5 +1,6 @@
 """Swin and SwinV2 of transformers, alone and as the backbone of other models."""
 
+import importlib
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ import transformers
 
 import expedite
 from expedite import ExpediteError, clustering
+from expedite.evaluate.flops import count_flops
 from tests.hosts import (
     SWIN,
     counted_reconstructions,
@@ -20,14 +22,19 @@ from tests.hosts import (
 from tests.patchers.test_oracles import HARD
 
 hf: Any = transformers  # its configs take what their annotations do not show
-BACKBONES = {"Swin": ("SwinConfig", "SwinBackbone"), "V2": ("Swinv2Config", "Swinv2Backbone")}
+BACKBONES = {
+    "Swin": ("SwinConfig", "SwinBackbone"),
+    "V2": ("Swinv2Config", "Swinv2Backbone"),
+    "MaskFormer": ("MaskFormerSwinConfig", "MaskFormerSwinBackbone"),
+}
+LIBRARY: Any = importlib.import_module("transformers.models.maskformer")
 STAGES: dict[str, Any] = {"out_features": ["stage1", "stage2"]}
 
 pytestmark = pytest.mark.usefixtures("no_gradients")
 
 
 def backbone(kind: str, **changes: Any) -> Any:
-    config, model = (getattr(hf, name) for name in BACKBONES[kind])
+    config, model = (getattr(LIBRARY, name, None) or getattr(hf, name) for name in BACKBONES[kind])
     torch.manual_seed(0)
     return randomized(model(config(**{**SWIN, **STAGES, **changes})))
 
@@ -115,6 +122,25 @@ def mask2former(**changes: Any) -> Any:
     return randomized(hf.Mask2FormerForUniversalSegmentation(config))
 
 
+def test_nothing_of_mask2former_is_left_uncounted() -> None:
+    model = expedite.patch(mask2former(), alpha=2, clusters=3)
+    assert count_flops(model, images(1, 64, 64)).unsupported == {}
+
+
+def maskformer() -> Any:
+    swin = hf.SwinConfig(**{**SWIN, "depths": [1, 1, 4, 1], "num_heads": [1, 2, 2, 2]})
+    swin.window_size = 4
+    detr: dict[str, Any] = {"d_model": 32, "encoder_layers": 1, "decoder_layers": 1}
+    detr |= {"encoder_attention_heads": 2, "decoder_attention_heads": 2, "num_queries": 5}
+    detr |= {"encoder_ffn_dim": 32, "decoder_ffn_dim": 32}
+    sizes = {"fpn_feature_size": 32, "mask_feature_size": 32}
+    config = hf.MaskFormerConfig(
+        backbone_config=swin, decoder_config=hf.DetrConfig(**detr), num_labels=4, **sizes
+    )
+    torch.manual_seed(0)
+    return randomized(hf.MaskFormerForInstanceSegmentation(config))
+
+
 def upernet() -> Any:
     swin = hf.SwinConfig(**{**SWIN, "depths": [1, 4], **STAGES})
     config = hf.UperNetConfig(
@@ -132,6 +158,7 @@ def upernet() -> Any:
     ("make", "alpha", "path", "output"),
     [
         (mask2former, 2, "model.pixel_level_module.encoder", "masks_queries_logits"),
+        (maskformer, 2, "model.pixel_level_module.encoder", "masks_queries_logits"),
         (upernet, 1, "backbone", "logits"),
     ],
 )
@@ -146,6 +173,23 @@ def test_inside_other_models(make: Any, alpha: int, path: str, output: str) -> N
     assert not torch.allclose(found, plain, rtol=1e-3, atol=1e-3)
     assert len(calls) == 1
     assert torch.equal(expedite.unpatch(model)(x)[output], plain)
+
+
+def test_maskformers_copy_shows_every_block_where_it_is_asked_to() -> None:
+    model = backbone("MaskFormer")
+    plain = model(images(), output_hidden_states=True).hidden_states
+    expedite.patch(model, alpha=1, clusters=4)
+    with counted_reconstructions(model) as calls:
+        found = model(images(), output_hidden_states=True).hidden_states
+        assert len(calls) == 3
+        model(images())
+    assert len(calls) == 4
+    assert found[0].shape == plain[0].shape
+    for stage, before in zip(found[1:], plain[1:], strict=True):
+        assert [state.shape for state in stage] == [state.shape for state in before]
+    # Of each block what enters it and what leaves it.
+    assert all(torch.equal(a, b) for a, b in zip(found[1][:3], plain[1][:3], strict=True))
+    assert not torch.allclose(found[1][3], plain[1][3], rtol=1e-3, atol=1e-3)
 
 
 def test_attention_of_clusters_is_not_shown() -> None:
