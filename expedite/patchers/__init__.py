@@ -10,8 +10,9 @@ from expedite.patchers import (
     huggingface_vit,
     sam,
     segmenter,
-    swin,
+    timm_swin,
     timm_vit,
+    torchvision_swin,
     torchvision_vit,
 )
 from expedite.patchers.host import Host
@@ -23,7 +24,8 @@ FAMILIES: tuple[Callable[[nn.Module], Host | None], ...] = (
     torchvision_vit.find_host,
     huggingface_vit.find_host,
     sam.find_host,
-    swin.find_host,
+    timm_swin.find_host,
+    torchvision_swin.find_host,
     huggingface_swin.find_host,
 )
 FAMILY_NAMES = (

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from expedite.errors import ExpediteError
 from expedite.patchers.continuous import continuous_bias
 from expedite.patchers.host import Cells, Host, Reads, apply_child, attribute, map_grid
-from expedite.patchers.shifted_blocks import Layout, Projections, Size, run_block
-from expedite.patchers.swin import first_norm, in_stages, readout, table_of_offsets
+from expedite.patchers.shifted_blocks import Layout, Projections, Size
+from expedite.patchers.swin import make_host, table_of_offsets
 
 _MODELS = {
     "SwinModel",
@@ -48,24 +48,19 @@ def find_host(module: nn.Module) -> Host | None:
     layers = backbone.get_submodule("encoder.layers").children()
     stages = [tuple(layer.get_submodule("blocks").children()) for layer in layers]
     kind = _kind_of(stages[0][0])
-    config = attribute(module, "config")
-    return Host(
+    return make_host(
+        module,
+        stages,
+        kind.layout,
+        [_pair(kind.window(blocks[0])) for blocks in stages],
         family=f"transformers {name}",
-        model=module,
         backbone=backbone,
-        blocks=tuple(block for blocks in stages for block in blocks),
-        prefix_tokens=0,
         embedding=backbone.get_submodule("embeddings.patch_embeddings.projection"),
         grid=map_grid,
-        usual_grid=_usual_grid(config),
+        usual_grid=_usual_grid(attribute(module, "config")),
         any_size=True,
-        first_norm=first_norm(kind.layout),
-        mask=None,
-        readout=readout,
         reads=_reads,
         taps="hidden states and feature maps, where a call reads them",
-        run=partial(run_block, layout=kind.layout),
-        **in_stages([(len(blocks), _pair(kind.window(blocks[0]))) for blocks in stages]),
     )
 
 

@@ -131,13 +131,16 @@ def _bias_of_windows(cells: Cells, shift: Size, pads_first: bool, x: Tensor) -> 
 
 
 def _moved(
-    x: Tensor, cells: Cells, shift: Size, pads_first: bool, fill: Tensor | float = 0.0
+    x: Tensor, cells: Cells, shift: Size, pads_first: bool, fill: Tensor | None = None
 ) -> Tensor:
     """A map (B, h, w, C) filled up to whole windows and shifted, in the library's order."""
     (h, w), (kh, kw) = cells.clusters, cells.cells
     if not pads_first:
         x = _rolled(x, (-shift[0], -shift[1]))
-    x = F.pad(x, (0, 0, 0, -w % kw, 0, -h % kh)) + fill
+    if -h % kh or -w % kw:
+        x = F.pad(x, (0, 0, 0, -w % kw, 0, -h % kh))
+    if fill is not None:
+        x = x + fill
     return _rolled(x, (-shift[0], -shift[1])) if pads_first else x
 
 
