@@ -161,6 +161,17 @@ def timm_swinv2(any_size: bool = False, **changes: Any) -> Any:
     return randomized(SwinTransformerV2(**{**arguments, **stages, **size, **changes}))
 
 
+def timm_swinv2_cr(any_size: bool = False, **changes: Any) -> Any:
+    """Four blocks of width 32 on 16×16 tokens of 2 pixels and two on 8×8, with windows of 8×8."""
+    from timm.models.swin_transformer_v2_cr import SwinTransformerV2Cr
+
+    arguments: dict[str, Any] = {"img_size": 32, "patch_size": 2, "embed_dim": 32}
+    stages = {"depths": (4, 2), "num_heads": (2, 4), "window_size": 8, "num_classes": 10}
+    more = {"strict_img_size": not any_size, "extra_norm_period": 2}
+    torch.manual_seed(0)
+    return randomized(SwinTransformerV2Cr(**{**arguments, **stages, **more, **changes}))
+
+
 def torchvision_swin(any_size: bool = True, window_size: int = 8, **changes: Any) -> Any:
     """Four blocks of width 32 on 16×16 tokens of 2 pixels and two on 8×8, with windows of 8×8."""
     arguments = {"patch_size": [2, 2], "embed_dim": 32, "depths": [4, 2], "num_heads": [2, 4]}

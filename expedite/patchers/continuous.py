@@ -35,20 +35,44 @@ def continuous_bias(
         >>> continuous_bias(nn.Linear(2, 4), (8, 8), (5, 5), (8, 8)).shape
         torch.Size([4, 25, 25])
     """
+    rows, columns = (max(side - 1, 1) for side in trained)
+    return _BOUND * _bias(mlp, window, cells, _SCALE / rows, _SCALE / columns, _SCALE).sigmoid()
+
+
+def logarithmic_bias(mlp: nn.Module, window: tuple[int, int], cells: tuple[int, int]) -> Tensor:
+    """As `continuous_bias`, of a kind of SwinV2 that neither scales offsets nor bounds biases.
+
+    Example:
+        >>> logarithmic_bias(nn.Linear(2, 4), (8, 8), (5, 5)).shape
+        torch.Size([4, 25, 25])
+    """
+    return _bias(mlp, window, cells, 1.0, 1.0, math.e)
+
+
+def _bias(
+    mlp: nn.Module, window: tuple[int, int], cells: tuple[int, int], *scales_and_base: float
+) -> Tensor:
     weight = next(mlp.parameters())
-    (coordinates,) = _coordinates(*window, *cells, *trained, weight.device)
+    (coordinates,) = _coordinates(*window, *cells, *scales_and_base, weight.device)
     table = mlp(coordinates.to(weight.dtype)).flatten(0, 1)  # ((2h-1)·(2w-1), heads)
-    return _BOUND * spread(table, cells).sigmoid()
+    return spread(table, cells)
 
 
 @remembered
 def _coordinates(
-    height: int, width: int, h: int, w: int, rows: int, columns: int, device: torch.device
+    height: int,
+    width: int,
+    h: int,
+    w: int,
+    down: float,
+    right: float,
+    base: float,
+    device: torch.device,
 ) -> tuple[Tensor]:
     """What the MLP is given for every offset between cells, (2h-1, 2w-1, 2)."""
     sides = [
-        torch.arange(1 - count, count, device=device) * (side / count) / max(whole - 1, 1)
-        for side, count, whole in ((height, h, rows), (width, w, columns))
+        torch.arange(1 - count, count, device=device) * (scale * side / count)
+        for side, count, scale in ((height, h, down), (width, w, right))
     ]
-    offsets = torch.stack(torch.meshgrid(*sides, indexing="ij"), -1) * _SCALE
-    return (offsets.sign() * (offsets.abs() + 1).log2() / math.log2(_SCALE),)
+    offsets = torch.stack(torch.meshgrid(*sides, indexing="ij"), -1)
+    return (offsets.sign() * (offsets.abs() + 1).log() / math.log(base),)

@@ -45,6 +45,7 @@ class Layout:
         after_attention: What stands behind it in each window.
         after_windows: What follows once windows are a map again.
         mlp: The second half of a block.
+        last: What its output passes at last.
         dropout: Of the attention's scores, in training.
         output_dropout: Of its result, where that is no module.
         pads_first: Whether a map is padded before it is shifted.
@@ -62,6 +63,7 @@ class Layout:
     mlp: tuple[str, ...]
     dropout: Callable[[nn.Module], float] = no_dropout
     output_dropout: Callable[[nn.Module], float] = no_dropout
+    last: tuple[str, ...] = ()
     pads_first: bool = True
     result: Callable[[Tensor], Any] = _as_it_is
 
@@ -75,7 +77,7 @@ def run_block(
     down, right = (k // 2 * there for k, there in zip(cells.cells, is_shifted, strict=True))
     attended = _attend(block, through(block, layout.before, short), cells, (down, right), layout)
     x = x + through(block, layout.after_windows, attended).reshape(x.shape)
-    return layout.result(x + through(block, layout.mlp, x))
+    return layout.result(through(block, layout.last, x + through(block, layout.mlp, x)))
 
 
 def _attend(block: nn.Module, x: Tensor, cells: Cells, shift: Size, layout: Layout) -> Tensor:
@@ -109,7 +111,8 @@ def _heads(attention: nn.Module, windows: Tensor, layout: Layout) -> Projections
     )
     if not hasattr(attention, "logit_scale"):
         return q, k, v
-    scale = attribute(attention, "logit_scale").clamp(max=_LARGEST_LOGIT).exp()  # (heads, 1, 1)
+    logits: Tensor = attribute(attention, "logit_scale")
+    scale = logits.reshape(-1, 1, 1).clamp(max=_LARGEST_LOGIT).exp()  # (heads, 1, 1)
     q, k = F.normalize(q, dim=-1) * scale, F.normalize(k, dim=-1)
     return q.to(v.dtype), k.to(v.dtype), v
 

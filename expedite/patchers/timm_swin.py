@@ -1,4 +1,4 @@
-"""timm's SwinTransformer and SwinTransformerV2.
+"""timm's SwinTransformer, SwinTransformerV2 and SwinTransformerV2Cr.
 
 Found by their blocks and not by the model's class: features_only takes the model apart and leaves
 its stages.
@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from expedite.patchers.continuous import continuous_bias
-from expedite.patchers.host import Cells, Host, Method, Reads, attribute
+from expedite.patchers.continuous import continuous_bias, logarithmic_bias
+from expedite.patchers.host import Cells, Host, Method, Reads, attribute, map_grid
 from expedite.patchers.shifted_blocks import Layout, Projections, Size
 from expedite.patchers.swin import (
     blocks_of,
@@ -26,12 +26,9 @@ from expedite.patchers.swin import (
 
 def find_host(module: nn.Module) -> Host | None:
     """See `module` as a Swin or SwinV2 of timm; None where it is something else."""
-    children = dict(module.named_children())  # no attributes, which wrappers pass on
-    if (embedding := children.pop("patch_embed", None)) is None:
-        return None
-    parts = children["layers"].children() if "layers" in children else children.values()
-    stages = [blocks for part in parts if (blocks := blocks_of(part, _LAYOUTS))]
-    if not stages:
+    # Children and no attributes, which wrappers pass on.
+    embedding = dict(module.named_children()).get("patch_embed")
+    if embedding is None or not (stages := _stages(module)):
         return None
     kind = kind_of(stages[0][0], _LAYOUTS)
     assert kind is not None  # or there were no stages
@@ -42,12 +39,18 @@ def find_host(module: nn.Module) -> Host | None:
         [_window(blocks[0]) for blocks in stages],
         family=f"timm {kind.rpartition('.')[2].removesuffix('Block')}",
         embedding=embedding,
-        grid=map_of_tokens,
+        grid=map_grid if kind.endswith("V2CrBlock") else map_of_tokens,
         usual_grid=attribute(embedding, "grid_size"),
         any_size=not attribute(embedding, "strict_img_size"),
         methods=tuple(method for method in _METHODS if hasattr(module, method.name)),
         taps="outputs of stages, of the full map in any case",
     )
+
+
+def _stages(model: nn.Module) -> list[tuple[nn.Module, ...]]:
+    children = dict(model.named_children())
+    holder = children.get("layers") or children.get("stages") or model
+    return [blocks for part in holder.children() if (blocks := blocks_of(part, _LAYOUTS))]
 
 
 def _features(model: nn.Module, *args: Any, **kwargs: Any) -> Reads:
@@ -65,9 +68,8 @@ def _intermediates(
 ) -> Reads:
     from timm.models._features import feature_take_indices
 
-    stages = [attribute(stage, "blocks") for stage in attribute(model, "layers")]
-    taken, _ = feature_take_indices(len(stages), indices)
-    ends = list(accumulate(len(blocks) for blocks in stages))
+    ends = list(accumulate(len(blocks) for blocks in _stages(model)))
+    taken, _ = feature_take_indices(len(ends), indices)
     taps = frozenset(ends[index] - 1 for index in taken)
     return Reads(taps, last=not intermediates_only)
 
@@ -101,6 +103,10 @@ def _positions_v2(attention: nn.Module, window: Size, cells: Size) -> Tensor:
     return continuous_bias(attention.get_submodule("cpb_mlp"), window, cells, trained)
 
 
+def _positions_v2_cr(attention: nn.Module, window: Size, cells: Size) -> Tensor:
+    return logarithmic_bias(attention.get_submodule("meta_mlp"), window, cells)
+
+
 _METHODS = (
     Method("forward_features", _features),
     Method("forward_intermediates", _intermediates),
@@ -129,5 +135,14 @@ _LAYOUTS = {
         before=(),
         after_windows=("norm1", "drop_path1"),
         mlp=("mlp", "norm2", "drop_path2"),
+    ),
+    "timm.models.swin_transformer_v2_cr.SwinTransformerV2CrBlock": Layout(
+        **_COMMON,
+        project=project,
+        positions=_positions_v2_cr,
+        before=(),
+        after_windows=("norm1", "drop_path1"),
+        mlp=("mlp", "norm2", "drop_path2"),
+        last=("norm3",),
     ),
 }

@@ -13,7 +13,7 @@ import expedite
 from expedite import ExpediteError, Plan, Span, clustering
 from expedite.evaluate.flops import count_flops
 from expedite.patchers.bias import window_bias
-from expedite.patchers.continuous import continuous_bias
+from expedite.patchers.continuous import continuous_bias, logarithmic_bias
 from expedite.patchers.shifted_blocks import shift_mask
 from expedite.windows import cluster_windows, partition, reconstruct_windows, unpartition
 from tests.hosts import (
@@ -25,6 +25,7 @@ from tests.hosts import (
     randomized,
     timm_swin,
     timm_swinv2,
+    timm_swinv2_cr,
     torchvision_swin,
     torchvision_swinv2,
 )
@@ -34,6 +35,7 @@ CPU = torch.device("cpu")
 SWINS: dict[str, Callable[..., Any]] = {
     "timm": timm_swin,
     "timm V2": timm_swinv2,
+    "timm V2Cr": timm_swinv2_cr,
     "torchvision": torchvision_swin,
     "torchvision V2": torchvision_swinv2,
     "transformers": huggingface_swin,
@@ -84,7 +86,7 @@ def test_windows_that_are_not_square(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def without_positions(model: Any) -> Any:
     for name, parameter in model.named_parameters():
-        if any(part in name for part in ("bias_table", "cpb_mlp", "position_bias_mlp")):
+        if any(part in name for part in ("bias_table", "cpb_mlp", "meta_mlp", "bias_mlp")):
             parameter.zero_()
     return model
 
@@ -160,6 +162,9 @@ def test_every_token_gets_the_librarys_own_positions(window: int, trained: int) 
     own = attention.cpb_mlp(attention.relative_coords_table).flatten(0, 2)
     expected = 16 * own[attention.relative_position_index].permute(2, 0, 1).sigmoid()
     torch.testing.assert_close(found, expected)
+    attention = timm_swinv2_cr(window_size=window).stages[0].blocks[0].attn
+    found = logarithmic_bias(attention.meta_mlp, (window,) * 2, (window,) * 2)
+    torch.testing.assert_close(found, attention._relative_positional_encodings()[0])
 
 
 @pytest.mark.parametrize("shift", [(2, 2), (1, 2), (0, 2)])
@@ -281,7 +286,9 @@ def tensors(nested: Any) -> list[Tensor]:
     return [nested] if isinstance(nested, Tensor) else [t for part in nested for t in tensors(part)]
 
 
-@pytest.mark.parametrize("name", ["swin_tiny_patch4_window7_224", "swinv2_tiny_window8_256"])
+@pytest.mark.parametrize(
+    "name", ["swin_tiny_patch4_window7_224", "swinv2_tiny_window8_256", "swinv2_cr_tiny_ns_224"]
+)
 def test_features_only_models_of_timm_give_full_maps(name: str) -> None:
     torch.manual_seed(0)
     sizes: dict[str, Any] = {"img_size": 128, "embed_dim": 16, "num_heads": (1, 2, 2, 2)}
@@ -298,6 +305,45 @@ def test_features_only_models_of_timm_give_full_maps(name: str) -> None:
     assert torch.equal(patched[0], plain[0])  # before the span
     assert not torch.equal(patched[1], plain[1])
     assert all(map(torch.equal, expedite.unpatch(model)(x), plain))
+
+
+TORCHVISION_NAMES = (
+    ("patch_embed.proj", "features.0.0"),
+    ("patch_embed.norm", "features.0.2"),
+    ("layers.0.blocks", "features.1"),
+    ("layers.1.downsample", "features.2"),
+    ("layers.1.blocks", "features.3"),
+    ("mlp.fc1", "mlp.0"),
+    ("mlp.fc2", "mlp.3"),
+    ("head.fc", "head"),
+)
+
+
+def as_torchvision(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Weights of timm's models of two stages under torchvision's names."""
+    names = {name: name for name in state}
+    for old, new in TORCHVISION_NAMES:
+        names = {name: found.replace(old, new) for name, found in names.items()}
+    found = {names[name]: tensor for name, tensor in state.items()}
+    for name in [name for name in found if name.endswith("q_bias")]:
+        q, v = found.pop(name), found.pop(name.replace("q_bias", "v_bias"))
+        found[name.replace("q_bias", "qkv.bias")] = torch.cat([q, torch.zeros_like(q), v])
+    return found
+
+
+@pytest.mark.parametrize(
+    ("make", "other"), [(timm_swin, torchvision_swin), (timm_swinv2, torchvision_swinv2)]
+)
+def test_timm_and_torchvision_agree(make: Any, other: Any) -> None:
+    # Where maps are whole windows: they pad and shift in different orders.
+    one, two = make(), other()
+    missing, unexpected = two.load_state_dict(as_torchvision(one.state_dict()), strict=False)
+    assert not unexpected
+    assert not [name for name in missing if not name.endswith(("_index", "_table"))]
+    torch.testing.assert_close(two(images()), one(images()), rtol=1e-3, atol=1e-3)
+    for plan in (Plan((Span(1, clusters=4),)), Plan((Span(2, clusters=(5, 6)), Span(4, keep=0.5)))):
+        found, expected = (expedite.patch(model, plan)(images()) for model in (two, one))
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
 
 
 def test_keys_have_no_bias_in_torchvisions_v2_whatever_stands_there() -> None:
@@ -392,6 +438,7 @@ def test_dropout_and_stochastic_depth_are_those_of_training(make: Any) -> None:
 DROPOUT: dict[Any, dict[str, Any]] = {
     timm_swin: {"drop_path_rate": 0.1, "attn_drop_rate": 0.1, "proj_drop_rate": 0.1},
     timm_swinv2: {"drop_path_rate": 0.1, "attn_drop_rate": 0.1, "proj_drop_rate": 0.1},
+    timm_swinv2_cr: {"drop_path_rate": 0.1, "attn_drop_rate": 0.1, "proj_drop_rate": 0.1},
     torchvision_swin: {"dropout": 0.1},
     torchvision_swinv2: {"attention_dropout": 0.1},
     huggingface_swin: {"hidden_dropout_prob": 0.1, "drop_path_rate": 0.1},
