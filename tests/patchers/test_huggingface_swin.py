@@ -141,6 +141,24 @@ def maskformer() -> Any:
     return randomized(hf.MaskFormerForInstanceSegmentation(config))
 
 
+def test_inside_oneformer() -> None:
+    from transformers.models.oneformer.modeling_oneformer import OneFormerPixelLevelModule
+
+    swin = mask2former().config.backbone_config
+    sizes = {"conv_dim": 32, "mask_dim": 32, "hidden_dim": 32, "encoder_feedforward_dim": 32}
+    config = hf.OneFormerConfig(
+        backbone_config=swin, num_attention_heads=2, encoder_layers=1, **sizes
+    )
+    torch.manual_seed(0)
+    model = randomized(OneFormerPixelLevelModule(config))
+    plain = model(images(1, 64, 64))
+    expedite.patch(model, alpha=2, clusters=3)
+    found = model(images(1, 64, 64))
+    pairs = list(zip(found.encoder_features, plain.encoder_features, strict=True))
+    assert all(a.shape == b.shape for a, b in pairs)
+    assert not torch.allclose(found.decoder_last_feature, plain.decoder_last_feature, rtol=1e-3)
+
+
 def upernet() -> Any:
     swin = hf.SwinConfig(**{**SWIN, "depths": [1, 4], **STAGES})
     config = hf.UperNetConfig(
