@@ -126,6 +126,7 @@ class Description:
     head_exit: bool
     plan: Plan | None
     kept: tuple[tuple[int, int], ...]  # the cluster grid of every span, empty where not patched
+    spans: tuple[str, ...]  # a line on every span
 
     def __str__(self) -> str:
         height, width = self.grid
@@ -137,25 +138,26 @@ class Description:
             f"{window}{self.prefix_tokens} prefix tokens",
             f"taps: {self.taps}; reconstruct_at: backbone{' or head' if self.head_exit else ''}",
         ]
-        if self.plan is None:
-            return "\n".join([*lines, "not patched"])
-        return "\n".join([*lines, *self._spans(self.plan)])
+        return "\n".join([*lines, *(self.spans or ["not patched"])])
 
-    def _spans(self, plan: Plan) -> list[str]:
-        tokens = self.grid[0] * self.grid[1]
-        return [
-            f"blocks {first + 1} to {end} run on {h}×{w} clusters{windows}, "
+
+@dataclass(frozen=True)
+class _Kept:
+    """What a span leaves of the tokens; prints as one line."""
+
+    first: int  # the index of its first block
+    end: int
+    grid: tuple[int, int]  # of tokens, in its stage where there are stages
+    clusters: tuple[int, int]
+    cells: tuple[int, int] | None  # clusters of a window, of hosts with windows
+
+    def __str__(self) -> str:
+        (h, w), tokens = self.clusters, self.grid[0] * self.grid[1]
+        windows = f" in windows of {self.cells[0]}×{self.cells[1]}" if self.cells else ""
+        return (
+            f"blocks {self.first + 1} to {self.end} run on {h}×{w} clusters{windows}, "
             f"{h * w} of {tokens} tokens ({h * w / tokens:.1%})"
-            for (_, first, end), (h, w), windows in zip(
-                plan.ranges(self.blocks), self.kept, self._windows(plan), strict=True
-            )
-        ]
-
-    def _windows(self, plan: Plan) -> list[str]:
-        if self.window is None:
-            return ["" for _ in self.kept]
-        steps = plan.grids(self.blocks, self.window)
-        return [f" in windows of {rows}×{columns}" for _, (rows, columns) in steps]
+        )
 
 
 def describe(model: nn.Module, grid: tuple[int, int] | None = None) -> Description:
@@ -180,6 +182,7 @@ def describe(model: nn.Module, grid: tuple[int, int] | None = None) -> Descripti
     sessions = list(find_sessions(model))
     plan = sessions[0].plan if sessions else None
     grid = grid or host.usual_grid
+    spans = list(_spans(plan, host, grid)) if plan else []
     return Description(
         family=host.family,
         path=path,
@@ -191,7 +194,8 @@ def describe(model: nn.Module, grid: tuple[int, int] | None = None) -> Descripti
         taps=host.taps,
         head_exit=host.head is not None,
         plan=plan,
-        kept=_kept(plan, host, grid) if plan else (),
+        kept=tuple(span.clusters for span in spans),
+        spans=tuple(map(str, spans)),
     )
 
 
@@ -210,15 +214,19 @@ def grid_of(model: nn.Module, images: Tensor) -> tuple[int, int]:
     return grids[0]
 
 
-def _kept(plan: Plan, host: Host, grid: tuple[int, int]) -> tuple[tuple[int, int], ...]:
-    """The cluster grid of every span."""
-    if host.window is None:
-        return tuple(cells for _, cells in plan.grids(len(host.blocks), grid))
-    kept: list[tuple[int, int]] = []
-    for window, cells in plan.grids(len(host.blocks), host.window):
-        is_chained = kept and window != host.window
-        kept.append(clustered(kept[-1] if is_chained else grid, window, cells))
-    return tuple(kept)
+def _spans(plan: Plan, host: Host, grid: tuple[int, int]) -> Iterator[_Kept]:
+    grids = host.grids(grid)
+    clusters: tuple[int, int] | None = None
+    steps = plan.grids(host.depth, *(host.windows or grids))
+    for (_, first, end), (above, cells) in zip(plan.ranges(host.depth), steps, strict=True):
+        stage = host.stage_of(first)
+        if host.window is None:
+            yield _Kept(first, end, grid, cells, None)
+            continue
+        is_chained = clusters is not None and above != host.windows[stage]
+        tokens = clusters if clusters is not None and is_chained else grids[stage]
+        clusters = clustered(tokens, above, cells)
+        yield _Kept(first, end, grids[stage], clusters, cells)
 
 
 def _plan(
@@ -260,7 +268,7 @@ def _the_host(model: nn.Module) -> tuple[str, Host]:
 
 
 def _check_fit(plan: Plan, host: Host) -> None:
-    ranges = plan.ranges(len(host.blocks))
+    ranges = plan.ranges(host.depth)
     if plan.log_mass and host.mask is None and host.run is None:
         raise ExpediteError(
             f"log_mass=True was asked of a {host.family} whose attention takes no mask; "
@@ -268,10 +276,10 @@ def _check_fit(plan: Plan, host: Host) -> None:
         )
     if plan.reconstruct_at == "head":
         _check_head_exit(host, ranges[-1][2])
-    whole = host.window or host.usual_grid
-    for above, cells in plan.grids(len(host.blocks), whole):
+    whole = host.windows or (host.usual_grid,)
+    for above, cells in plan.grids(host.depth, *whole):
         # A model for any size meets its grid when it runs; clusters of clusters are known now.
-        is_known = above != whole or host.window or not host.any_size
+        is_known = above not in whole or host.window or not host.any_size
         if is_known and any(map(gt, cells, above)):
             where = " in a window" if host.window else ""
             raise ExpediteError(

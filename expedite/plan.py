@@ -3,8 +3,9 @@
 Values are validated once, here; whether a plan fits a model shows when it is patched.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from itertools import accumulate
 from types import MappingProxyType
 from typing import Any, Literal, get_args
 
@@ -15,6 +16,7 @@ Exit = Literal["backbone", "head"]
 Space = Literal["norm", "tokens"]
 Scope = Literal["local", "knn"]
 Weighting = Literal["linear", "softmax", "l2", "hard"]
+Depth = int | Sequence[int]  # how many blocks; of every stage, where there are stages
 
 # The paper's operators: every improvement turned off (ablations of Section 4.3: κ 5, λ 5×5, τ 50,
 # k 20; Eq. 4 over all clusters).
@@ -41,7 +43,8 @@ class Span:
         clusters: The cluster grid, rows first; an int n means n×n.
         keep: In place of clusters, the share to keep of the tokens that the span begins with:
             round(√keep · side) per side.
-        beta: How many blocks run on clusters; None for all that remain before the next span.
+        beta: How many blocks run on clusters; None for all that remain before the next span or, in
+            a model with stages, in the stage.
 
     Raises:
         ExpediteError: A value is impossible, or not exactly one of clusters and keep is given.
@@ -145,24 +148,35 @@ class Plan:
         for name, kind in _CHOICES.items():
             _check_choice(name, getattr(self, name), get_args(kind))
 
-    def ranges(self, depth: int) -> list[tuple[Span, int, int]]:
+    def ranges(self, depth: Depth) -> list[tuple[Span, int, int]]:
         """Every span with the index of its first block and of the one after its last.
 
         Raises:
-            ExpediteError: A span does not lie within `depth` blocks, or overlaps the next.
+            ExpediteError: A span does not lie within `depth` blocks or within one stage, or
+                overlaps the next.
         """
-        limits = [*(span.alpha for span in self.spans[1:]), depth]
+        ends = list(accumulate([depth] if isinstance(depth, int) else depth))
+        limits = [*(span.alpha for span in self.spans[1:]), ends[-1]]
         return [
-            (span, span.alpha, _end(span, limit, depth))
+            (span, span.alpha, _end(span, limit, ends))
             for span, limit in zip(self.spans, limits, strict=True)
         ]
 
-    def grids(self, depth: int, grid: tuple[int, int]) -> list[tuple[tuple[int, int], ...]]:
-        """For every span the grid that it begins with and its cluster grid, on tokens of `grid`."""
-        steps: list[tuple[tuple[int, int], ...]] = []
+    def grids(
+        self, depth: Depth, *grids: tuple[int, int]
+    ) -> list[tuple[tuple[int, int], tuple[int, int]]]:
+        """For every span the grid that it begins with and its cluster grid.
+
+        Args:
+            depth: How many blocks there are; of every stage, where there are stages.
+            grids: Of tokens; of every stage, where there are stages.
+        """
+        ends = list(accumulate([depth] if isinstance(depth, int) else depth))
+        steps: list[tuple[tuple[int, int], tuple[int, int]]] = []
         last_end = None
         for span, first, end in self.ranges(depth):
-            above = steps[-1][1] if first == last_end else grid
+            is_chained = first == last_end and first not in ends
+            above = steps[-1][1] if is_chained else grids[_stage(ends, first)]
             steps.append((above, span.grid_for(above)))
             last_end = end
         return steps
@@ -211,16 +225,26 @@ def make_plan(
     return Plan((Span(alpha, clusters, keep, beta),), **{**defaults, **settings})
 
 
-def _end(span: Span, limit: int, depth: int) -> int:
+def _stage(ends: Sequence[int], block: int) -> int:
+    return sum(block >= end for end in ends)
+
+
+def _end(span: Span, limit: int, ends: Sequence[int]) -> int:
+    """The block after a span's last, at most `limit`, in a model whose stages end at `ends`."""
+    depth = ends[-1]
     if span.alpha >= depth:
         raise ExpediteError(
             f"alpha={span.alpha} was asked of {depth} blocks; alpha can be 0 to {depth - 1}"
         )
-    end = limit if span.beta is None else span.alpha + span.beta
-    if end > depth:
+    stage = _stage(ends, span.alpha)
+    past = ends[stage]
+    end = min(limit, past) if span.beta is None else span.alpha + span.beta
+    if end > past:
+        one_stage = len(ends) == 1
+        where = f"{depth} blocks" if one_stage else f"stage {stage + 1} that ends at block {past}"
         raise ExpediteError(
-            f"beta={span.beta} after alpha={span.alpha} was asked of {depth} blocks; beta can be "
-            f"at most {depth - span.alpha}"
+            f"beta={span.beta} after alpha={span.alpha} was asked of {where}; beta can be "
+            f"at most {past - span.alpha}"
         )
     if end > limit or end == span.alpha:
         raise ExpediteError(

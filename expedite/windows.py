@@ -229,6 +229,16 @@ class WindowTokenReconstruction(nn.Module):
         )
 
 
+def as_map(tokens: Tensor, grid: Size) -> Tensor:
+    """The map (B, H, W, C) of tokens (B, H·W, C).
+
+    Example:
+        >>> as_map(torch.zeros(2, 72, 8), (6, 12)).shape
+        torch.Size([2, 6, 12, 8])
+    """
+    return tokens.reshape(tokens.shape[0], *grid, tokens.shape[-1])
+
+
 def partition(x: Tensor, window: Size) -> Tensor:
     """Cut a map (B, n·h, m·w, C) into its windows (B·n·m, h, w, C), row by row.
 

@@ -139,6 +139,75 @@ def huggingface_sam(**changes: Any) -> Tokens:
     return randomized(Tokens(SamVisionModel(SamVisionConfig(**{**arguments, **changes}))))
 
 
+def timm_swin(any_size: bool = False, **changes: Any) -> Any:
+    """Four blocks of width 32 on 16×16 tokens of 2 pixels and two on 8×8, with windows of 8×8."""
+    from timm.models.swin_transformer import SwinTransformer
+
+    arguments: dict[str, Any] = {"img_size": 32, "patch_size": 2, "embed_dim": 32}
+    stages = {"depths": (4, 2), "num_heads": (2, 4), "window_size": 8, "num_classes": 10}
+    size = {"strict_img_size": not any_size}
+    torch.manual_seed(0)
+    return randomized(SwinTransformer(**{**arguments, **stages, **size, **changes}))
+
+
+def timm_swinv2(any_size: bool = False, **changes: Any) -> Any:
+    """Four blocks of width 32 on 16×16 tokens of 2 pixels and two on 8×8, with windows of 8×8."""
+    from timm.models.swin_transformer_v2 import SwinTransformerV2
+
+    arguments: dict[str, Any] = {"img_size": 32, "patch_size": 2, "embed_dim": 32}
+    stages = {"depths": (4, 2), "num_heads": (2, 4), "window_size": 8, "num_classes": 10}
+    size = {"strict_img_size": not any_size}
+    torch.manual_seed(0)
+    return randomized(SwinTransformerV2(**{**arguments, **stages, **size, **changes}))
+
+
+def timm_swinv2_cr(any_size: bool = False, **changes: Any) -> Any:
+    """Four blocks of width 32 on 16×16 tokens of 2 pixels and two on 8×8, with windows of 8×8."""
+    from timm.models.swin_transformer_v2_cr import SwinTransformerV2Cr
+
+    arguments: dict[str, Any] = {"img_size": 32, "patch_size": 2, "embed_dim": 32}
+    stages = {"depths": (4, 2), "num_heads": (2, 4), "window_size": 8, "num_classes": 10}
+    more = {"strict_img_size": not any_size, "extra_norm_period": 2}
+    torch.manual_seed(0)
+    return randomized(SwinTransformerV2Cr(**{**arguments, **stages, **more, **changes}))
+
+
+def torchvision_swin(any_size: bool = True, window_size: int = 8, **changes: Any) -> Any:
+    """Four blocks of width 32 on 16×16 tokens of 2 pixels and two on 8×8, with windows of 8×8."""
+    arguments = {"patch_size": [2, 2], "embed_dim": 32, "depths": [4, 2], "num_heads": [2, 4]}
+    arguments |= {"window_size": [window_size] * 2, "num_classes": 10}
+    torch.manual_seed(0)
+    return randomized(torchvision.models.SwinTransformer(**{**arguments, **changes}))
+
+
+def torchvision_swinv2(**changes: Any) -> Any:
+    """Four blocks of width 32 on 16×16 tokens of 2 pixels and two on 8×8, with windows of 8×8."""
+    library = torchvision.models.swin_transformer
+    blocks = {"block": library.SwinTransformerBlockV2, "downsample_layer": library.PatchMergingV2}
+    return torchvision_swin(**blocks, **changes)
+
+
+def huggingface_swin(any_size: bool = True, **changes: Any) -> Tokens:
+    """Four blocks of width 32 on 16×16 tokens of 2 pixels and two on 8×8, with windows of 8×8."""
+    from transformers import SwinConfig, SwinModel
+
+    torch.manual_seed(0)
+    return randomized(Tokens(SwinModel(SwinConfig(**{**SWIN, **changes}))))
+
+
+def huggingface_swinv2(any_size: bool = True, **changes: Any) -> Tokens:
+    """Four blocks of width 32 on 16×16 tokens of 2 pixels and two on 8×8, with windows of 8×8."""
+    from transformers import Swinv2Config, Swinv2Model
+
+    torch.manual_seed(0)
+    return randomized(Tokens(Swinv2Model(Swinv2Config(**{**SWIN, **changes}))))
+
+
+# Of the models of transformers.
+SWIN: dict[str, Any] = {"image_size": 32, "patch_size": 2, "embed_dim": 32}
+SWIN |= {"depths": [4, 2], "num_heads": [2, 4], "window_size": 8}
+
+
 def segmenter(**changes: Any) -> Segmenter:
     """Four blocks of width 64 on 8×8 tokens of 4 pixels, two blocks in the decoder."""
     arguments = {"image_size": (32, 32), "patch_size": 4, "d_model": 64, "n_heads": 2}

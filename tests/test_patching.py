@@ -24,6 +24,8 @@ from tests.hosts import (
     enlarged_dpt,
     huggingface_beit,
     huggingface_sam,
+    huggingface_swin,
+    huggingface_swinv2,
     huggingface_vit,
     images,
     open_frames,
@@ -32,7 +34,12 @@ from tests.hosts import (
     timm_beit,
     timm_eva,
     timm_sam,
+    timm_swin,
+    timm_swinv2,
+    timm_swinv2_cr,
     timm_vit,
+    torchvision_swin,
+    torchvision_swinv2,
     torchvision_vit,
 )
 
@@ -49,6 +56,13 @@ HOSTS: dict[str, Make] = {
     "segment_anything": segment_anything_sam,
     "timm SAM": timm_sam,
     "transformers SAM": huggingface_sam,
+    "timm Swin": timm_swin,
+    "timm SwinV2": timm_swinv2,
+    "timm SwinV2Cr": timm_swinv2_cr,
+    "torchvision Swin": torchvision_swin,
+    "torchvision SwinV2": torchvision_swinv2,
+    "transformers Swin": huggingface_swin,
+    "transformers SwinV2": huggingface_swinv2,
 }
 PLAN = Plan((Span(alpha=1, clusters=4),))
 

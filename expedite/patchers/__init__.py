@@ -4,7 +4,17 @@ from collections.abc import Callable, Iterator
 
 from torch import nn
 
-from expedite.patchers import dpt, huggingface_vit, sam, segmenter, timm_vit, torchvision_vit
+from expedite.patchers import (
+    dpt,
+    huggingface_swin,
+    huggingface_vit,
+    sam,
+    segmenter,
+    timm_swin,
+    timm_vit,
+    torchvision_swin,
+    torchvision_vit,
+)
 from expedite.patchers.host import Host
 
 FAMILIES: tuple[Callable[[nn.Module], Host | None], ...] = (
@@ -14,12 +24,16 @@ FAMILIES: tuple[Callable[[nn.Module], Host | None], ...] = (
     torchvision_vit.find_host,
     huggingface_vit.find_host,
     sam.find_host,
+    timm_swin.find_host,
+    torchvision_swin.find_host,
+    huggingface_swin.find_host,
 )
 FAMILY_NAMES = (
     "Segmenter and DPT (expedite.models)",
     "timm VisionTransformer, Eva and Beit",
     "torchvision VisionTransformer",
     "transformers ViT, DeiT, DINOv2, DINOv3, DPT and BEiT",
+    "Swin and SwinV2 (timm, torchvision, transformers)",
     "Segment Anything's image encoder (segment_anything, timm, transformers)",
 )
 

@@ -34,6 +34,35 @@ def cluster_bias(table: Tensor, grid: tuple[int, int], clusters: tuple[int, int]
     return resample(table, grid, clusters).mT[:, index][None]
 
 
+def window_bias(table: Tensor, window: tuple[int, int], cells: tuple[int, int]) -> Tensor:
+    """What is added to attention scores among the clusters of a window.
+
+    Args:
+        table: ((2H-1)·(2W-1), heads), as for `cluster_bias`, without a class token.
+        window: (H, W) of the tokens.
+        cells: (h, w) of the clusters.
+
+    Returns:
+        (heads, h·w, h·w).
+
+    Example:
+        >>> window_bias(torch.randn(13 * 13, 4), (7, 7), (5, 5)).shape
+        torch.Size([4, 25, 25])
+    """
+    return spread(_resample_offsets(table, window, cells), cells)
+
+
+def spread(table: Tensor, cells: tuple[int, int]) -> Tensor:
+    """The bias (heads, h·w, h·w) of a table ((2h-1)·(2w-1), heads) over the offsets of h×w cells.
+
+    Example:
+        >>> spread(torch.arange(5.0)[:, None], (1, 3))[0].tolist()
+        [[2.0, 1.0, 0.0], [3.0, 2.0, 1.0], [4.0, 3.0, 2.0]]
+    """
+    (index,) = _window_index(*cells, table.device)
+    return table.mT[:, index]
+
+
 def resample(table: Tensor, grid: tuple[int, int], clusters: tuple[int, int]) -> Tensor:
     """The table over offsets between clusters, ((2h-1)·(2w-1) + 3, heads), bilinear in the tokens'.
 
@@ -42,15 +71,20 @@ def resample(table: Tensor, grid: tuple[int, int], clusters: tuple[int, int]) ->
         >>> torch.equal(resample(table, (8, 12), (8, 12)), table)
         True
     """
+    offsets = _resample_offsets(table[:-_CLASS_ROWS], grid, clusters)
+    return torch.cat([offsets, table[-_CLASS_ROWS:]])
+
+
+def _resample_offsets(table: Tensor, grid: tuple[int, int], clusters: tuple[int, int]) -> Tensor:
     rows, columns = (2 * side - 1 for side in grid)
-    offsets = table[:-_CLASS_ROWS].float().reshape(rows, columns, -1)
+    offsets = table.float().reshape(rows, columns, -1)
     below, above, share = _offsets(grid[0], clusters[0], table.device)
     share = share[:, None, None]
     offsets = offsets[below] * (1 - share) + offsets[above] * share  # (2h-1, 2W-1, heads)
     below, above, share = _offsets(grid[1], clusters[1], table.device)
     share = share[:, None]
     offsets = offsets[:, below] * (1 - share) + offsets[:, above] * share  # (2h-1, 2w-1, heads)
-    return torch.cat([offsets.flatten(0, 1).to(table.dtype), table[-_CLASS_ROWS:]])
+    return offsets.flatten(0, 1).to(table.dtype)
 
 
 @remembered
@@ -71,13 +105,18 @@ def _offsets(side: int, cells: int, device: torch.device) -> tuple[Tensor, Tenso
 @remembered
 def _offset_index(height: int, width: int, device: torch.device) -> tuple[Tensor]:
     """The row of a table for each query and key, (1 + h·w, 1 + h·w), the class token first."""
-    rows, columns = torch.arange(height, device=device), torch.arange(width, device=device)
-    down = (rows[:, None] - rows + height - 1) * (2 * width - 1)  # (h, h)
-    right = columns[:, None] - columns + width - 1  # (w, w)
-    among = (down[:, None, :, None] + right[None, :, None, :]).flatten(2).flatten(0, 1)
     end = (2 * height - 1) * (2 * width - 1)
     index = torch.full((1 + height * width, 1 + height * width), end + 1, device=device)
     index[0] = end
     index[0, 0] = end + 2
-    index[1:, 1:] = among
+    (index[1:, 1:],) = _window_index(height, width, device)
     return (index,)
+
+
+@remembered
+def _window_index(height: int, width: int, device: torch.device) -> tuple[Tensor]:
+    """The row of a table for each query and key, (h·w, h·w)."""
+    rows, columns = torch.arange(height, device=device), torch.arange(width, device=device)
+    down = (rows[:, None] - rows + height - 1) * (2 * width - 1)  # (h, h)
+    right = columns[:, None] - columns + width - 1  # (w, w)
+    return ((down[:, None, :, None] + right[None, :, None, :]).flatten(2).flatten(0, 1),)

@@ -190,7 +190,7 @@ def install(session: Session) -> None:
     if host.backbone is not host.model:
         _around(host.backbone, OpenCall(session, with_head=False), CloseCall(session))
     host.embedding.register_forward_hook(NoteGrid(session), with_kwargs=True)
-    for _, first, end in plan.ranges(len(host.blocks)):
+    for _, first, end in plan.ranges(host.depth):
         for index in range(first, end):
             _hook_block(session, index)
     if host.bias is not None and host.bias.shared is not None:

@@ -5,9 +5,12 @@ How the blocks are made to run on clusters is `session`.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, Literal
 
 from torch import Tensor, nn
+
+from expedite.plan import Depth
 
 # Along one side of a map: tokens, tokens of a window, clusters, clusters of a window.
 Side = tuple[int, int, int, int]
@@ -169,6 +172,25 @@ class Bias:
 
 
 @dataclass(frozen=True)
+class Stage:
+    """Blocks of one width on a map of one size.
+
+    Args:
+        depth: How many blocks.
+        window: Rows and columns of their windows.
+        scale: Along each side, how many tokens of the embedding stand for one of these, rounded up.
+    """
+
+    depth: int
+    window: tuple[int, int]
+    scale: int
+
+    def grid(self, grid: tuple[int, int]) -> tuple[int, int]:
+        """Its map, where the embedding makes one of `grid`."""
+        return -(-grid[0] // self.scale), -(-grid[1] // self.scale)
+
+
+@dataclass(frozen=True)
 class Host:
     """A model as the patchers see it.
 
@@ -195,9 +217,12 @@ class Host:
         taps: Who reads outputs of blocks inside a span, for people.
         head: Set where reconstruction can wait until after the head.
         window: Rows and columns of the windows in which most blocks attend, each of which is
-            clustered alone; None where blocks attend to everything. Set together with `run`.
+            clustered alone; None where blocks attend to everything. Set together with `run`. Of
+            several stages, that of the one with the most blocks.
         run: Runs a block on a map of clusters (B, h, w, C), for blocks that cannot do so by
-            themselves.
+            themselves, given also the keywords of the call; returns what the block returns.
+        stages: Set where maps shrink between blocks. A span lies within a stage; blocks may take
+            and return (B, H·W, C).
     """
 
     family: str
@@ -220,4 +245,25 @@ class Host:
     taps: str = "none"
     head: TokenHead | None = None
     window: tuple[int, int] | None = None
-    run: Callable[[nn.Module, Tensor, Cells], Tensor] | None = None
+    run: Callable[[nn.Module, Tensor, Cells, dict[str, Any]], Any] | None = None
+    stages: tuple[Stage, ...] = ()
+
+    @property
+    def depth(self) -> Depth:
+        """How many blocks; of every stage, where there are stages."""
+        return tuple(stage.depth for stage in self.stages) or len(self.blocks)
+
+    @property
+    def windows(self) -> tuple[tuple[int, int], ...]:
+        """The windows of every stage, of the blocks where there are no stages."""
+        one = () if self.window is None else (self.window,)
+        return tuple(stage.window for stage in self.stages) or one
+
+    def grids(self, grid: tuple[int, int]) -> tuple[tuple[int, int], ...]:
+        """The map of every stage, where the embedding makes one of `grid`."""
+        return tuple(stage.grid(grid) for stage in self.stages) or (grid,)
+
+    def stage_of(self, index: int) -> int:
+        """The number of a block's stage, from 0."""
+        ends = accumulate(stage.depth for stage in self.stages[:-1])
+        return sum(index >= end for end in ends)

@@ -60,7 +60,7 @@ class RunBlock(MethodHook):
         run, frame = self.session.host.run, self.session.frame
         if run is None or frame is None or frame.cells is None or frame.keeps_every_token:
             return self.original(*args, **kwargs)
-        return run(self.module, args[0], frame.cells)
+        return run(self.module, args[0], frame.cells, kwargs)
 
 
 def gives_mask(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:

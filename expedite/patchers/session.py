@@ -27,6 +27,7 @@ from expedite.windows import (
     WindowTokenClustering,
     WindowTokenReconstruction,
     WindowWeights,
+    as_map,
 )
 
 # What a cluster without any token counts in attention: next to nothing, with a finite logarithm.
@@ -102,10 +103,14 @@ class Session:
         self.host = host
         self.plan = plan
         self.store = Store()
-        ranges = plan.ranges(len(host.blocks))
+        ranges = plan.ranges(host.depth)
         self.clusterings = _clusterings(host, plan)
-        # A span that ends where the next begins hands its clusters over.
-        self.exits = {end - 1 for _, _, end in ranges if end not in self.clusterings}
+        # A span that ends where the next begins hands its clusters over, within a stage.
+        self.exits = {
+            end - 1
+            for _, first, end in ranges
+            if end not in self.clusterings or host.stage_of(end) != host.stage_of(first)
+        }
         layer = TokenReconstruction if host.window is None else WindowTokenReconstruction
         self.reconstruction = layer(plan.reconstruction, plan.weights, plan.k, bool(plan.delta))
 
@@ -156,7 +161,7 @@ class Session:
         if self.host.window is None:
             frame.mask = self._with_shared_bias(frame, self._mask(frame, tokens, prefix, 0))
         else:
-            frame.cells = self._cells(frame)
+            frame.cells = self._cells(frame, index)
         frame.positions = None
         return tokens
 
@@ -260,27 +265,40 @@ class Session:
         return _on_grid(tokens, prefix, suffix, lambda body: self._restore_levels(frame, body))
 
     def _restore_levels(self, frame: Frame, body: Tensor) -> Tensor:
+        is_flat = self._is_flat_map(body)
+        if is_flat:
+            body = as_map(body, frame.levels[-1].record.clusters)
         for level in reversed(frame.levels):
             if level.weights is None and not level.record.is_identity:
                 level.weights = self.reconstruction.weigh(level.record)
             body = self.reconstruction(body, level.record, level.weights)
-        return body
+        return body.flatten(1, 2) if is_flat else body
+
+    def _is_flat_map(self, body: Tensor) -> bool:
+        """Whether tokens that windows are to be cut from came as (B, H·W, C)."""
+        return self.host.window is not None and body.dim() == 3
 
     def _cluster(self, frame: Frame, index: int, block: nn.Module, body: Tensor) -> Tensor:
         last = frame.levels[-1].record if frame.levels else None
-        grid = last.clusters if last else frame.grid
-        assert grid is not None  # `frame` hands out frames with a grid alone
+        assert frame.grid is not None  # `frame` hands out frames with a grid alone
+        stage = self.host.stage_of(index)
+        grid = last.clusters if last else self.host.grids(frame.grid)[stage]
         if (count := prod(body.shape[1:-1])) != grid[0] * grid[1]:
             raise ExpediteError(
                 f"block {index} of the {self.host.family} got {count} tokens on a grid of "
                 f"{grid[0]}×{grid[1]}; clustering needs them all, so patch dropout must be off"
             )
+        if not last and self.host.stages:
+            _check_size(self.host, index, grid)
         features = self.host.first_norm(block, body) if self.plan.space == "norm" else None
         mass = last.mass if last else None
+        if is_flat := self._is_flat_map(body):
+            body = as_map(body, grid)
+            features = None if features is None else as_map(features, grid)
         centroids: Tensor
         centroids, record = self.clusterings[index](body, grid, features, mass)
         frame.levels.append(Level(record))
-        return centroids
+        return centroids.flatten(1, 2) if is_flat else centroids
 
     def _mask(self, frame: Frame, tokens: Tensor, prefix: int, suffix: int) -> Tensor | None:
         """What is added to attention scores: the log of each key's mass, (B, 1, 1, keys)."""
@@ -301,9 +319,10 @@ class Session:
             return None
         return frame.levels[-1].record.mass.clamp_min(_LEAST_MASS).log()
 
-    def _cells(self, frame: Frame) -> Cells:
-        record, grid, window = frame.levels[-1].record, frame.grid, self.host.window
-        assert isinstance(record, WindowClustering) and grid is not None and window is not None
+    def _cells(self, frame: Frame, index: int) -> Cells:
+        record, stage = frame.levels[-1].record, self.host.stage_of(index)
+        assert isinstance(record, WindowClustering) and frame.grid is not None
+        grid, window = self.host.grids(frame.grid)[stage], self.host.windows[stage]
         return Cells(grid, window, record.clusters, record.cells, self._log_mass(frame))
 
     def _stays_clustered(self, frame: Frame, index: int) -> bool:
@@ -330,11 +349,21 @@ def _clusterings(host: Host, plan: Plan) -> dict[int, nn.Module]:
         plan.nearest_cells,
         plan.projection,
     )
-    ranges = plan.ranges(len(host.blocks))
+    ranges = plan.ranges(host.depth)
     if host.window is None:
         return {first: TokenClustering(span.grid_for, *settings) for span, first, _ in ranges}
-    steps = zip(ranges, plan.grids(len(host.blocks), host.window), strict=True)
+    steps = zip(ranges, plan.grids(host.depth, *host.windows), strict=True)
     return {first: WindowTokenClustering(*step, *settings) for (_, first, _), step in steps}
+
+
+def _check_size(host: Host, index: int, grid: tuple[int, int]) -> None:
+    window = host.windows[host.stage_of(index)]
+    if grid[0] < window[0] or grid[1] < window[1]:
+        raise ExpediteError(
+            f"alpha={index} was asked of a {host.family} whose map there is {grid[0]}×{grid[1]}, "
+            f"smaller than a window of {window[0]}×{window[1]}; a larger image or an earlier stage "
+            "works"
+        )
 
 
 def _pool_levels(frame: Frame, body: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ libraries fix them to the size of a window of tokens.
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +18,7 @@ from expedite.patchers.host import Cells, Side, attribute
 from expedite.windows import partition, unpartition
 
 
-def _no_dropout(attention: nn.Module) -> float:
+def no_dropout(attention: nn.Module) -> float:
     return 0.0
 
 
@@ -34,10 +35,12 @@ class Layout:
     after_windows: tuple[str, ...]
     query: tuple[str, ...] = ()
     key: tuple[str, ...] = ()
-    dropout: Callable[[nn.Module], float] = _no_dropout  # of the attention's scores, in training
+    dropout: Callable[[nn.Module], float] = no_dropout  # of the attention's scores, in training
 
 
-def run_block(block: nn.Module, x: Tensor, cells: Cells, layout: Layout) -> Tensor:
+def run_block(
+    block: nn.Module, x: Tensor, cells: Cells, keywords: dict[str, Any], layout: Layout
+) -> Tensor:
     """A block's output on a map of clusters (B, h, w, C)."""
     normed = through(block, (layout.first_norm,), x)
     if attribute(block, "window_size") > 0:

@@ -1,0 +1,86 @@
+"""What Swin and SwinV2 have in common, whichever library they come from."""
+
+from collections.abc import Iterable
+from functools import partial
+from typing import Any
+
+from torch import Tensor, nn
+
+from expedite.patchers.bias import window_bias
+from expedite.patchers.host import (
+    Host,
+    Readout,
+    Stage,
+    apply_child,
+    attribute,
+    class_names,
+)
+from expedite.patchers.shifted_blocks import Layout, Projections, Size, run_block
+
+Stages = list[tuple[nn.Module, ...]]
+
+
+def make_host(
+    model: nn.Module, stages: Stages, layout: Layout, windows: Iterable[Size], **more: Any
+) -> Host:
+    """A host of stages of blocks, each stage with a map half as large as the one before.
+
+    Args:
+        model: The whole.
+        stages: Their blocks.
+        layout: Of the blocks.
+        windows: Rows and columns of the windows of every stage.
+        more: Other fields of `Host`.
+    """
+    pairs = zip(stages, windows, strict=True)
+    found = [Stage(len(blocks), window, 2**number) for number, (blocks, window) in enumerate(pairs)]
+    fields = {
+        "backbone": model,
+        "prefix_tokens": 0,
+        # SwinV2's blocks have no norm before attention.
+        "first_norm": partial(apply_child, name=layout.before[0]) if layout.before else _the_same,
+        "mask": None,
+        "readout": _readout,
+        "run": partial(run_block, layout=layout),
+        "window": max(found, key=lambda stage: stage.depth).window,
+        "stages": tuple(found),
+    }
+    blocks = tuple(block for blocks in stages for block in blocks)
+    return Host(model=model, blocks=blocks, **{**fields, **more})
+
+
+def blocks_of(part: nn.Module, kinds: Iterable[str]) -> tuple[nn.Module, ...]:
+    """The blocks of a stage; none where it is something else than a stage of such blocks."""
+    holder = dict(part.named_children()).get("blocks", part)
+    blocks = tuple(holder.children())
+    return blocks if blocks and kind_of(blocks[0], kinds) else ()
+
+
+def kind_of(block: nn.Module, kinds: Iterable[str]) -> str | None:
+    """The first of these classes that a block has."""
+    names = class_names(block)
+    return next((kind for kind in kinds if kind in names), None)
+
+
+def map_of_tokens(embedding: nn.Module, args: tuple[Any, ...], output: Tensor) -> Size:
+    """The grid of an embedding that puts out a map (B, H, W, C)."""
+    return output.shape[1], output.shape[2]
+
+
+def project(attention: nn.Module, x: Tensor) -> Projections:
+    """Queries, keys and values of one layer for the three."""
+    q, k, v = apply_child(attention, x, "qkv").chunk(3, -1)
+    return q, k, v
+
+
+def table_of_offsets(attention: nn.Module, window: Size, cells: Size) -> Tensor:
+    """The bias of a Swin's attention among the cells of a window."""
+    return window_bias(attribute(attention, "relative_position_bias_table"), window, cells)
+
+
+def _readout(model: nn.Module) -> Readout:
+    return "tokens"
+
+
+def _the_same(block: nn.Module, tokens: Tensor) -> Tensor:
+    return tokens

@@ -1,0 +1,148 @@
+"""timm's SwinTransformer, SwinTransformerV2 and SwinTransformerV2Cr.
+
+Found by their blocks and not by the model's class: features_only takes the model apart and leaves
+its stages.
+"""
+
+from itertools import accumulate
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from expedite.patchers.continuous import continuous_bias, logarithmic_bias
+from expedite.patchers.host import Cells, Host, Method, Reads, attribute, map_grid
+from expedite.patchers.shifted_blocks import Layout, Projections, Size
+from expedite.patchers.swin import (
+    blocks_of,
+    kind_of,
+    make_host,
+    map_of_tokens,
+    project,
+    table_of_offsets,
+)
+
+
+def find_host(module: nn.Module) -> Host | None:
+    """See `module` as a Swin or SwinV2 of timm; None where it is something else."""
+    # Children and no attributes, which wrappers pass on.
+    embedding = dict(module.named_children()).get("patch_embed")
+    if embedding is None or not (stages := _stages(module)):
+        return None
+    kind = kind_of(stages[0][0], _LAYOUTS)
+    assert kind is not None  # or there were no stages
+    return make_host(
+        module,
+        stages,
+        _LAYOUTS[kind],
+        [_window(blocks[0]) for blocks in stages],
+        family=f"timm {kind.rpartition('.')[2].removesuffix('Block')}",
+        embedding=embedding,
+        grid=map_grid if kind.endswith("V2CrBlock") else map_of_tokens,
+        usual_grid=attribute(embedding, "grid_size"),
+        any_size=not attribute(embedding, "strict_img_size"),
+        methods=tuple(method for method in _METHODS if hasattr(module, method.name)),
+        taps="outputs of stages, of the full map in any case",
+    )
+
+
+def _stages(model: nn.Module) -> list[tuple[nn.Module, ...]]:
+    children = dict(model.named_children())
+    holder = children.get("layers") or children.get("stages") or model
+    return [blocks for part in holder.children() if (blocks := blocks_of(part, _LAYOUTS))]
+
+
+def _features(model: nn.Module, *args: Any, **kwargs: Any) -> Reads:
+    return Reads()
+
+
+def _intermediates(
+    model: nn.Module,
+    x: Tensor,
+    indices: int | list[int] | None = None,
+    norm: bool = False,
+    stop_early: bool = False,
+    output_fmt: str = "NCHW",
+    intermediates_only: bool = False,
+) -> Reads:
+    from timm.models._features import feature_take_indices
+
+    ends = list(accumulate(len(blocks) for blocks in _stages(model)))
+    taken, _ = feature_take_indices(len(ends), indices)
+    taps = frozenset(ends[index] - 1 for index in taken)
+    return Reads(taps, last=not intermediates_only)
+
+
+def _window(block: nn.Module) -> Size:
+    rows, columns = attribute(block, "window_size")
+    return rows, columns
+
+
+def _is_shifted(block: nn.Module, cells: Cells, keywords: dict[str, Any]) -> tuple[bool, bool]:
+    down, right = attribute(block, "shift_size")
+    return down > 0, right > 0
+
+
+def _dropout(attention: nn.Module) -> float:
+    rate: float = attribute(attention, "attn_drop").p
+    return rate
+
+
+def _project_v2(attention: nn.Module, x: Tensor) -> Projections:
+    bias = None
+    if attribute(attention, "q_bias") is not None:
+        bias = torch.cat([attribute(attention, f"{name}_bias") for name in "qkv"])
+    q, k, v = F.linear(x, attribute(attention, "qkv").weight, bias).chunk(3, -1)
+    return q, k, v
+
+
+def _positions_v2(attention: nn.Module, window: Size, cells: Size) -> Tensor:
+    rows, columns = attribute(attention, "pretrained_window_size")
+    trained = (rows, columns) if rows > 0 else window
+    return continuous_bias(attention.get_submodule("cpb_mlp"), window, cells, trained)
+
+
+def _positions_v2_cr(attention: nn.Module, window: Size, cells: Size) -> Tensor:
+    return logarithmic_bias(attention.get_submodule("meta_mlp"), window, cells)
+
+
+_METHODS = (
+    Method("forward_features", _features),
+    Method("forward_intermediates", _intermediates),
+)
+_COMMON: dict[str, Any] = {
+    "attention": "attn",
+    "heads": "num_heads",
+    "is_shifted": _is_shifted,
+    "dropout": _dropout,
+    "after_attention": ("attn.proj", "attn.proj_drop"),
+    "pads_first": False,
+}
+_LAYOUTS = {
+    "timm.models.swin_transformer.SwinTransformerBlock": Layout(
+        **_COMMON,
+        project=project,
+        positions=table_of_offsets,
+        before=("norm1",),
+        after_windows=("drop_path1",),
+        mlp=("norm2", "mlp", "drop_path2"),
+    ),
+    "timm.models.swin_transformer_v2.SwinTransformerV2Block": Layout(
+        **_COMMON,
+        project=_project_v2,
+        positions=_positions_v2,
+        before=(),
+        after_windows=("norm1", "drop_path1"),
+        mlp=("mlp", "norm2", "drop_path2"),
+    ),
+    "timm.models.swin_transformer_v2_cr.SwinTransformerV2CrBlock": Layout(
+        **_COMMON,
+        project=project,
+        positions=_positions_v2_cr,
+        before=(),
+        after_windows=("norm1", "drop_path1"),
+        mlp=("mlp", "norm2", "drop_path2"),
+        last=("norm3",),
+    ),
+}
