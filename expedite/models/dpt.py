@@ -59,8 +59,8 @@ class DPTConfig:
         rising = all(first < second for first, second in pairwise(self.taps))
         if len(self.taps) != due or not rising or self.taps[-1] >= self.layers:
             raise ExpediteError(
-                f"taps at the blocks {self.taps} were asked of {self.layers}; {due} rising ones "
-                f"from 0 to {self.layers - 1} are due"
+                f"taps at the blocks {self.taps} were asked of {self.layers}; {due} from 0 to "
+                f"{self.layers - 1} are due, in rising order"
             )
         if self.stages and (len(self.stages) != 3 or self.features[:2] != (256, 512)):
             raise ExpediteError(

@@ -93,8 +93,8 @@ def test_a_wrong_variant(tmp_path: Path, content: str, message: str) -> None:
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"taps": [0, 2, 1, 3]}, r"4 rising ones from 0 to 3 are due"),
-        ({"taps": [0, 1, 1, 3]}, r"4 rising ones from 0 to 3 are due"),
+        ({"taps": [0, 2, 1, 3]}, r"4 from 0 to 3 are due, in rising order"),
+        ({"taps": [0, 1, 1, 3]}, r"4 from 0 to 3 are due, in rising order"),
         ({"features": [8, 16, 32]}, r"features=\(8, 16, 32\) was asked of a DPT; 4 integers"),
         ({"image_size": 64}, "image_size=64 was asked of a DPT; 2 integers"),
         ({"width": -64}, r"width=\(-64,\) was asked of a DPT; 1 integer"),
