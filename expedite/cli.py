@@ -35,10 +35,14 @@ from expedite.evaluate.tasks.classes import Segmentation
 from expedite.evaluate.tasks.depth import Depth
 from expedite.evaluate.truths import LABEL_RULES, DepthRule, LabelRule, TruthRule
 from expedite.loading import LoadedModel, load_model
+from expedite.models.files import first_line
 from expedite.patching import describe, grid_of, patch
 from expedite.plan import Plan, make_plan
 from expedite.recipes import RECIPES, Recipe, find_recipe
 from expedite.version import __version__
+
+# Settings of a plan with an option of their own, which --set must not contradict.
+_PLAN_OPTIONS = ("alpha", "beta", "clusters", "keep", "method", "reconstruct_at")
 
 Number = TypeVar("Number", int, float)
 
@@ -51,8 +55,9 @@ app = typer.Typer(
 Model = Annotated[
     str,
     typer.Argument(
-        help="A recipe, segmenter:FILE, hf:FOLDER, sam:FILE, segmenter:BACKBONE, sam:VARIANT, "
-        "timm:NAME, torchvision:NAME (the last four with random weights) or FILE.py:FACTORY"
+        help="segmenter:FILE, dpt:FILE, sam:FILE, hf:FOLDER or FILE.py:FACTORY; with random "
+        "weights, or those of --checkpoint: a recipe, segmenter:BACKBONE, dpt:VARIANT, "
+        "sam:VARIANT, timm:NAME or torchvision:NAME"
     ),
 ]
 Checkpoint = Annotated[
@@ -229,7 +234,9 @@ def bench_command(
     method: Method = "expedite",
     reconstruct_at: ReconstructAt = "backbone",
     settings: Settings = None,
-    batch_size: Annotated[int, typer.Option(help="Images at once, beside one at a time.")] = 8,
+    batch_size: Annotated[
+        int, typer.Option(min=1, help="Images at once, beside one at a time.")
+    ] = 8,
     device: Device = "auto",
     dtype: Dtype = "float32",
     seconds: Seconds = 5.0,
@@ -407,8 +414,20 @@ def _plan(
         name, equals, value = assignment.partition("=")
         if not equals:
             raise ExpediteError(f"--set {assignment} was asked; the form is NAME=VALUE")
-        values[name] = yaml.safe_load(value)
+        if name in _PLAN_OPTIONS:
+            option = name.replace("_", "-")
+            raise ExpediteError(f"--set {assignment} was asked; {name} is given by --{option}")
+        values[name] = _yaml(assignment, value)
     return make_plan(alpha, clusters, keep=keep, beta=beta, **values)
+
+
+def _yaml(assignment: str, value: str) -> Any:
+    try:
+        return yaml.safe_load(value)
+    except (yaml.YAMLError, ValueError) as error:  # the second of dates that there are not
+        raise ExpediteError(
+            f"--set {assignment} was asked; its value is not readable as YAML: {first_line(error)}"
+        ) from error
 
 
 def _sizes(

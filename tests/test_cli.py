@@ -261,6 +261,12 @@ def test_bench_times_both_in_turn(checkpoint: Path, run: Run) -> None:
     assert content["setting"]["threads"] == torch.get_num_threads()
 
 
+def test_a_batch_of_none_is_refused(checkpoint: Path, execute: Execute) -> None:
+    code, out, err = execute("bench", f"segmenter:{checkpoint}", *PLAN, "--batch-size", 0)
+    assert (code, out) == (2, "")
+    assert "--batch-size" in err
+
+
 def test_recipes_by_name(run: Run, refusal: Run) -> None:
     assert all(name in run("recipes") for name in ("swag-vit-h14", "sam-vit-h"))
     assert "443.84" in run("recipes", "segmenter-vit-l16-ade20k")
@@ -438,6 +444,10 @@ class TestBadInput:
             ((*PLAN, "--set", "k=17"), "17"),
             ((*PLAN, "--set", "colour=red"), "colour"),
             ((*PLAN, "--set", "k"), "NAME=VALUE"),
+            ((*PLAN, "--set", "k=["), "--set k=[ was asked; its value is not readable as YAML"),
+            ((*PLAN, "--set", "k=2026-13-01"), "its value is not readable as YAML"),
+            ((*PLAN, "--set", "alpha=3"), "alpha is given by --alpha"),
+            ((*PLAN, "--set", "method=paper"), "method is given by --method"),
             ((*PLAN, "--method", "magic"), "magic"),
             ((*PLAN, "--reconstruct-at", "neck"), "neck"),
         ],
@@ -455,6 +465,7 @@ class TestBadInput:
             (("--device", "abacus"), "abacus"),
             (("--dtype", "int8"), "int8"),
             (("--classes", "3"), "3 classes were asked"),
+            (("--classes", "0"), "0 classes were asked"),
             (("--image-size", "1x2x3"), "the size '1x2x3' was given"),
         ],
     )

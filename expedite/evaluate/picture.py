@@ -42,7 +42,7 @@ def draw_plan(
         path: Where to write.
 
     Raises:
-        ExpediteError: The model classifies whole images.
+        ExpediteError: The model classifies whole images or gives features, or clusters in windows.
     """
     task = task_of(loaded).name
     if task not in _DRAWN:
@@ -67,6 +67,11 @@ def cluster_map(patched: nn.Module, pixels: Tensor) -> NDArray[np.int64]:
     sessions = list(find_sessions(patched))
     if not sessions:
         raise ExpediteError("clusters were asked of a model that is not patched")
+    if sessions[0].host.window is not None:
+        raise ExpediteError(
+            "a map of clusters was asked of a model that clusters in windows; there are maps of "
+            "models without windows"
+        )
     first = min(sessions[0].clusterings)
     records: list[Clustering] = []
 

@@ -9,12 +9,14 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
+from json import JSONDecodeError
 from pathlib import Path
 from typing import IO, Any
 
 from expedite.errors import ExpediteError
 from expedite.evaluate.sweep import Row
 from expedite.loading import TaskName
+from expedite.models.files import first_line
 from expedite.plan import Plan, Span
 
 
@@ -86,17 +88,19 @@ def load_results(folder: Path, request: dict[str, Any], task: TaskName) -> Resul
     if not path.exists():
         return Results(request, task)
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
         found = Results(
-            content["request"],
+            {**content["request"]},
             content["task"],
             content["command"],
             content["setting"],
             content["notes"],
             [_row(row) for row in content["rows"]],
         )
-    except (KeyError, TypeError, json.JSONDecodeError) as error:
-        raise ExpediteError(f"{path} does not hold the rows of a sweep: {error!r}") from error
+    except (KeyError, TypeError, RecursionError, JSONDecodeError, UnicodeDecodeError) as error:
+        raise ExpediteError(
+            f"{path} does not hold the rows of a sweep: {first_line(error)}"
+        ) from error
     if (found.request, found.task) != (json.loads(json.dumps(request)), task):
         differing = [key for key in request if found.request.get(key) != request[key]]
         raise ExpediteError(

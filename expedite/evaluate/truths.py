@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from math import inf
 from pathlib import Path
 from typing import Any, ClassVar
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -151,8 +152,9 @@ def open_image(path: Path) -> Image.Image:
 
 def _load_array(path: Path) -> NDArray[np.floating]:
     try:
-        array = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        with path.open("rb") as file:
+            array = np.load(file, allow_pickle=False)
+    except (OSError, ValueError, EOFError, BadZipFile, MemoryError) as error:
         raise ExpediteError(f"{path} cannot be read as an array: {error}") from error
     if not isinstance(array, np.ndarray) or array.ndim != 2 or array.dtype.kind not in "fiu":
         what = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else "several arrays"

@@ -60,6 +60,8 @@ def load_model(
 ) -> LoadedModel:
     """Make or load the model that `spec` names, with what is needed to feed it images.
 
+    A model of transformers without a preprocessor_config.json gets the mean and deviation 0.5.
+
     Args:
         spec: See `load`.
         image_size: (height, width); None takes the model's own.
@@ -74,6 +76,8 @@ def load_model(
         >>> load_model("segmenter:vit_tiny_patch16_384", (64, 64), classes=4).trained
         False
     """
+    if classes is not None and classes < 1:
+        raise ExpediteError(f"{classes} classes were asked of '{spec}'; there is at least 1")
     if (recipe := RECIPES.get(spec)) is not None:
         return _of_recipe(recipe, image_size, classes, checkpoint)
     wanted = Wanted.of(spec, image_size, classes, checkpoint)

@@ -2,6 +2,7 @@
 
 import importlib.util
 import sys
+from inspect import signature
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -26,6 +27,12 @@ def make(wanted: Wanted, path: Path, name: str) -> nn.Module:
     function = getattr(_import(path), name, None)
     if not callable(function):
         raise ExpediteError(f"'{wanted.spec}' was asked; {path} defines no function '{name}'")
+    try:
+        signature(function).bind()
+    except (TypeError, ValueError) as error:
+        raise ExpediteError(
+            f"'{wanted.spec}' was asked; {name} cannot be called without arguments: {error}"
+        ) from error
     model = function()
     if not isinstance(model, nn.Module):
         raise ExpediteError(
@@ -38,13 +45,26 @@ def make(wanted: Wanted, path: Path, name: str) -> nn.Module:
 def build(wanted: Wanted, path: Path, name: str) -> LoadedModel:
     model = make(wanted, path, name)
     config: dict[str, Any] = getattr(model, "pretrained_cfg", None) or {}
-    size = wanted.image_size or tuple(config.get("input_size", ())[1:])
-    if len(size) != 2:
-        raise ExpediteError(f"'{wanted.spec}' does not say its image size; give --image-size")
-    mean, deviation = config.get("mean", _MEAN), config.get("std", _DEVIATION)
-    size = (size[0], size[1])
+    size = wanted.image_size
+    if size is None:
+        if "input_size" not in config:
+            raise ExpediteError(f"'{wanted.spec}' does not say its image size; give --image-size")
+        _, *sides = _three(wanted, config, "input_size", int)
+        size = (sides[0], sides[1])
+    config = {"mean": _MEAN, "std": _DEVIATION, **config}
+    mean, deviation = (_three(wanted, config, name, int | float) for name in ("mean", "std"))
     task: TaskName | None = config.get("task")
     return LoadedModel(wanted.spec, model, size, mean, deviation, trained=True, task=task)
+
+
+def _three(wanted: Wanted, config: dict[str, Any], name: str, kind: Any) -> tuple[Any, Any, Any]:
+    values = config[name]
+    found = tuple(values) if isinstance(values, (tuple, list)) else ()
+    if len(found) != 3 or not all(isinstance(value, kind) for value in found):
+        raise ExpediteError(
+            f"'{wanted.spec}' says {name}={values!r} in its pretrained_cfg; three numbers are due"
+        )
+    return found
 
 
 def _import(path: Path) -> ModuleType:

@@ -12,6 +12,11 @@ from expedite.loading.model import LoadedModel, Triple, Wanted
 from expedite.models.files import first_line, quiet_refusals
 from expedite.models.segmenter_files import NORMALIZATIONS
 
+# Where nothing is said, transformers asks on the terminal whether to run a folder's code.
+_NO_CODE = {"trust_remote_code": False}
+# Models of depth in metres whose configuration does not say so.
+_METRIC = ("ZoeDepthForDepthEstimation",)
+
 
 def build(wanted: Wanted) -> LoadedModel:
     if importlib.util.find_spec("transformers") is None:
@@ -32,11 +37,10 @@ def build(wanted: Wanted) -> LoadedModel:
 
 
 def _read(transformers: Any, wanted: Wanted) -> LoadedModel:
-    config = transformers.AutoConfig.from_pretrained(wanted.name)
-    make = getattr(transformers, (config.architectures or ["AutoModel"])[0])
+    config = transformers.AutoConfig.from_pretrained(wanted.name, **_NO_CODE)
     # Shapes are compared here, since transformers names none of those that do not fit.
-    model, report = make.from_pretrained(
-        wanted.name, output_loading_info=True, ignore_mismatched_sizes=True
+    model, report = _class(transformers, wanted, config).from_pretrained(
+        wanted.name, output_loading_info=True, ignore_mismatched_sizes=True, **_NO_CODE
     )
     # transformers makes up for both kinds with random weights.
     for kind in ("missing", "mismatched"):
@@ -51,8 +55,23 @@ def _read(transformers: Any, wanted: Wanted) -> LoadedModel:
     loaded = LoadedModel(wanted.spec, model.eval(), size, mean, deviation, trained=True)
     if not type(model).__name__.endswith("ForDepthEstimation"):
         return loaded
-    metric = getattr(config, "depth_estimation_type", None) == "metric"
-    return replace(loaded, task="depth", metric_depth=metric)
+    said = getattr(config, "depth_estimation_type", None) == "metric"
+    return replace(loaded, task="depth", metric_depth=said or type(model).__name__ in _METRIC)
+
+
+def _class(transformers: Any, wanted: Wanted, config: Any) -> Any:
+    """The class that a configuration names; where it names none, transformers chooses."""
+    names: Any = config.architectures
+    if names is None:
+        return transformers.AutoModel
+    name = names[0] if isinstance(names, list) and names else None
+    found = getattr(transformers, name, None) if isinstance(name, str) else None
+    if not isinstance(found, type) or not issubclass(found, transformers.PreTrainedModel):
+        raise ExpediteError(
+            f"'{wanted.spec}' was asked and cannot be loaded: its configuration has the "
+            f"architectures {names!r}, and a list of a model class of transformers is due"
+        )
+    return found
 
 
 def _image_size(config: Any) -> tuple[int, int]:
@@ -64,11 +83,23 @@ def _image_size(config: Any) -> tuple[int, int]:
 def _processing(transformers: Any, name: str) -> tuple[Triple, Triple]:
     """Mean and deviation of the image processor that is stored with a model, if one is."""
     try:
-        processor = transformers.AutoImageProcessor.from_pretrained(name)
-        mean, deviation = processor.image_mean, processor.image_std
+        processor = transformers.AutoImageProcessor.from_pretrained(name, **_NO_CODE)
     except OSError:
+        if _has_processor(transformers, name):
+            raise
         mean, deviation = NORMALIZATIONS["vit"]
+        return mean, deviation
+    if getattr(processor, "do_normalize", None) is False:
+        return (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+    mean, deviation = processor.image_mean, processor.image_std
     return (mean[0], mean[1], mean[2]), (deviation[0], deviation[1], deviation[2])
+
+
+def _has_processor(transformers: Any, name: str) -> bool:
+    try:
+        return transformers.utils.cached_file(name, "preprocessor_config.json") is not None
+    except OSError:
+        return False
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ from expedite.models.files import load_weights, read_state_dict
 
 Triple = tuple[float, float, float]
 State = Mapping[str, Tensor]
-TaskName = Literal["segmentation", "classification", "depth"]
+TaskName = Literal["segmentation", "classification", "depth", "features"]
 
 
 @dataclass(frozen=True)

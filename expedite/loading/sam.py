@@ -50,7 +50,7 @@ def _loaded(wanted: Wanted, sam: Any, trained: bool) -> LoadedModel:
             f"'{wanted.spec}' was asked at {wanted.image_size}; it takes images of {size} alone"
         )
     mean, deviation = _from_0_to_1(sam.pixel_mean), _from_0_to_1(sam.pixel_std)
-    return LoadedModel(wanted.spec, encoder.eval(), size, mean, deviation, trained)
+    return LoadedModel(wanted.spec, encoder.eval(), size, mean, deviation, trained, task="features")
 
 
 def _make(variant: str) -> Any:

@@ -7,6 +7,7 @@ from timm.data.config import resolve_data_config
 
 from expedite.errors import ExpediteError
 from expedite.loading.model import LoadedModel, Wanted
+from expedite.models.files import first_line
 
 
 def build(wanted: Wanted) -> LoadedModel:
@@ -17,7 +18,13 @@ def build(wanted: Wanted) -> LoadedModel:
         )
     arguments = {"img_size": wanted.image_size, "num_classes": wanted.classes}
     given: dict[str, Any] = {key: value for key, value in arguments.items() if value is not None}
-    model = timm.create_model(wanted.name, pretrained=False, **given).eval()
+    try:
+        model = timm.create_model(wanted.name, pretrained=False, **given).eval()
+    except TypeError as error:  # not every architecture takes both
+        asked = ", ".join(f"{key}={value}" for key, value in given.items())
+        raise ExpediteError(
+            f"'{wanted.spec}' was asked with {asked}, which timm refuses: {first_line(error)}"
+        ) from error
     config: dict[str, Any] = resolve_data_config(model=model)  # type: ignore[no-untyped-call]
     size = wanted.image_size or config["input_size"][1:]
     trained = wanted.fill(model)

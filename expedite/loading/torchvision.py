@@ -1,5 +1,6 @@
 """`torchvision:NAME`, with random weights or a checkpoint's."""
 
+from inspect import signature
 from typing import Any
 
 from torchvision import models  # type: ignore[import-untyped]
@@ -26,7 +27,14 @@ def build(wanted: Wanted) -> LoadedModel:
             raise ExpediteError(
                 f"'{wanted.spec}' was asked at {size}; it takes square images alone"
             )
+        patch = int(wanted.name.rpartition("_")[2])
+        if size[0] % patch:
+            raise ExpediteError(
+                f"'{wanted.spec}' was asked at {size}; its patches need multiples of {patch}"
+            )
         given["image_size"] = size[0]
+    if "weights_backbone" in signature(models.get_model_builder(wanted.name)).parameters:
+        given["weights_backbone"] = None  # which is a download elsewhere
     model = models.get_model(wanted.name, weights=None, **given).eval()
     trained = wanted.fill(model, _present_names)
     side = getattr(model, "image_size", 224)

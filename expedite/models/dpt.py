@@ -5,6 +5,8 @@ The modules only, under the names of the published weights (isl-org/DPT); the en
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -24,7 +26,7 @@ class DPTConfig:
         width: Of the tokens.
         heads: Of each block.
         layers: Blocks.
-        taps: Indices of the blocks whose outputs are read: four, or two behind a ResNet.
+        taps: Indices of the blocks whose outputs are read, rising: four, or two behind a ResNet.
         features: Channels of the four maps made of them, finest first; a ResNet's first two have
             256 and 512.
         image_size: (height, width) in pixels at which the position embedding is stored.
@@ -36,7 +38,7 @@ class DPTConfig:
         shift: See `scale`.
 
     Raises:
-        ExpediteError: Taps or stages that there are not.
+        ExpediteError: Taps or stages that there are not, or sizes that are none.
     """
 
     width: int
@@ -52,17 +54,46 @@ class DPTConfig:
     shift: float = 0.0
 
     def __post_init__(self) -> None:
+        self._check_types()
         due = 2 if self.stages else 4
-        if len(self.taps) != due or not all(0 <= tap < self.layers for tap in self.taps):
+        rising = all(first < second for first, second in pairwise(self.taps))
+        if len(self.taps) != due or not rising or self.taps[-1] >= self.layers:
             raise ExpediteError(
                 f"taps at the blocks {self.taps} were asked of {self.layers}; {due} from 0 to "
-                f"{self.layers - 1} are due"
+                f"{self.layers - 1} are due, in rising order"
             )
         if self.stages and (len(self.stages) != 3 or self.features[:2] != (256, 512)):
             raise ExpediteError(
                 f"a ResNet of {len(self.stages)} stages with maps of {self.features[:2]} channels "
                 "was asked; DPT's has three, and maps of 256 and 512"
             )
+        if self.width % self.heads:
+            raise ExpediteError(
+                f"a width of {self.width} was asked for {self.heads} heads; a multiple is due"
+            )
+
+    def _check_types(self) -> None:
+        classes = () if self.n_cls is None else ("n_cls",)
+        for name in ("width", "heads", "layers", "fused", *classes):
+            check_integers(name, (getattr(self, name),), 1)
+        check_integers("features", self.features, 4)
+        check_integers("image_size", self.image_size, 2)
+        check_integers("stages", self.stages)
+        check_integers("taps", self.taps, least=0)
+        for name in ("scale", "shift"):
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, (int, float)):
+                raise ExpediteError(f"{name}={value!r} was asked of a DPT; a number is due")
+
+
+def check_integers(name: str, values: Any, count: int | None = None, least: int = 1) -> None:
+    """Refuse what is not a tuple of integers from `least` on, `count` of them if that is given."""
+    fit = isinstance(values, tuple) and count in (None, len(values))
+    if not fit or not all(type(value) is int and value >= least for value in values):
+        due = "integers" if count is None else f"{count} integer{'s' * (count > 1)}"
+        raise ExpediteError(
+            f"{name}={values!r} was asked of a DPT; {due} from {least} on must be given"
+        )
 
 
 class DPT(nn.Module):

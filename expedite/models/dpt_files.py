@@ -12,8 +12,8 @@ import torch
 import yaml
 
 from expedite.errors import ExpediteError
-from expedite.models.dpt import DPT, DPTConfig
-from expedite.models.files import load_weights, read_state_dict, read_yaml
+from expedite.models.dpt import DPT, DPTConfig, check_integers
+from expedite.models.files import first_line, load_weights, read_state_dict, read_yaml
 
 _HYBRID = DPTConfig(768, 12, 12, (8, 11), (256, 512, 768, 768), stages=(3, 4, 9))
 _LARGE = DPTConfig(1024, 16, 24, (5, 11, 17, 23), (256, 512, 1024, 1024))
@@ -72,7 +72,13 @@ def load_dpt(path: Path) -> tuple[DPT, Variant]:
     """
     state = read_state_dict(path)
     variant = _variant_of(path)
-    model = DPT(variant.config)
+    try:
+        model = DPT(variant.config)
+    except (RuntimeError, TypeError, MemoryError) as error:  # in one way or another, too large
+        raise ExpediteError(
+            f"the DPT that {path.with_name('variant.yml')} describes cannot be made: "
+            f"{first_line(error)}"
+        ) from error
     load_weights(model, state, path)
     return model.eval(), variant
 
@@ -110,12 +116,11 @@ def _read_variant(path: Path) -> Variant:
     content = read_yaml(path)
     try:
         net = {name: _frozen(value) for name, value in content["net_kwargs"].items()}
-        height, width = content["inference_kwargs"]["image_size"]
+        size = _frozen(content["inference_kwargs"]["image_size"])
+        check_integers("image_size", size, 2)
         dataset = content.get("dataset_kwargs", {}).get("dataset", "")
-        return Variant(DPTConfig(**net), (int(height), int(width)), dataset)
+        return Variant(DPTConfig(**net), size, dataset)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        if isinstance(error, ExpediteError):
-            raise
         raise ExpediteError(f"{path} does not describe a DPT: {error}") from error
 
 

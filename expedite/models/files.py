@@ -61,6 +61,11 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor], origin: Path) ->
             if name in state and state[name].shape != tensor.shape
         ],
         "not of dense real numbers": [n for n, tensor in state.items() if not _is_dense(tensor)],
+        "not of floating point": [
+            f"{name} {state[name].dtype}"
+            for name, tensor in expected.items()
+            if name in state and _is_dense(state[name]) and _loses_kind(state[name], tensor)
+        ],
     }
     found = [f"{len(names)} {kind} ({_few(names)})" for kind, names in problems.items() if names]
     if found:
@@ -123,6 +128,11 @@ def _is_state_dict(content: Any) -> bool:
 def _is_dense(tensor: Tensor) -> bool:
     unlike = tensor.is_quantized or tensor.is_complex() or tensor.is_meta
     return tensor.layout is torch.strided and not unlike
+
+
+def _loses_kind(stored: Tensor, due: Tensor) -> bool:
+    """Truth values and integers make no weights, though PyTorch would convert them."""
+    return due.is_floating_point() and not stored.is_floating_point()
 
 
 def _without_prefixes(

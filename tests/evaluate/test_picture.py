@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 from expedite import ExpediteError, patch
 from expedite.evaluate.picture import cluster_map, color_classes, draw_plan, outline
-from expedite.loading import LoadedModel
-from tests.hosts import depth_vit, images, segmenter, timm_vit
+from expedite.loading import LoadedModel, TaskName
+from tests.hosts import depth_vit, images, segmenter, timm_sam, timm_vit
 
 HALF = (0.5, 0.5, 0.5)
 LOADED = LoadedModel(
@@ -27,6 +28,12 @@ def test_a_map_says_where_every_token_went() -> None:
 def test_a_model_without_clusters_has_no_map() -> None:
     with pytest.raises(ExpediteError, match="not patched"):
         cluster_map(segmenter(), images(1))
+
+
+def test_clusters_in_windows_have_no_map() -> None:
+    model = patch(timm_sam(), alpha=1, clusters=4)
+    with pytest.raises(ExpediteError, match="clusters in windows; there are maps of"):
+        cluster_map(model, images(1))
 
 
 def test_borders_are_drawn_where_regions_meet() -> None:
@@ -68,9 +75,11 @@ def test_a_picture_of_depth(tmp_path: Path) -> None:
     assert (~greys).mean() > 0.25  # maps and their bars are in colour
 
 
-def test_there_is_no_picture_of_one_class(tmp_path: Path) -> None:
-    model = timm_vit()
-    loaded = LoadedModel("test", model, (32, 32), HALF, HALF, trained=True)
-    with pytest.raises(ExpediteError, match="a picture of classification was asked"):
+@pytest.mark.parametrize(
+    ("model", "task"), [(timm_vit(), "classification"), (timm_sam(num_classes=0), "features")]
+)
+def test_what_there_is_no_picture_of(tmp_path: Path, model: nn.Module, task: TaskName) -> None:
+    loaded = LoadedModel("test", model, (32, 32), HALF, HALF, trained=True, task=task)
+    with pytest.raises(ExpediteError, match=f"a picture of {task} was asked"):
         draw_plan(loaded, model, model, np.zeros((32, 32, 3), np.uint8), tmp_path / "x.png")
     assert list(tmp_path.iterdir()) == []

@@ -63,9 +63,20 @@ def test_another_tasks_folder_is_refused(tmp_path: Path) -> None:
         load_results(tmp_path, REQUEST, "depth")
 
 
-@pytest.mark.parametrize("content", ["", "{", "{}", "[]", '{"request": {}, "rows": 3}'])
-def test_a_damaged_file_is_refused(tmp_path: Path, content: str) -> None:
-    (tmp_path / "results.json").write_text(content)
+EMPTY = '"task": "segmentation", "command": "", "setting": "", "notes": [], "rows": []'
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *(b"", b"{", b"{}", b"[]", b'{"request": {}, "rows": 3}', b"\xff\xfe"),
+        b"[" * 100_000,
+        f'{{"request": 1, {EMPTY}}}'.encode(),
+    ],
+    ids=lambda content: str(content[:12]),
+)
+def test_a_damaged_file_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "results.json").write_bytes(content)
     with pytest.raises(ExpediteError, match="does not hold the rows of a sweep"):
         load_results(tmp_path, REQUEST, TASK)
 

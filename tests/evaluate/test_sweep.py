@@ -15,7 +15,7 @@ from expedite.evaluate.truths import VOID, Sample
 from expedite.loading import LoadedModel, TaskName
 from expedite.patching import describe, patch
 from expedite.plan import make_plan
-from tests.hosts import depth_vit, images, segmenter, timm_vit
+from tests.hosts import depth_vit, images, segment_anything_sam, segmenter, timm_vit
 
 CPU = torch.device("cpu")
 PLAN = make_plan(1, 4)
@@ -125,6 +125,15 @@ def test_relative_depth_gets_fidelity_alone() -> None:
     assert base.metrics == row.metrics == {}
     assert row.retention is None
     assert row.fidelity["rmse"] > 0
+
+
+def test_features_get_fidelity_alone() -> None:
+    base, row = sweep(loaded(segment_anything_sam(), task="features"), samples())
+    assert base.metrics == row.metrics == {}
+    assert row.retention is None
+    assert base.fidelity == {"cosine": pytest.approx(1), "relative_l2": 0}
+    assert 0 < row.fidelity["cosine"] < 1
+    assert row.fidelity["relative_l2"] > 0
 
 
 def test_void_labels_do_not_count() -> None:

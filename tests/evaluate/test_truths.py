@@ -71,6 +71,20 @@ def test_an_array_of_something_else(tmp_path: Path, array: np.ndarray) -> None:
         DepthRule().read(tmp_path / "a.npy")
 
 
+def test_an_array_that_begins_like_an_archive(tmp_path: Path) -> None:
+    (tmp_path / "a.npy").write_bytes(b"PK\x03\x04 and no more")
+    with pytest.raises(ExpediteError, match="cannot be read as an array"):
+        DepthRule().read(tmp_path / "a.npy")
+
+
+def test_an_array_of_an_absurd_shape(tmp_path: Path) -> None:
+    with (tmp_path / "a.npy").open("wb") as file:
+        header = {"descr": "<f8", "fortran_order": False, "shape": (1 << 25, 1 << 25)}
+        np.lib.format.write_array_header_1_0(file, header)
+    with pytest.raises(ExpediteError, match="cannot be read as an array"):
+        DepthRule().read(tmp_path / "a.npy")
+
+
 def test_several_arrays_in_one_file(tmp_path: Path) -> None:
     with (tmp_path / "a.npy").open("wb") as file:
         np.savez(file, a=np.ones((2, 2)), b=np.ones((2, 2)))

@@ -119,6 +119,9 @@ def test_weights_that_are_not_there_are_not_made_up(folder: Path) -> None:
         ({"hidden_size": "wide"}, "cannot be loaded"),
         ({"architectures": ["os"]}, "cannot be loaded"),
         ({"architectures": [3]}, "cannot be loaded"),
+        ({"architectures": "DPTForDepthEstimation"}, "cannot be loaded"),
+        ({"architectures": ["DPTConfig"]}, r"has the architectures \['DPTConfig'\], and a list of"),
+        ({"architectures": ["DPTNothing"]}, "a list of a model class of transformers is due"),
         ({"model_type": "nothing"}, "cannot be loaded"),
     ],
 )
@@ -157,3 +160,84 @@ def test_a_pickle_in_a_folder_that_runs_code_is_not_run(folder: Path, tmp_path: 
 def test_a_folder_takes_no_checkpoint(folder: Path) -> None:
     with pytest.raises(ExpediteError, match="which brings its own weights"):
         expedite.load(f"hf:{folder}", folder / "model.safetensors")
+
+
+def rewrite(path: Path, **changes: Any) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+@pytest.mark.parametrize(
+    ("file", "changes"),
+    [
+        ("config.json", {"model_type": "own", "auto_map": {"AutoConfig": "evil.Own"}}),
+        (
+            "preprocessor_config.json",
+            {"image_processor_type": "Own", "auto_map": {"AutoImageProcessor": "evil.Own"}},
+        ),
+    ],
+)
+def test_code_in_a_folder_is_not_run_whatever_is_answered(
+    file: str, changes: dict[str, Any], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def agree(prompt: str = "") -> str:
+        asked.append(prompt)
+        return "y"
+
+    monkeypatch.setattr("builtins.input", agree)
+    (folder / "evil.py").write_text("open(__file__ + '.owned', 'w')\n\nclass Own:\n    pass\n")
+    rewrite(folder / file, **changes)
+    with pytest.raises(ExpediteError, match="cannot be loaded"):
+        expedite.load(f"hf:{folder}")
+    assert asked == []
+    assert not list(folder.glob("*.owned"))
+
+
+def test_depth_of_zoedepth_is_metric(tmp_path: Path) -> None:
+    hf: Any = transformers
+    backbone = hf.BeitConfig(
+        **SIZES,
+        intermediate_size=64,
+        image_size=32,
+        patch_size=16,
+        use_relative_position_bias=True,
+        reshape_hidden_states=False,
+        out_features=["stage1", "stage2", "stage3", "stage4"],
+    )
+    config = hf.ZoeDepthConfig(
+        backbone_config=backbone,
+        backbone_hidden_size=32,
+        neck_hidden_sizes=[8] * 4,
+        fusion_hidden_size=8,
+        bottleneck_features=8,
+        num_relative_features=8,
+        bin_embedding_dim=8,
+        bin_configurations=[{"n_bins": 4, "min_depth": 0.001, "max_depth": 10.0}],
+        num_attractors=[4, 2, 2, 1],
+    )
+    hf.ZoeDepthForDepthEstimation(config).save_pretrained(tmp_path)
+    loaded = load_model(f"hf:{tmp_path}")
+    assert (loaded.task, loaded.metric_depth) == ("depth", True)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff", b"[]", b"{}"])
+def test_a_processor_that_is_damaged_is_refused(content: bytes, folder: Path) -> None:
+    (folder / "preprocessor_config.json").write_bytes(content)
+    if content == b"{}":  # says nothing, so the model's usual processor speaks
+        assert load_model(f"hf:{folder}").mean == (0.5, 0.5, 0.5)
+        return
+    with pytest.raises(ExpediteError, match="cannot be loaded"):
+        load_model(f"hf:{folder}")
+
+
+def test_a_folder_without_a_processor(folder: Path) -> None:
+    (folder / "preprocessor_config.json").unlink()
+    loaded = load_model(f"hf:{folder}")
+    assert (loaded.mean, loaded.deviation) == ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+
+
+def test_a_processor_that_does_not_normalize(folder: Path) -> None:
+    rewrite(folder / "preprocessor_config.json", do_normalize=False)
+    loaded = load_model(f"hf:{folder}")
+    assert (loaded.mean, loaded.deviation) == ((0, 0, 0), (1, 1, 1))

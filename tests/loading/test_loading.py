@@ -32,6 +32,20 @@ def deep():
 
 def nothing():
     return None
+
+def needy(width):
+    return timm_vit()
+
+def strange(**said):
+    model = timm_vit()
+    model.pretrained_cfg = {"input_size": (3, 32, 32), **said}
+    return model
+
+def flat():
+    return strange(input_size=3)
+
+def short():
+    return strange(mean=(0.5, 0.5))
 """
 
 
@@ -101,6 +115,34 @@ def test_a_factory_that_says_nothing_needs_an_image_size(factories: Path) -> Non
 def test_a_factory_that_makes_no_model(factories: Path) -> None:
     with pytest.raises(ExpediteError, match=r"returned a NoneType, and a torch\.nn\.Module is due"):
         load_model(f"{factories}:nothing")
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("needy", "needy cannot be called without arguments: missing a required argument: 'width'"),
+        ("flat", "says input_size=3 in its pretrained_cfg; three numbers are due"),
+        ("short", r"says mean=\(0\.5, 0\.5\) in its pretrained_cfg; three numbers are due"),
+    ],
+)
+def test_a_factory_that_cannot_be_used(factories: Path, name: str, sentence: str) -> None:
+    with pytest.raises(ExpediteError, match=sentence):
+        load_model(f"{factories}:{name}")
+
+
+def test_what_timm_does_not_take() -> None:
+    with pytest.raises(ExpediteError, match=r"img_size=\(64, 64\), which timm refuses: TypeError"):
+        load_model("timm:resnet18", (64, 64))
+
+
+@pytest.mark.parametrize("classes", [0, -1])
+@pytest.mark.parametrize(
+    "spec",
+    ["segmenter:vit_tiny_patch16_384", "timm:vit_tiny_patch16_224", "torchvision:vit_b_32", "tiny"],
+)
+def test_fewer_classes_than_one(tiny: Recipe, spec: str, classes: int) -> None:
+    with pytest.raises(ExpediteError, match=f"{classes} classes were asked of '{spec}'; there is"):
+        load_model(spec, classes=classes)
 
 
 def test_classes_of_a_checkpoint_are_its_own(tmp_path: Path) -> None:

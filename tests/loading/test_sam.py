@@ -40,6 +40,7 @@ def test_a_published_file_is_its_image_encoder(shallow: Any, published: Path) ->
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[name], expected[name]) for name in expected)
     assert loaded.trained
+    assert loaded.task == "features"
     assert not loaded.model.training
     assert loaded.image_size == (1024, 1024)
     assert loaded.mean == pytest.approx((0.485, 0.456, 0.406))

@@ -19,6 +19,17 @@ def test_by_name() -> None:
         load_model("torchvision:vit_b_15")
     with pytest.raises(ExpediteError, match="square images alone"):
         load_model(NAME, (64, 32))
+    with pytest.raises(ExpediteError, match="its patches need multiples of 32"):
+        load_model(NAME, (100, 100))
+
+
+def test_the_backbones_of_detectors_are_not_downloaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    def download(url: str, **options: object) -> None:
+        raise AssertionError(url)
+
+    monkeypatch.setattr("torch.hub.load_state_dict_from_url", download)
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", download)
+    assert not load_model("torchvision:ssdlite320_mobilenet_v3_large").trained
 
 
 def test_published_files_call_the_layers_of_an_mlp_otherwise(tmp_path: Path) -> None:

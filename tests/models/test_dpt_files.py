@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from expedite import ExpediteError
 from expedite.models.dpt import DPT, DPTConfig
@@ -87,6 +88,35 @@ def test_a_wrong_variant(tmp_path: Path, content: str, message: str) -> None:
     path.with_name("variant.yml").write_text(content)
     with pytest.raises(ExpediteError, match=message):
         load_dpt(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"taps": [0, 2, 1, 3]}, r"4 from 0 to 3 are due, in rising order"),
+        ({"taps": [0, 1, 1, 3]}, r"4 from 0 to 3 are due, in rising order"),
+        ({"features": [8, 16, 32]}, r"features=\(8, 16, 32\) was asked of a DPT; 4 integers"),
+        ({"image_size": 64}, "image_size=64 was asked of a DPT; 2 integers"),
+        ({"width": -64}, r"width=\(-64,\) was asked of a DPT; 1 integer"),
+        ({"fused": "x"}, r"fused=\('x',\) was asked"),
+        ({"width": 65, "heads": 2}, "a width of 65 was asked for 2 heads"),
+        ({"scale": "x"}, "scale='x' was asked of a DPT; a number is due"),
+        ({"width": 1 << 40}, "cannot be made: RuntimeError"),
+        ({"width": 1 << 70}, "cannot be made"),
+    ],
+)
+def test_a_variant_that_describes_nothing(
+    tmp_path: Path, change: dict[str, object], sentence: str
+) -> None:
+    path = save_dpt(DPT(SMALL.config), SMALL, tmp_path)
+    variant = path.with_name("variant.yml")
+    content = yaml.safe_load(variant.read_text())
+    content["net_kwargs"] |= change
+    variant.write_text(yaml.safe_dump(content))
+    with pytest.raises(ExpediteError, match=sentence) as error:
+        load_dpt(path)
+    assert str(variant) in str(error.value)
+    assert "\n" not in str(error.value)
 
 
 def test_weights_of_another_architecture(tmp_path: Path) -> None:

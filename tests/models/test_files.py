@@ -92,6 +92,17 @@ def test_tensors_that_are_no_weights(tmp_path: Path, weight: torch.Tensor) -> No
         load_weights(nn.Linear(3, 2), state, Path("odd.pth"))
 
 
+@pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.int64])
+def test_integers_are_no_weights(dtype: torch.dtype) -> None:
+    state = {"weight": torch.ones(2, 3, dtype=dtype), "bias": torch.zeros(2)}
+    with pytest.raises(ExpediteError, match=rf"1 not of floating point \(weight {dtype}\)"):
+        load_weights(nn.Linear(3, 2), state, Path("odd.pth"))
+    norm = nn.BatchNorm1d(2)  # counts batches in an integer
+    load_weights(
+        norm, {n: t.double() if t.dim() else t for n, t in norm.state_dict().items()}, Path()
+    )
+
+
 def test_the_dict_among_the_keys_is_taken(tmp_path: Path) -> None:
     state = {"weight": torch.ones(2)}
     torch.save({"model": "vit_b", "module": state}, tmp_path / "named.pth")

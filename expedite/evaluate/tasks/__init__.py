@@ -13,17 +13,19 @@ from expedite.errors import ExpediteError
 from expedite.evaluate.tasks.base import Task
 from expedite.evaluate.tasks.classes import Classification, Segmentation
 from expedite.evaluate.tasks.depth import Depth
+from expedite.evaluate.tasks.features import Features
 from expedite.loading import LoadedModel
 
 TASKS: Mapping[str, type[Task[Any]]] = {
-    task.name: task for task in (Segmentation, Classification, Depth)
+    task.name: task for task in (Segmentation, Classification, Depth, Features)
 }
 
 
 def task_of(loaded: LoadedModel) -> Task[Any]:
     """The task of a model, which is run once if nobody said it.
 
-    Depth in a bare tensor must be said: it has as many dimensions as tokens have.
+    Depth and features in a bare tensor must be said: they have as many dimensions as tokens and
+    scores have.
 
     Raises:
         ExpediteError: The output is not of any task, or there is no such task.

@@ -100,6 +100,8 @@ class Task(ABC, Generic[Answer]):
     def retention(self, values: Mapping[str, float], base: Mapping[str, float]) -> float | None:
         """The share of the first metric that is kept, so that 1 is always nothing lost.
 
+        None where there is no such share: of a best value that was 0 and is not any more.
+
         Args:
             values: Against labels, of the patched model; nothing where there are no labels.
             base: The same, of the unpatched model.
@@ -108,6 +110,8 @@ class Task(ABC, Generic[Answer]):
         if metric.name not in values:
             return None
         before, after = base[metric.name], values[metric.name]
+        if before == after:
+            return 1.0
         part, whole = (before, after) if metric.lower_is_better else (after, before)
         return part / whole if whole else None
 

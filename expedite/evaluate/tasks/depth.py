@@ -23,8 +23,9 @@ MAX_DEPTHS = {"kitti": 80.0, "nyu": 10.0, "scenes": FARTHEST}
 class Depth(Task[Tensor]):
     """Depth (H, W) at every pixel; metrics are means over an image's pixels, then over images.
 
-    As the published protocols for KITTI and NYUv2 have it, truth counts between the ends of a
-    range, and predictions are clamped to it.
+    As in the published protocols for KITTI and NYUv2, truth counts between the ends of a range, and
+    predictions are clamped to it. Unlike there, images are resized to the model's size, and there
+    is no crop of Garg or Eigen yet: figures are not those of the published protocols.
 
     Args:
         metric: Whether the model's depth is in metres. Relative depth has no scale of its own, so
@@ -100,7 +101,9 @@ class Depth(Task[Tensor]):
             ]
         return [
             f"{means}; truth counts from {self.minimum:g} to {self.maximum:g} m, predictions are "
-            "clamped to that range, and RMSE is in metres."
+            "clamped to that range, and RMSE is in metres.",
+            "Images are resized to the model's size, and truth counts without the crops of Garg or "
+            "Eigen, so figures are not those of the published protocols.",
         ]
 
 

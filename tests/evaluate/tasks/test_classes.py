@@ -40,3 +40,4 @@ def test_images_are_right_or_wrong_as_a_whole() -> None:
 def test_retention_of_a_share() -> None:
     assert Segmentation().retention({"miou": 0.4}, {"miou": 0.5}) == 0.8
     assert Segmentation().retention({"miou": 0.4}, {"miou": 0.0}) is None
+    assert Segmentation().retention({"miou": 0.0}, {"miou": 0.0}) == 1

@@ -79,7 +79,8 @@ def test_depth_comes_at_the_size_of_the_image_bilinearly() -> None:
 
 def test_retention_of_an_error_is_its_inverse() -> None:
     assert Depth().retention({"rmse": 4.0}, {"rmse": 2.0}) == 0.5
-    assert Depth().retention({"rmse": 0.0}, {"rmse": 0.0}) is None
+    assert Depth().retention({"rmse": 0.0}, {"rmse": 0.0}) == 1
+    assert Depth().retention({"rmse": 0.0}, {"rmse": 1.0}) is None
     assert Depth().retention({}, {}) is None
 
 
@@ -97,6 +98,7 @@ def test_relative_depth_has_no_truth_in_metres() -> None:
 def test_the_protocol_is_said() -> None:
     assert Depth(maximum=10).protocol() != Depth().protocol()
     assert "from 0.001 to 80 m" in Depth.of(LOADED).notes()[0]
+    assert "not those of the published protocols" in Depth.of(LOADED).notes()[1]
 
 
 @pytest.mark.parametrize("maximum", [0.0, -1.0, 0.0001])
