@@ -19,7 +19,7 @@ from expedite.evaluate.tasks import task_of
 from expedite.patching import patch, unpatch
 from expedite.plan import make_plan
 
-PLANS = [(2, (20, 30)), (2, (16, 24)), (2, (12, 18)), (4, (16, 24))]
+PLANS = [(2, (20, 30)), (2, (16, 24))]
 WAYS: dict[str, dict[str, Any]] = {
     "expedite": {},
     "expedite without delta": {"delta": False},
