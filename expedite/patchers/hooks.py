@@ -22,6 +22,10 @@ from expedite.patchers.methods import (
 )
 from expedite.patchers.session import Frame, Session
 
+# Whose hooks on blocks read no tokens: recorders of transformers stay there once they were used,
+# and the host knows when they record; fvcore's and PyTorch's own count, shard and the like.
+_KNOWN_HOOKS = ("transformers.", "fvcore.", "torch.")
+
 Arguments = tuple[Any, ...]
 Keywords = dict[str, Any]
 
@@ -171,12 +175,9 @@ class NoteSharedBias(Hook):
 
 
 def _has_readers(block: nn.Module) -> bool:
-    """Whether hooks of other people see what a block puts out.
-
-    Recorders of transformers stay on blocks once they were used; the host knows when they record.
-    """
+    """Whether hooks of other people see what a block puts out."""
     others = [hook for hook in block._forward_hooks.values() if not isinstance(hook, Hook)]
-    return any(not _module_of(hook).startswith("transformers.") for hook in others)
+    return any(not _module_of(hook).startswith(_KNOWN_HOOKS) for hook in others)
 
 
 def _module_of(hook: Any) -> str:

@@ -176,7 +176,9 @@ class Session:
             return tokens
         if index in self.exits:
             restored = self.restore(frame, tokens, prefix=self.host.prefix_tokens)
-            if not (is_last and frame.with_head and self._clusters_head_blocks):
+            # The head's blocks average over the clusters again, unless their delta is not wanted.
+            goes_on = is_last and frame.with_head and self._clusters_head_blocks and self.plan.delta
+            if not goes_on:
                 _forget(frame)
             return restored
         if is_read or index in frame.reads.taps:

@@ -191,3 +191,14 @@ def test_other_classes_of_the_same_name_are_not_taken_for_it() -> None:
     other = type("Segmenter", (nn.Module,), {})()
     with pytest.raises(ExpediteError, match="no known host"):
         expedite.patch(other, alpha=1, clusters=CELLS)
+
+
+@pytest.mark.parametrize("delta", [True, False])
+def test_a_hook_on_the_last_block_sees_the_full_grid_also_with_the_exit_at_the_head(
+    delta: bool,
+) -> None:
+    model = expedite.patch(segmenter(), alpha=1, clusters=4, reconstruct_at="head", delta=delta)
+    shape, seen = model(images()).shape, []
+    model.encoder.blocks[-1].register_forward_hook(lambda m, a, output: seen.append(output.shape))
+    assert model(images()).shape == shape
+    assert seen == [(2, 65, 64)]
