@@ -3,7 +3,7 @@
 How the blocks are made to run on clusters is `session`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, Literal
@@ -63,6 +63,12 @@ def class_names(module: nn.Module) -> set[str]:
     return {f"{kind.__module__}.{kind.__name__}" for kind in type(module).__mro__}
 
 
+def kind_of(module: nn.Module, kinds: Iterable[str]) -> str | None:
+    """The first of these full names of classes that a module has."""
+    names = class_names(module)
+    return next((kind for kind in kinds if kind in names), None)
+
+
 def runs_as(module: nn.Module, library: str, *methods: str) -> bool:
     """Whether methods of a module are a library's own: others may read blocks in ways unknown."""
     return all(getattr(type(module), name).__module__.startswith(library) for name in methods)
@@ -79,7 +85,18 @@ def map_grid(embedding: nn.Module, args: tuple[Any, ...], output: Tensor) -> tup
     return output.shape[-2], output.shape[-1]
 
 
-def _nothing_more(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Reads:
+def map_of_tokens(embedding: nn.Module, args: tuple[Any, ...], output: Tensor) -> tuple[int, int]:
+    """The grid of an embedding that puts out a map (B, H, W, C)."""
+    return output.shape[1], output.shape[2]
+
+
+def every_token(model: nn.Module) -> Readout:
+    """The readout of a head that reads every token."""
+    return "tokens"
+
+
+def nothing_more(model: nn.Module, *args: Any, **kwargs: Any) -> Reads:
+    """What a call reads that reads the last block's output alone."""
     return Reads()
 
 
@@ -240,7 +257,7 @@ class Host:
     rotary: Rotary | None = None
     bias: Bias | None = None
     pooled: nn.Module | None = None
-    reads: Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], Reads] = _nothing_more
+    reads: Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], Reads] = nothing_more
     methods: tuple[Method, ...] = ()
     taps: str = "none"
     head: TokenHead | None = None

@@ -12,10 +12,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from expedite.errors import ExpediteError
-from expedite.patchers.continuous import continuous_bias
 from expedite.patchers.host import Cells, Host, Reads, apply_child, attribute, map_grid
+from expedite.patchers.huggingface_vit import pair, usual_grid
 from expedite.patchers.shifted_blocks import Layout, Projections, Size
-from expedite.patchers.swin import make_host, table_of_offsets
+from expedite.patchers.swin import make_host, mlp_of_offsets, table_of_offsets
 
 _MODELS = {
     "SwinModel",
@@ -52,12 +52,12 @@ def find_host(module: nn.Module) -> Host | None:
         module,
         stages,
         kind.layout,
-        [_pair(kind.window(blocks[0])) for blocks in stages],
+        [pair(kind.window(blocks[0])) for blocks in stages],
         family=f"transformers {name}",
         backbone=backbone,
         embedding=backbone.get_submodule("embeddings.patch_embeddings.projection"),
         grid=map_grid,
-        usual_grid=_usual_grid(attribute(module, "config")),
+        usual_grid=usual_grid(attribute(module, "config")),
         any_size=True,
         reads=_reads,
         taps="hidden states and feature maps, where a call reads them",
@@ -69,15 +69,6 @@ def _kind_of(block: nn.Module) -> _Blocks:
         return _SWIN
     attention = block.get_submodule("attention.self")
     return _SWINV2 if hasattr(attention, "logit_scale") else _OLDER_SWIN
-
-
-def _usual_grid(config: Any) -> Size:
-    (height, width), (rows, columns) = _pair(config.image_size), _pair(config.patch_size)
-    return height // rows, width // columns
-
-
-def _pair(side: Any) -> Size:
-    return (side, side) if isinstance(side, int) else (side[0], side[1])
 
 
 def _reads(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Reads:
@@ -119,23 +110,6 @@ def _table_of_a_module(attention: nn.Module, window: Size, cells: Size) -> Tenso
     return table_of_offsets(attention.get_submodule("relative_position_bias"), window, cells)
 
 
-def _mlp(attention: nn.Module, window: Size, cells: Size) -> Tensor:
-    rows, columns = attribute(attention, "pretrained_window_size")
-    trained = (rows, columns) if rows > 0 else window
-    mlp = attention.get_submodule("continuous_position_bias_mlp")
-    return continuous_bias(mlp, window, cells, trained)
-
-
-def _rate(attention: nn.Module) -> float:
-    rate: float = attribute(attention, "attention_dropout")
-    return rate
-
-
-def _rate_of_a_module(attention: nn.Module) -> float:
-    rate: float = attribute(attention, "dropout").p
-    return rate
-
-
 def _with_no_weights(x: Tensor) -> tuple[Tensor, None]:
     return x, None  # in the place of attention weights
 
@@ -158,7 +132,7 @@ _OLDER: dict[str, Any] = {
     "heads": "num_attention_heads",
     "project": partial(_project, names=("query", "key", "value")),
     "is_shifted": _is_shifted,
-    "dropout": _rate_of_a_module,
+    "dropout": "dropout",
     "after_attention": ("attention.output.dense", "attention.output.dropout"),
     "result": _alone,
 }
@@ -169,7 +143,7 @@ _SWIN = _Blocks(
         project=partial(_project, names=("q_proj", "k_proj", "v_proj")),
         positions=_table_of_a_module,
         is_shifted=_is_shifted_on_large_maps,
-        dropout=_rate,
+        dropout="attention_dropout",
         before=("layernorm_before",),
         after_attention=("attention.o_proj", "dropout"),
         after_windows=("drop_path",),
@@ -191,7 +165,7 @@ _OLDER_SWIN = _Blocks(
 _SWINV2 = _Blocks(
     layout=Layout(
         **_OLDER,
-        positions=_mlp,
+        positions=partial(mlp_of_offsets, name="continuous_position_bias_mlp"),
         before=(),
         after_windows=("layernorm_before", "drop_path"),
         mlp=("intermediate", "output", "layernorm_after", "drop_path"),

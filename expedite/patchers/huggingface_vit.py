@@ -86,7 +86,7 @@ def find_host(module: nn.Module) -> Host | None:
         + getattr(config, "num_register_tokens", 0),
         embedding=_projection(backbone),
         grid=map_grid,
-        usual_grid=_usual_grid(config),
+        usual_grid=usual_grid(config),
         any_size=True,
         first_norm=_first_norm,
         mask=_mask(config, blocks[0]),
@@ -140,13 +140,14 @@ def _projection(backbone: nn.Module) -> nn.Module:
     return projection
 
 
-def _usual_grid(config: Any) -> tuple[int, int]:
-    height, width = _pair(config.image_size)
-    rows, columns = _pair(config.patch_size)
+def usual_grid(config: Any) -> tuple[int, int]:
+    """The grid at the size of image that a configuration says."""
+    (height, width), (rows, columns) = pair(config.image_size), pair(config.patch_size)
     return height // rows, width // columns
 
 
-def _pair(side: Any) -> tuple[int, int]:
+def pair(side: Any) -> tuple[int, int]:
+    """Height and width, of which configurations say one or both."""
     return (side, side) if isinstance(side, int) else (side[0], side[1])
 
 

@@ -9,20 +9,23 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from expedite.errors import ExpediteError
 from expedite.patchers.host import (
     Host,
     Method,
-    Readout,
     Reads,
     apply_child,
     attribute,
-    class_names,
+    every_token,
+    kind_of,
+    map_of_tokens,
+    nothing_more,
     runs_as,
 )
 from expedite.patchers.huggingface_vit import requested_states
+from expedite.patchers.timm_methods import methods
 from expedite.patchers.window_blocks import Layout, run_block
 
 
@@ -35,15 +38,14 @@ class _Library:
     layout: Layout
     usual_grid: Callable[[nn.Module], tuple[int, int]]
     any_size: Callable[[nn.Module], bool]
-    reads: Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], Reads]
     taps: str
+    reads: Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], Reads] = nothing_more
     methods: tuple[Method, ...] = ()
 
 
 def find_host(module: nn.Module) -> Host | None:
     """See `module` as an image encoder of Segment Anything; None where it is something else."""
-    names = class_names(module)
-    name = next((name for name in _LIBRARIES if name in names), None)
+    name = kind_of(module, _LIBRARIES)
     if name is None or not runs_as(module, name.partition(".")[0], "forward"):
         return None
     library = _LIBRARIES[name]
@@ -55,12 +57,12 @@ def find_host(module: nn.Module) -> Host | None:
         blocks=blocks,
         prefix_tokens=0,
         embedding=module.get_submodule("patch_embed"),
-        grid=_grid,
+        grid=map_of_tokens,
         usual_grid=library.usual_grid(module),
         any_size=library.any_size(module),
         first_norm=partial(apply_child, name=library.layout.first_norm),
         mask=None,
-        readout=_readout,
+        readout=every_token,
         reads=library.reads,
         methods=library.methods,
         taps=library.taps,
@@ -84,18 +86,6 @@ def _window(family: str, blocks: tuple[nn.Module, ...]) -> tuple[int, int]:
     return sides[0], sides[0]
 
 
-def _grid(embedding: nn.Module, args: tuple[Any, ...], output: Tensor) -> tuple[int, int]:
-    return output.shape[1], output.shape[2]  # of (B, H, W, C)
-
-
-def _readout(model: nn.Module) -> Readout:
-    return "tokens"
-
-
-def _reads_result(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Reads:
-    return Reads()
-
-
 def _reads_states(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Reads:
     config = attribute(model, "config")
     # Where attention is fused, nothing is recorded in any case.
@@ -108,25 +98,6 @@ def _reads_states(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any
     wanted = kwargs.get("output_hidden_states", config.output_hidden_states)
     states = requested_states(wanted, config.num_hidden_layers)
     return Reads(frozenset(state - 1 for state in states if state > 0), first=0 in states)
-
-
-def _features(model: nn.Module, *args: Any, **kwargs: Any) -> Reads:
-    return Reads()
-
-
-def _intermediates(
-    model: nn.Module,
-    x: Tensor,
-    indices: int | list[int] | None = None,
-    norm: bool = False,
-    stop_early: bool = False,
-    output_fmt: str = "NCHW",
-    intermediates_only: bool = False,
-) -> Reads:
-    from timm.models._features import feature_take_indices
-
-    taken, _ = feature_take_indices(len(attribute(model, "blocks")), indices)
-    return Reads(frozenset(taken), last=not intermediates_only)
 
 
 def _square_grid(model: nn.Module) -> tuple[int, int]:
@@ -152,16 +123,6 @@ def _never(model: nn.Module) -> bool:
     return False
 
 
-def _dropout_of_timm(attention: nn.Module) -> float:
-    rate: float = attribute(attention, "attn_drop").p
-    return rate
-
-
-def _dropout_of_transformers(attention: nn.Module) -> float:
-    rate: float = attribute(attention, "dropout")
-    return rate
-
-
 _LIBRARIES = {
     "segment_anything.modeling.image_encoder.ImageEncoderViT": _Library(
         family="segment_anything ImageEncoderViT",
@@ -174,7 +135,6 @@ _LIBRARIES = {
         ),
         usual_grid=_square_grid,
         any_size=_adds_no_positions,
-        reads=_reads_result,
         taps="none",
     ),
     "timm.models.vision_transformer_sam.VisionTransformerSAM": _Library(
@@ -185,18 +145,14 @@ _LIBRARIES = {
             heads="num_heads",
             query=("q_norm",),
             key=("k_norm",),
-            dropout=_dropout_of_timm,
+            dropout="attn_drop",
             after_attention=("attn.proj", "attn.proj_drop", "ls1", "drop_path1"),
             after_windows=("norm2", "mlp", "ls2", "drop_path2"),
         ),
         usual_grid=_grid_of_timm,
         any_size=_is_not_strict,
-        reads=_reads_result,
         taps="read through forward_intermediates",
-        methods=(
-            Method("forward_features", _features),
-            Method("forward_intermediates", _intermediates),
-        ),
+        methods=methods(),
     ),
     "transformers.models.sam.modeling_sam.SamVisionEncoder": _Library(
         family="transformers SamVisionEncoder",
@@ -204,7 +160,7 @@ _LIBRARIES = {
         layout=Layout(
             first_norm="layer_norm1",
             heads="num_attention_heads",
-            dropout=_dropout_of_transformers,
+            dropout="dropout",
             after_attention=("attn.proj",),
             after_windows=("layer_norm2", "mlp"),
         ),

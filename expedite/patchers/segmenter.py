@@ -4,7 +4,7 @@ from functools import partial
 
 from torch import nn
 
-from expedite.patchers.host import Host, Mask, Readout, TokenHead, apply_child, map_grid
+from expedite.patchers.host import Host, Mask, TokenHead, apply_child, every_token, map_grid
 
 
 def find_host(module: nn.Module) -> Host | None:
@@ -33,10 +33,6 @@ def find_host(module: nn.Module) -> Host | None:
         any_size=True,
         first_norm=partial(apply_child, name="norm1"),
         mask=Mask("mask"),
-        readout=_readout,
+        readout=every_token,
         head=head,
     )
-
-
-def _readout(model: nn.Module) -> Readout:
-    return "tokens"

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from expedite.constants import remembered
 from expedite.patchers.host import Cells, attribute
-from expedite.patchers.window_blocks import log_mass_of_padding, no_dropout, through
+from expedite.patchers.window_blocks import dropout_rate, log_mass_of_padding, through
 from expedite.windows import as_map, partition, unpartition
 
 Size = tuple[int, int]
@@ -46,8 +46,8 @@ class Layout:
         after_windows: What follows once windows are a map again.
         mlp: The second half of a block.
         last: What its output passes at last.
-        dropout: Of the attention's scores, in training.
-        output_dropout: Of its result, where that is no module.
+        dropout: What the attention calls the rate, or the module, for its scores in training.
+        output_dropout: The same for its result, where that is no module in `after_attention`.
         pads_first: Whether a map is padded before it is shifted.
         result: What a block returns.
     """
@@ -61,8 +61,8 @@ class Layout:
     after_attention: tuple[str, ...]
     after_windows: tuple[str, ...]
     mlp: tuple[str, ...]
-    dropout: Callable[[nn.Module], float] = no_dropout
-    output_dropout: Callable[[nn.Module], float] = no_dropout
+    dropout: str | None = None
+    output_dropout: str | None = None
     last: tuple[str, ...] = ()
     pads_first: bool = True
     result: Callable[[Tensor], Any] = _as_it_is
@@ -91,13 +91,13 @@ def _attend(block: nn.Module, x: Tensor, cells: Cells, shift: Size, layout: Layo
     if others := _bias_of_windows(cells, shift, layout.pads_first, x):
         # (B or 1, n·m, heads, kh·kw, kh·kw) of every image's windows
         bias = sum(others, bias).expand(len(x), -1, -1, -1, -1).flatten(0, 1)
-    dropout = layout.dropout(attention) if block.training else 0.0
+    dropout = dropout_rate(attention, layout.dropout)
     scale = 1.0 if hasattr(attention, "logit_scale") else None
     y = F.scaled_dot_product_attention(
         q, k, v, attn_mask=bias.to(q.dtype), dropout_p=dropout, scale=scale
     )
     y = through(block, layout.after_attention, y.transpose(1, 2).flatten(2))
-    y = F.dropout(y, layout.output_dropout(attention), block.training)
+    y = F.dropout(y, dropout_rate(attention, layout.output_dropout), block.training)
     windows = unpartition(as_map(y, cells.cells), count)
     return _moved_back(windows, cells.clusters, shift, layout.pads_first)
 

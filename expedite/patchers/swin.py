@@ -7,14 +7,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from expedite.patchers.bias import window_bias
-from expedite.patchers.host import (
-    Host,
-    Readout,
-    Stage,
-    apply_child,
-    attribute,
-    class_names,
-)
+from expedite.patchers.continuous import continuous_bias
+from expedite.patchers.host import Host, Stage, apply_child, attribute, every_token, kind_of
 from expedite.patchers.shifted_blocks import Layout, Projections, Size, run_block
 
 Stages = list[tuple[nn.Module, ...]]
@@ -40,7 +34,7 @@ def make_host(
         # SwinV2's blocks have no norm before attention.
         "first_norm": partial(apply_child, name=layout.before[0]) if layout.before else _the_same,
         "mask": None,
-        "readout": _readout,
+        "readout": every_token,
         "run": partial(run_block, layout=layout),
         "window": max(found, key=lambda stage: stage.depth).window,
         "stages": tuple(found),
@@ -56,17 +50,6 @@ def blocks_of(part: nn.Module, kinds: Iterable[str]) -> tuple[nn.Module, ...]:
     return blocks if blocks and kind_of(blocks[0], kinds) else ()
 
 
-def kind_of(block: nn.Module, kinds: Iterable[str]) -> str | None:
-    """The first of these classes that a block has."""
-    names = class_names(block)
-    return next((kind for kind in kinds if kind in names), None)
-
-
-def map_of_tokens(embedding: nn.Module, args: tuple[Any, ...], output: Tensor) -> Size:
-    """The grid of an embedding that puts out a map (B, H, W, C)."""
-    return output.shape[1], output.shape[2]
-
-
 def project(attention: nn.Module, x: Tensor) -> Projections:
     """Queries, keys and values of one layer for the three."""
     q, k, v = apply_child(attention, x, "qkv").chunk(3, -1)
@@ -78,8 +61,14 @@ def table_of_offsets(attention: nn.Module, window: Size, cells: Size) -> Tensor:
     return window_bias(attribute(attention, "relative_position_bias_table"), window, cells)
 
 
-def _readout(model: nn.Module) -> Readout:
-    return "tokens"
+def mlp_of_offsets(
+    attention: nn.Module, window: Size, cells: Size, name: str = "cpb_mlp"
+) -> Tensor:
+    """The bias of a SwinV2's attention among the cells of a window; `name` is its MLP's."""
+    # By whose size offsets are divided: another window's where weights come from one.
+    rows, columns = getattr(attention, "pretrained_window_size", (0, 0))
+    trained = (rows, columns) if rows > 0 else window
+    return continuous_bias(attention.get_submodule(name), window, cells, trained)
 
 
 def _the_same(block: nn.Module, tokens: Tensor) -> Tensor:

@@ -11,17 +11,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from expedite.patchers.continuous import continuous_bias, logarithmic_bias
-from expedite.patchers.host import Cells, Host, Method, Reads, attribute, map_grid
+from expedite.patchers.continuous import logarithmic_bias
+from expedite.patchers.host import Cells, Host, attribute, kind_of, map_grid, map_of_tokens
 from expedite.patchers.shifted_blocks import Layout, Projections, Size
 from expedite.patchers.swin import (
     blocks_of,
-    kind_of,
     make_host,
-    map_of_tokens,
+    mlp_of_offsets,
     project,
     table_of_offsets,
 )
+from expedite.patchers.timm_methods import methods
 
 
 def find_host(module: nn.Module) -> Host | None:
@@ -42,7 +42,7 @@ def find_host(module: nn.Module) -> Host | None:
         grid=map_grid if kind.endswith("V2CrBlock") else map_of_tokens,
         usual_grid=attribute(embedding, "grid_size"),
         any_size=not attribute(embedding, "strict_img_size"),
-        methods=tuple(method for method in _METHODS if hasattr(module, method.name)),
+        methods=tuple(method for method in methods(_ends) if hasattr(module, method.name)),
         taps="outputs of stages, of the full map in any case",
     )
 
@@ -53,25 +53,8 @@ def _stages(model: nn.Module) -> list[tuple[nn.Module, ...]]:
     return [blocks for part in holder.children() if (blocks := blocks_of(part, _LAYOUTS))]
 
 
-def _features(model: nn.Module, *args: Any, **kwargs: Any) -> Reads:
-    return Reads()
-
-
-def _intermediates(
-    model: nn.Module,
-    x: Tensor,
-    indices: int | list[int] | None = None,
-    norm: bool = False,
-    stop_early: bool = False,
-    output_fmt: str = "NCHW",
-    intermediates_only: bool = False,
-) -> Reads:
-    from timm.models._features import feature_take_indices
-
-    ends = list(accumulate(len(blocks) for blocks in _stages(model)))
-    taken, _ = feature_take_indices(len(ends), indices)
-    taps = frozenset(ends[index] - 1 for index in taken)
-    return Reads(taps, last=not intermediates_only)
+def _ends(model: nn.Module) -> list[int]:
+    return list(accumulate(len(blocks) for blocks in _stages(model)))
 
 
 def _window(block: nn.Module) -> Size:
@@ -84,11 +67,6 @@ def _is_shifted(block: nn.Module, cells: Cells, keywords: dict[str, Any]) -> tup
     return down > 0, right > 0
 
 
-def _dropout(attention: nn.Module) -> float:
-    rate: float = attribute(attention, "attn_drop").p
-    return rate
-
-
 def _project_v2(attention: nn.Module, x: Tensor) -> Projections:
     bias = None
     if attribute(attention, "q_bias") is not None:
@@ -97,25 +75,15 @@ def _project_v2(attention: nn.Module, x: Tensor) -> Projections:
     return q, k, v
 
 
-def _positions_v2(attention: nn.Module, window: Size, cells: Size) -> Tensor:
-    rows, columns = attribute(attention, "pretrained_window_size")
-    trained = (rows, columns) if rows > 0 else window
-    return continuous_bias(attention.get_submodule("cpb_mlp"), window, cells, trained)
-
-
 def _positions_v2_cr(attention: nn.Module, window: Size, cells: Size) -> Tensor:
     return logarithmic_bias(attention.get_submodule("meta_mlp"), window, cells)
 
 
-_METHODS = (
-    Method("forward_features", _features),
-    Method("forward_intermediates", _intermediates),
-)
 _COMMON: dict[str, Any] = {
     "attention": "attn",
     "heads": "num_heads",
     "is_shifted": _is_shifted,
-    "dropout": _dropout,
+    "dropout": "attn_drop",
     "after_attention": ("attn.proj", "attn.proj_drop"),
     "pads_first": False,
 }
@@ -131,7 +99,7 @@ _LAYOUTS = {
     "timm.models.swin_transformer_v2.SwinTransformerV2Block": Layout(
         **_COMMON,
         project=_project_v2,
-        positions=_positions_v2,
+        positions=mlp_of_offsets,
         before=(),
         after_windows=("norm1", "drop_path1"),
         mlp=("mlp", "norm2", "drop_path2"),

@@ -9,15 +9,14 @@ from expedite.patchers.host import (
     Bias,
     Host,
     Mask,
-    Method,
     Readout,
-    Reads,
     Rotary,
     apply_child,
     attribute,
-    class_names,
+    kind_of,
     runs_as,
 )
+from expedite.patchers.timm_methods import methods
 
 _FAMILIES = {
     "timm.models.vision_transformer.VisionTransformer": "timm VisionTransformer",
@@ -33,10 +32,10 @@ _MASKS = {
 
 def find_host(module: nn.Module) -> Host | None:
     """See `module` as a timm VisionTransformer, Eva or Beit; None where it is something else."""
-    names = class_names(module)
-    family = next((_FAMILIES[name] for name in _FAMILIES if name in names), None)
-    if family is None or not runs_as(module, "timm.", "forward", "forward_features"):
+    kind = kind_of(module, _FAMILIES)
+    if kind is None or not runs_as(module, "timm.", "forward", "forward_features"):
         return None
+    family = _FAMILIES[kind]
     embedding = module.get_submodule("patch_embed")
     return Host(
         family=family,
@@ -54,10 +53,7 @@ def find_host(module: nn.Module) -> Host | None:
         bias=_bias(module) if family == "timm Beit" else None,
         readout=_readout,
         pooled=module.get_submodule("norm"),
-        methods=(
-            Method("forward_features", _features),
-            Method("forward_intermediates", _intermediates),
-        ),
+        methods=methods(has_prefix=True),
         taps="read through forward_intermediates",
     )
 
@@ -114,24 +110,3 @@ def _readout(model: nn.Module) -> Readout:
     return (
         "mean" if pool == "avg" and not getattr(model, "pool_include_prefix", False) else "tokens"
     )
-
-
-def _features(model: nn.Module, *args: Any, **kwargs: Any) -> Reads:
-    return Reads()
-
-
-def _intermediates(
-    model: nn.Module,
-    x: Tensor,
-    indices: int | list[int] | None = None,
-    return_prefix_tokens: bool = False,
-    norm: bool = False,
-    stop_early: bool = False,
-    output_fmt: str = "NCHW",
-    intermediates_only: bool = False,
-    **kwargs: Any,
-) -> Reads:
-    from timm.models._features import feature_take_indices
-
-    taken, _ = feature_take_indices(len(attribute(model, "blocks")), indices)
-    return Reads(frozenset(taken), last=not intermediates_only)

@@ -8,14 +8,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from expedite.patchers.continuous import continuous_bias
-from expedite.patchers.host import Cells, Host, attribute
+from expedite.patchers.host import Cells, Host, attribute, kind_of, map_of_tokens
 from expedite.patchers.shifted_blocks import Layout, Projections, Size
 from expedite.patchers.swin import (
     blocks_of,
-    kind_of,
     make_host,
-    map_of_tokens,
+    mlp_of_offsets,
     project,
     table_of_offsets,
 )
@@ -61,16 +59,6 @@ def _is_shifted(block: nn.Module, cells: Cells, keywords: dict[str, Any]) -> tup
     return down > 0 and height > rows, right > 0 and width > columns
 
 
-def _dropout(attention: nn.Module) -> float:
-    rate: float = attribute(attention, "attention_dropout")
-    return rate
-
-
-def _output_dropout(attention: nn.Module) -> float:
-    rate: float = attribute(attention, "dropout")
-    return rate
-
-
 def _project_v2(attention: nn.Module, x: Tensor) -> Projections:
     q, k, v = project(attention, x)
     bias = attribute(attention, "qkv").bias
@@ -78,16 +66,12 @@ def _project_v2(attention: nn.Module, x: Tensor) -> Projections:
     return q, k if bias is None else k - bias.chunk(3)[1], v
 
 
-def _positions_v2(attention: nn.Module, window: Size, cells: Size) -> Tensor:
-    return continuous_bias(attention.get_submodule("cpb_mlp"), window, cells, window)
-
-
 _COMMON: dict[str, Any] = {
     "attention": "attn",
     "heads": "num_heads",
     "is_shifted": _is_shifted,
-    "dropout": _dropout,
-    "output_dropout": _output_dropout,
+    "dropout": "attention_dropout",
+    "output_dropout": "dropout",
     "after_attention": ("attn.proj",),
 }
 # A class before the one that it inherits from.
@@ -95,7 +79,7 @@ _LAYOUTS = {
     "torchvision.models.swin_transformer.SwinTransformerBlockV2": Layout(
         **_COMMON,
         project=_project_v2,
-        positions=_positions_v2,
+        positions=mlp_of_offsets,
         before=(),
         after_windows=("norm1", "stochastic_depth"),
         mlp=("mlp", "norm2", "stochastic_depth"),

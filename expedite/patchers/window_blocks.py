@@ -4,7 +4,7 @@ The blocks' own submodules do the work; cutting into windows, positions and mass
 libraries fix them to the size of a window of tokens.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,8 +18,12 @@ from expedite.patchers.host import Cells, Side, attribute
 from expedite.windows import partition, unpartition
 
 
-def no_dropout(attention: nn.Module) -> float:
-    return 0.0
+def dropout_rate(attention: nn.Module, name: str | None) -> float:
+    """The rate in training that an attribute says, or a dropout module of that name; else 0."""
+    if name is None or not attention.training:
+        return 0.0
+    rate = attribute(attention, name)
+    return float(getattr(rate, "p", rate))
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,7 @@ class Layout:
     after_windows: tuple[str, ...]
     query: tuple[str, ...] = ()
     key: tuple[str, ...] = ()
-    dropout: Callable[[nn.Module], float] = no_dropout  # of the attention's scores, in training
+    dropout: str | None = None  # of the attention's scores
 
 
 def run_block(
@@ -97,7 +101,7 @@ def _attend(
     bias = positions(q, rows, columns)
     if log_mass is not None:
         bias += log_mass[:, None, None]  # in place: it is as large as all scores
-    dropout = layout.dropout(attention) if block.training else 0.0
+    dropout = dropout_rate(attention, layout.dropout)
     y = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout)
     return through(block, layout.after_attention, y.transpose(1, 2).reshape(x.shape))
 
