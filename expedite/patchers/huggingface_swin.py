@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from expedite.errors import ExpediteError
 from expedite.patchers.host import Cells, Host, Reads, apply_child, attribute, map_grid
 from expedite.patchers.huggingface_vit import pair, usual_grid
-from expedite.patchers.shifted_blocks import Layout, Projections, Size
+from expedite.patchers.shifted_blocks import Layout, Projections
 from expedite.patchers.swin import make_host, mlp_of_offsets, table_of_offsets
 
 _MODELS = {
@@ -106,8 +106,8 @@ def _project(attention: nn.Module, x: Tensor, names: tuple[str, str, str]) -> Pr
     return q, k, v
 
 
-def _table_of_a_module(attention: nn.Module, window: Size, cells: Size) -> Tensor:
-    return table_of_offsets(attention.get_submodule("relative_position_bias"), window, cells)
+def _table_of_a_module(attention: nn.Module, cells: Cells) -> Tensor:
+    return table_of_offsets(attention.get_submodule("relative_position_bias"), cells)
 
 
 def _with_no_weights(x: Tensor) -> tuple[Tensor, None]:
