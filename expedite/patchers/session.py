@@ -360,6 +360,7 @@ def _clusterings(host: Host, plan: Plan) -> dict[int, nn.Module]:
         plan.temperature,
         plan.nearest_cells,
         plan.projection,
+        plan.hard,
     )
     ranges = plan.ranges(host.depth)
     if host.window is None:

@@ -35,7 +35,7 @@ def encode(model: Segmenter, x: Tensor, alpha: int) -> tuple[Tensor, Clustering]
     tokens = tokens_before(model, x, alpha)
     body = tokens[:, 1:]
     features = model.encoder.blocks[alpha].norm1(body)  # type: ignore[operator]
-    centroids, record = cluster(body, (8, 8), CELLS, features=features, projection=64)
+    centroids, record = cluster(body, (8, 8), CELLS, features=features, projection=64, hard=True)
     short = torch.cat([tokens[:, :1], centroids], 1)
     for block in model.encoder.blocks[alpha:]:
         short = block(short, mask(record, prefix=1))
