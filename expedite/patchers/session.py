@@ -23,6 +23,7 @@ from expedite.patchers.host import Cells, Host, Reads
 from expedite.patchers.rotary import cluster_positions, rotate
 from expedite.plan import Plan
 from expedite.reconstruction import TokenReconstruction, TokenWeights
+from expedite.relocation import SHARE
 from expedite.windows import (
     WindowClustering,
     WindowTokenClustering,
@@ -364,10 +365,24 @@ def _clusterings(host: Host, plan: Plan) -> dict[int, nn.Module]:
     )
     ranges = plan.ranges(host.depth)
     if host.window is None:
-        return {first: TokenClustering(span.grid_for, *settings) for span, first, _ in ranges}
+        return {
+            first: TokenClustering(span.grid_for, *settings, _relocated(host, plan, end))
+            for span, first, end in ranges
+        }
     steps = zip(ranges, plan.grids(host.depth, *host.windows), strict=True)
-    layer = partial(WindowTokenClustering, borders=plan.window_borders)
+    layer = partial(
+        WindowTokenClustering, borders=plan.window_borders, relocated=plan.relocated or 0.0
+    )
     return {first: layer(*step, *settings) for (_, first, _), step in steps}
+
+
+def _relocated(host: Host, plan: Plan, end: int) -> float:
+    """The share of clusters that move in a span up to block `end`."""
+    if plan.relocated is not None:
+        return plan.relocated
+    # A bias among regular cells needs them in place, and so does a clustering of the clusters.
+    is_bound = host.bias is not None or any(first == end for _, first, _ in plan.ranges(host.depth))
+    return SHARE if plan.hard and not is_bound else 0.0
 
 
 def _check_size(host: Host, index: int, grid: tuple[int, int]) -> None:
