@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from statistics import fmean
 from typing import Any, ClassVar, Generic, NamedTuple, Protocol, Self, TypeVar
 
 import torch.nn.functional as F
@@ -33,6 +34,25 @@ class Meter(Protocol[Answer_contra]):
     def add(self, truth: Any, answer: Answer_contra) -> None: ...
 
     def values(self) -> dict[str, float]: ...
+
+
+class MeanMeter(ABC, Generic[Answer]):
+    """Means over images of each image's metrics; an image that says nothing does not count."""
+
+    def __init__(self) -> None:
+        self.images: list[dict[str, float]] = []
+
+    def add(self, truth: Any, answer: Answer) -> None:
+        if found := self.measure(truth, answer):
+            self.images.append(found)
+
+    def values(self) -> dict[str, float]:
+        names = self.images[0] if self.images else ()
+        return {name: fmean(image[name] for image in self.images) for name in names}
+
+    @abstractmethod
+    def measure(self, truth: Any, answer: Answer) -> dict[str, float]:
+        """The metrics of one image; none where its truth says nothing."""
 
 
 class Task(ABC, Generic[Answer]):
