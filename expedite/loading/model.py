@@ -12,7 +12,9 @@ from expedite.models.files import load_weights, read_state_dict
 
 Triple = tuple[float, float, float]
 State = Mapping[str, Tensor]
-TaskName = Literal["segmentation", "classification", "depth", "features"]
+TaskName = Literal[
+    "segmentation", "panoptic", "instance", "detection", "classification", "depth", "features"
+]
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,11 @@ from expedite.evaluate.tasks.base import Task
 from expedite.evaluate.tasks.classes import Classification, Segmentation
 from expedite.evaluate.tasks.depth import Depth
 from expedite.evaluate.tasks.features import Features
+from expedite.evaluate.tasks.panoptic import Panoptic
 from expedite.loading import LoadedModel
 
 TASKS: Mapping[str, type[Task[Any]]] = {
-    task.name: task for task in (Segmentation, Classification, Depth, Features)
+    task.name: task for task in (Segmentation, Panoptic, Classification, Depth, Features)
 }
 
 

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Generic, NamedTuple, Protocol, Self, TypeVar
 import torch.nn.functional as F
 from torch import Tensor
 
-from expedite.evaluate.truths import Sample
+from expedite.evaluate.truths import Sample, Truths
 from expedite.loading import LoadedModel, TaskName
 
 Answer = TypeVar("Answer")  # what a model says of an image
@@ -108,6 +108,10 @@ class Task(ABC, Generic[Answer]):
     @abstractmethod
     def meter(self) -> Meter[Answer]:
         """A new meter, at zero."""
+
+    def on(self, rule: Truths | None) -> Self:
+        """The task with what the truth's own files say of the protocol."""
+        return self
 
     def protocol(self) -> dict[str, Any]:
         """What tells figures of one protocol from those of another, for files."""

@@ -67,7 +67,7 @@ def test_tokens_are_not_taken_for_depth() -> None:
 
 
 def test_a_task_that_is_none_is_refused() -> None:
-    with pytest.raises(ExpediteError, match="is for 'dreaming'; the tasks are segmentation, class"):
+    with pytest.raises(ExpediteError, match="is for 'dreaming'; the tasks are segmentation, pan"):
         task_of(loaded(depth_vit(), task="dreaming"))
 
 
