@@ -19,7 +19,7 @@ from expedite.models.files import first_line
 
 _UNLABELLED = 0
 # What reading an entry fails with where it is not what it should be.
-_MALFORMED = (KeyError, TypeError, ValueError, AttributeError, RecursionError)
+MALFORMED = (KeyError, TypeError, ValueError, AttributeError, RecursionError)
 
 
 class Category(NamedTuple):
@@ -73,7 +73,7 @@ def read_coco(path: Path) -> CocoFile:
         images = {entry["id"]: _image(entry) for entry in content["images"]}
         for annotation in content["annotations"]:
             images[annotation["image_id"]].annotations.append({**annotation})
-    except _MALFORMED as error:
+    except MALFORMED as error:
         reason = f"KeyError: {error}" if isinstance(error, KeyError) else first_line(error)
         raise ExpediteError(f"{path} is not an annotation file of COCO: {reason}") from error
     return CocoFile(path, sorted(images.values(), key=lambda image: image.file_name), categories)
@@ -135,7 +135,7 @@ class PanopticRule(Truths):
             # A number that is given twice is of the latter, as panopticapi has it.
             classes = {int(entry["id"]): index[entry["category_id"]] for entry in entries}
             crowd = {int(entry["id"]) for entry in entries if entry.get("iscrowd")}
-        except _MALFORMED as error:
+        except MALFORMED as error:
             raise ExpediteError(
                 f"{self.source} does not say what is in {path.name}: {type(error).__name__} {error}"
             ) from error

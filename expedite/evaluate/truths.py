@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from expedite.errors import ExpediteError
+from expedite.evaluate.instances import Instances
 from expedite.evaluate.segments import Segments
 
 VOID = 255
@@ -27,7 +28,8 @@ class Sample:
         image: RGB, (H, W, 3) uint8.
         labels: Indices of classes, `VOID` where nothing counts, (H, W) int64.
         depth: Metres, `NO_DEPTH` where none is known, (H, W) float32.
-        panoptic: Segments, those of no class left out.
+        panoptic: Segments, void where there is none.
+        instances: Objects.
     """
 
     name: str
@@ -35,6 +37,7 @@ class Sample:
     labels: NDArray[np.int64] | None = None
     depth: NDArray[np.float32] | None = None
     panoptic: Segments | None = None
+    instances: Instances | None = None
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,12 @@ class LoadedModel:
     task: TaskName | None = None
     metric_depth: bool = True
 
+    @property
+    def prepares_images(self) -> bool:
+        """Whether the model resizes and normalises images itself, as torchvision's detectors do."""
+        transform = getattr(self.model, "transform", None)
+        return type(transform).__name__ == "GeneralizedRCNNTransform"
+
 
 @dataclass(frozen=True)
 class Wanted:

@@ -1,13 +1,17 @@
+import json
 from pathlib import Path
 
 import pytest
 
 from expedite import ExpediteError
+from expedite.evaluate.coco_instances import InstanceRule
 from expedite.evaluate.layouts import open_data
 from expedite.evaluate.truths import VOID, LabelRule
+from expedite.loading import TaskName
 from tests.evaluate.coco_data import (
     write_coco_panoptic,
     write_image,
+    write_json,
     write_panoptic,
     write_segments,
 )
@@ -72,6 +76,44 @@ def test_class_maps_come_from_segments_where_there_are_no_others(tmp_path: Path)
     assert sample.labels.tolist() == LABELS
     write_segments(tmp_path / "annotations/val/00000.png", [[0] * 4] * 2)  # a map of its own
     assert open_data(tmp_path, split, "segmentation", LabelRule()).rule == LabelRule()
+
+
+@pytest.mark.parametrize(
+    ("annotations", "image", "split"),
+    [
+        ("annotations/instances_val2017.json", "val2017/a.jpg", "val2017"),
+        ("ade20k_instance_val.json", "images/validation/a.jpg", "val"),
+        ("instances/val.json", "images/val/a.jpg", "val"),
+    ],
+)
+@pytest.mark.parametrize("task", ["instance", "detection"])
+def test_objects_where_they_are_published(
+    annotations: str, image: str, split: str, task: TaskName, tmp_path: Path
+) -> None:
+    for name in ("a.jpg", "b.jpg"):
+        write_image((tmp_path / image).with_name(name), (2, 4))
+    images = [{"id": n, "file_name": n, "height": 2, "width": 4} for n in ("b.jpg", "a.jpg")]
+    found = {"image_id": "a.jpg", "category_id": 3, "bbox": [0, 0, 2, 2]}
+    write_json(tmp_path / annotations, images, [found])
+    first, second = open_data(tmp_path, split, task, None)
+    assert first.instances is not None
+    assert second.instances is not None
+    assert first.instances.classes.tolist() == [3]
+    assert second.instances.classes.tolist() == []
+    write_image(tmp_path / image, (2, 5))
+    with pytest.raises(ExpediteError, match=r"json/a\.jpg has shape \(2, 4\) for an image of"):
+        open_data(tmp_path, split, task, None)[0]
+
+
+def test_objects_of_models_for_segments(tmp_path: Path) -> None:
+    split = write_coco(tmp_path)
+    panoptic = tmp_path / "annotations/panoptic_val2017.json"
+    objects = json.loads(panoptic.read_text())
+    objects |= {"annotations": [], "categories": [{"id": 1}, {"id": 3}]}
+    panoptic.with_name("instances_val2017.json").write_text(json.dumps(objects))
+    rule = open_data(tmp_path, split, "instance", None).rule
+    assert isinstance(rule, InstanceRule)
+    assert rule.numberings == ((1, 3), (1, 3, 200))
 
 
 def test_images_without_annotations(tmp_path: Path) -> None:

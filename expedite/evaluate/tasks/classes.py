@@ -35,10 +35,6 @@ class Segmentation(Task[Classes]):
         return output if has_queries(output) else super().find(output)
 
     @classmethod
-    def tells(cls, output: Any) -> bool:
-        return super().find(output) is not None
-
-    @classmethod
     def read(cls, output: Any, size: tuple[int, int]) -> Classes:
         if has_queries(output):
             return Classes(read_semantic(output, size), class_count(output))

@@ -34,11 +34,10 @@ class Panoptic(Task[Segments]):
         Metric("pq_stuff", "PQ stuff", percent=True),
     )
     shown = 3
-    output_form = "scores and masks by query, as those of Mask2Former,"
+    output_form = "masks by query"
 
     @classmethod
     def find(cls, output: Any) -> Any | None:
-        # Masks by query may be read for other tasks too; this one is theirs unless it is said.
         return output if has_queries(output) else None
 
     @classmethod

@@ -7,6 +7,7 @@ holds an answer for panoptic, instance and semantic segmentation, which the task
 import importlib
 import re
 from functools import lru_cache
+from inspect import signature
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 from expedite.errors import ExpediteError
+from expedite.evaluate.instances import Instances
 from expedite.evaluate.segments import Segments
 
 _FIELDS = ("class_queries_logits", "masks_queries_logits")
@@ -55,6 +57,32 @@ def read_panoptic(output: Any, size: tuple[int, int]) -> Segments:
     classes = {segment["id"]: segment["label_id"] for segment in found["segments_info"]}
     ids = found["segmentation"].numpy().astype(np.int64)
     return Segments.of_ids(ids, classes, class_count(output))
+
+
+def read_instances(output: Any, size: tuple[int, int]) -> Instances:
+    """The objects in an image, one for each query and class that are among the surest.
+
+    Raises:
+        ExpediteError: The processor gives one map for all, in which objects cannot overlap.
+    """
+    process = _processor(type(output).__name__).post_process_instance_segmentation
+    if "return_binary_maps" not in signature(process).parameters:
+        raise ExpediteError(
+            f"the instances of a {type(output).__name__} were asked, whose processor gives no mask "
+            "for each; those of MaskFormer and Mask2Former can be read, or its panoptic segments"
+        )
+    # No score is too low for average precision, which ranks them.
+    found = _process(
+        output, "instance", threshold=0.0, return_binary_maps=True, target_sizes=[size]
+    )
+    segments = found["segments_info"]
+    masks = found["segmentation"].numpy() == 1 if segments else np.zeros((0, *size), bool)
+    return Instances.of_masks(
+        masks,
+        np.array([segment["label_id"] for segment in segments], np.int64),
+        np.array([segment["score"] for segment in segments], np.float64),
+        class_count(output),
+    )
 
 
 def _process(output: Any, kind: str, **settings: Any) -> Any:
