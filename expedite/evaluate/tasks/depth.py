@@ -18,6 +18,8 @@ from expedite.loading import LoadedModel
 # How far the protocols look, in metres, by the data set's name in a published variant.yml.
 MAX_DEPTHS = {"kitti": 80.0, "nyu": 10.0, "scenes": FARTHEST}
 
+_NO_SPREAD = 1e-300
+
 
 @dataclass(frozen=True)
 class Depth(Task[Tensor]):
@@ -122,9 +124,9 @@ class Depth(Task[Tensor]):
 def _by_least_squares(truth: Tensor, answer: Tensor, maximum: float) -> Tensor:
     """Depth from inverse depth of unknown scale and shift, (N,) each."""
     answer, inverse = answer.double(), truth.double().reciprocal()
-    columns = torch.stack([answer, torch.ones_like(answer)], 1)  # (N, 2)
-    # The pseudo-inverse has an answer for constant maps too.
-    aligned: Tensor = columns @ (torch.linalg.pinv(columns) @ inverse)
+    centred = answer - answer.mean()
+    spread = centred.square().sum().clamp(min=_NO_SPREAD)  # a constant map has no scale
+    aligned = inverse.mean() + (centred * inverse).sum() / spread * centred
     return aligned.clamp(min=1 / maximum).reciprocal()
 
 

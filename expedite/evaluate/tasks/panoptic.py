@@ -60,12 +60,14 @@ class Panoptic(Task[Segments]):
         return {"stuff": sorted(self.stuff)}
 
     def notes(self) -> list[str]:
+        apart = "No class is known to be stuff, so no segments were fused."
         return [
             "PQ is the mean over classes of SQ times RQ, counted over the data set by the rules of "
             "panopticapi: void in the truth does not count, nor do answers mostly in void or in a "
             "crowd of their class. Fidelity takes the unpatched model's map for the truth.",
             "Segments are read by the model's own processor in transformers, which differs in "
             "details from the published code: figures need not be the published ones.",
+            *([] if self.stuff else [apart]),
         ]
 
 
@@ -86,6 +88,6 @@ class _QualityMeter:
         found = dict(zip(_NAMES, all_classes, strict=True))
         is_stuff = np.isin(np.arange(self.counts.classes), list(self.stuff))
         for name, of in (("pq_things", ~is_stuff), ("pq_stuff", is_stuff)):
-            if (part := self.counts.quality(of)) is not None:
+            if self.stuff and (part := self.counts.quality(of)) is not None:
                 found[name] = part.panoptic
         return found

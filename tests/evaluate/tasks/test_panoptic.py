@@ -43,6 +43,14 @@ def test_an_answer_is_its_own_truth() -> None:
     assert task.meter().values() == {}
 
 
+def test_where_nobody_says_what_is_stuff_nothing_is_fused() -> None:
+    meter = Panoptic().meter()
+    meter.add(segments([0, 0], [0]), segments([0, 1], [0, 0]))  # two halves
+    assert meter.values() == {"pq": 0, "sq": 0, "rq": 0}
+    assert "no segments were fused" in Panoptic().notes()[-1]
+    assert "no segments were fused" not in " ".join(Panoptic(frozenset({0})).notes())
+
+
 def test_the_data_say_what_is_stuff() -> None:
     rule = PanopticRule(Path(), [Category(3, True), Category(9, False)], {})
     task = Panoptic().on(rule)
