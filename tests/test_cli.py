@@ -467,6 +467,7 @@ class TestBadInput:
             (("--classes", "3"), "3 classes were asked"),
             (("--classes", "0"), "0 classes were asked"),
             (("--image-size", "1x2x3"), "the size '1x2x3' was given"),
+            (("--task", "dreaming"), "the task 'dreaming' was asked; there are panoptic, seg"),
         ],
     )
     def test_impossible_sweep(
@@ -480,7 +481,6 @@ class TestBadInput:
         [
             (("--depth-scale", "256"), "is for segmentation"),
             (("--max-depth", "10"), "gives no depth"),
-            (("--task", "dreaming"), "the task 'dreaming' was asked; there are panoptic, seg"),
         ],
     )
     def test_options_of_depth_for_classes(
