@@ -29,8 +29,10 @@ from tests.hosts import (
     timm_swinv2_cr,
     torchvision_swin,
     torchvision_swinv2,
+    without_positions,
 )
 from tests.patchers.test_oracles import HARD, blocky
+from tests.published_swin import published_backbone
 
 CPU = torch.device("cpu")
 SWINS: dict[str, Callable[..., Any]] = {
@@ -41,6 +43,7 @@ SWINS: dict[str, Callable[..., Any]] = {
     "torchvision V2": torchvision_swinv2,
     "transformers": huggingface_swin,
     "transformers V2": huggingface_swinv2,
+    "published backbone": published_backbone,
 }
 swins = pytest.mark.parametrize("make", list(SWINS.values()), ids=list(SWINS))
 
@@ -85,13 +88,6 @@ def test_windows_that_are_not_square(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.testing.assert_close(model(x), plain, rtol=2e-3, atol=2e-3)
     monkeypatch.undo()
     assert expedite.patch(model, alpha=0, clusters=(5, 2))(x).shape == plain.shape
-
-
-def without_positions(model: Any) -> Any:
-    for name, parameter in model.named_parameters():
-        if any(part in name for part in ("bias_table", "cpb_mlp", "meta_mlp", "bias_mlp")):
-            parameter.zero_()
-    return model
 
 
 # 16×16 tokens in windows of 8: shifts of 4 and 2; of 12, with 8 rows of padding: shifts of 6 and 3.
@@ -464,6 +460,7 @@ DROPOUT: dict[Any, dict[str, Any]] = {
     torchvision_swinv2: {"attention_dropout": 0.1},
     huggingface_swin: {"hidden_dropout_prob": 0.1, "drop_path_rate": 0.1},
     huggingface_swinv2: {"attention_probs_dropout_prob": 0.1},
+    published_backbone: {"drop": 0.1, "drop_path": 0.1},
 }
 
 
