@@ -13,6 +13,7 @@ from expedite.loading.model import LoadedModel, State, Wanted
 from expedite.loading.swin import (
     Sizes,
     backbone_part,
+    fitting_together,
     library,
     loaded,
     named_as_in_transformers,
@@ -21,7 +22,7 @@ from expedite.loading.swin import (
     unread,
     weights_for,
 )
-from expedite.models.files import first_line, load_weights
+from expedite.models.files import load_weights
 
 _CLASSES = 133  # of COCO's panoptic maps
 # Deformable attention looks at so many for each query and head: 4 on each of 3 maps.
@@ -31,8 +32,7 @@ _BACKBONE = "model.pixel_level_module.encoder."
 _PIXELS = "model.pixel_level_module.decoder"
 _MASKS = "model.transformer_module"
 _LAYERS = f"{_MASKS}.decoder.layers"
-# What names in files become; the first that fits counts. The pixel decoder's stand with and without
-# its own name before them.
+# What names in files become; the first that fits counts.
 _RULES = {
     r"predictor\.transformer_self_attention_layers\.(\d+)\.norm": (
         rf"{_LAYERS}.\1.self_attn_layer_norm"
@@ -52,21 +52,19 @@ _RULES = {
     r"predictor\.(query_feat|static_query)": f"{_MASKS}.queries_features",
     r"predictor\.level_embed": f"{_MASKS}.level_embed",
     r"predictor\.class_embed": "class_predictor",
-    r"(pixel_decoder\.)?input_proj": f"{_PIXELS}.input_projections",
-    r"(pixel_decoder\.)?mask_features": f"{_PIXELS}.mask_projection",
-    r"(pixel_decoder\.)?(adapter|layer)_1\.norm": rf"{_PIXELS}.\2_1.1",
-    r"(pixel_decoder\.)?(adapter|layer)_1": rf"{_PIXELS}.\2_1.0",
-    r"(pixel_decoder\.)?transformer\.level_embed": f"{_PIXELS}.level_embed",
-    r"(pixel_decoder\.)?transformer\.encoder\.layers\.(\d+)\.norm1": (
-        rf"{_PIXELS}.encoder.layers.\2.self_attn_layer_norm"
+    r"input_proj": f"{_PIXELS}.input_projections",
+    r"mask_features": f"{_PIXELS}.mask_projection",
+    r"(adapter|layer)_1\.norm": rf"{_PIXELS}.\1_1.1",
+    r"(adapter|layer)_1": rf"{_PIXELS}.\1_1.0",
+    r"transformer\.level_embed": f"{_PIXELS}.level_embed",
+    r"transformer\.encoder\.layers\.(\d+)\.norm1": (
+        rf"{_PIXELS}.encoder.layers.\1.self_attn_layer_norm"
     ),
-    r"(pixel_decoder\.)?transformer\.encoder\.layers\.(\d+)\.norm2": (
-        rf"{_PIXELS}.encoder.layers.\2.final_layer_norm"
+    r"transformer\.encoder\.layers\.(\d+)\.norm2": (
+        rf"{_PIXELS}.encoder.layers.\1.final_layer_norm"
     ),
-    r"(pixel_decoder\.)?transformer\.encoder\.layers\.(\d+)\.linear": (
-        rf"{_PIXELS}.encoder.layers.\2.fc"
-    ),
-    r"(pixel_decoder\.)?transformer\.encoder": f"{_PIXELS}.encoder",
+    r"transformer\.encoder\.layers\.(\d+)\.linear": rf"{_PIXELS}.encoder.layers.\1.fc",
+    r"transformer\.encoder": f"{_PIXELS}.encoder",
 }
 
 
@@ -74,41 +72,39 @@ def build(wanted: Wanted) -> LoadedModel:
     transformers = library(wanted)
     state, origin = weights_for(wanted)
     part = None if state is None else backbone_part(state, origin)
-    backbone = sizes_of(wanted, part, origin)
-    sizes: Sizes = {"num_labels": wanted.classes or _CLASSES}
-    if state is not None:
-        sizes = _head_sizes(state, origin)
-        _check_classes(wanted, sizes, origin)
-    config = transformers.Mask2FormerConfig(
-        backbone_config=transformers.SwinConfig(**backbone), **sizes
-    )
-    model = transformers.Mask2FormerForUniversalSegmentation(config).eval()
-    if state is not None and part is not None:
-        load_weights(model, {**unread(model), **_named_as_in_transformers(state, part)}, origin)
+    head = None if state is None else _head(state)
+    with fitting_together(origin, "Mask2Former"):
+        backbone = sizes_of(wanted, part, origin)
+        sizes = _head_sizes(wanted, head, origin)
+        config = transformers.Mask2FormerConfig(
+            backbone_config=transformers.SwinConfig(**backbone), **sizes
+        )
+        model = transformers.Mask2FormerForUniversalSegmentation(config).eval()
+    if part is not None and head is not None:
+        load_weights(model, {**unread(model), **_named_as_in_transformers(part, head)}, origin)
     return loaded(wanted, model, backbone, trained=state is not None)
 
 
-def _check_classes(wanted: Wanted, sizes: Sizes, origin: Path) -> None:
+def _head(state: State) -> dict[str, Tensor]:
+    """The weights behind the backbone; the pixel decoder's name stands before its own in some."""
+    return {
+        name.removeprefix(_HEAD).removeprefix("pixel_decoder."): tensor
+        for name, tensor in state.items()
+        if name.startswith((_HEAD, "criterion."))
+    }
+
+
+def _head_sizes(wanted: Wanted, head: State | None, origin: Path) -> Sizes:
+    """What weights say of the part behind the backbone, as Mask2FormerConfig calls it."""
+    if head is None:
+        return {"num_labels": wanted.classes or _CLASSES}
+    sizes = _sizes(head)
     if wanted.classes not in (None, sizes["num_labels"]):
         raise ExpediteError(
             f"{wanted.classes} classes were asked of '{wanted.spec}' with {origin}, which has "
             f"{sizes['num_labels']}"
         )
-
-
-def _head_sizes(state: State, origin: Path) -> Sizes:
-    """What weights say of the part behind the backbone, as Mask2FormerConfig calls it."""
-    head = {
-        name.removeprefix(_HEAD).removeprefix("pixel_decoder."): tensor
-        for name, tensor in state.items()
-        if name.startswith(_HEAD)
-    }
-    try:
-        return _sizes(head)
-    except (ArithmeticError, LookupError, TypeError, ValueError) as error:
-        raise ExpediteError(
-            f"the weights in {origin} do not fit together to a Mask2Former: {first_line(error)}"
-        ) from error
+    return sizes
 
 
 def _sizes(head: State) -> Sizes:
@@ -131,21 +127,18 @@ def _sizes(head: State) -> Sizes:
     }
 
 
-def _named_as_in_transformers(state: State, part: State) -> dict[str, Tensor]:
+def _named_as_in_transformers(part: State, head: State) -> dict[str, Tensor]:
     backbone = named_as_in_transformers(part).items()
     found = {f"{_BACKBONE}{name}": tensor for name, tensor in backbone}
-    for name, tensor in state.items():
-        if name.startswith(_HEAD):
-            new = _name(name.removeprefix(_HEAD))
-            is_three = ".self_attn.in_proj_" in new
-            found |= three(new, tensor, ".in_proj_") if is_three else {new: tensor}
-        elif name.startswith("criterion."):
-            found[name] = tensor
+    for name, tensor in head.items():
+        new = _name(name)
+        is_three = ".self_attn.in_proj_" in new
+        found |= three(new, tensor, ".in_proj_") if is_three else {new: tensor}
     return found
 
 
 def _name(name: str) -> str:
     for pattern, new in _RULES.items():
-        if re.match(pattern, name):
-            return re.sub(f"^{pattern}", new, name)
+        if found := re.match(pattern, name):
+            return found.expand(new) + name[found.end() :]
     return name

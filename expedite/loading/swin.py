@@ -4,9 +4,10 @@ Mask2Former, OneFormer and DINO have the same backbone, which transformers has a
 classifier's file loads into timm's model: `timm:NAME` with the file as its checkpoint.
 """
 
+import contextlib
 import importlib
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from itertools import count, takewhile
 from math import isqrt
@@ -60,17 +61,40 @@ _NAMES = {
 def build(wanted: Wanted) -> LoadedModel:
     wanted.refuse_classes()
     transformers = library(wanted)
-    if wanted.name in _V2 and wanted.checkpoint is None:
-        sizes = _V2[wanted.name]
-        model = transformers.Swinv2Backbone(transformers.Swinv2Config(**sizes)).eval()
-        return replace(loaded(wanted, model, sizes, trained=False), task="features")
-    state, origin = weights_for(wanted)
+    if wanted.name in _V2:
+        return _v2(wanted, transformers)
+    state, origin = weights_for(wanted, _V2)
     part = None if state is None else backbone_part(state, origin)
-    sizes = sizes_of(wanted, part, origin)
-    model = transformers.SwinBackbone(transformers.SwinConfig(**sizes)).eval()
+    with fitting_together(origin, "Swin"):
+        sizes = sizes_of(wanted, part, origin)
+        model = transformers.SwinBackbone(transformers.SwinConfig(**sizes)).eval()
     if part is not None:
         load_weights(model, {**unread(model), **named_as_in_transformers(part)}, origin)
     return replace(loaded(wanted, model, sizes, trained=part is not None), task="features")
+
+
+def _v2(wanted: Wanted, transformers: Any) -> LoadedModel:
+    if wanted.checkpoint is not None:
+        raise ExpediteError(
+            f"the checkpoint {wanted.checkpoint} was given for '{wanted.spec}', which reads none; "
+            "a model timm:NAME takes Microsoft's files of SwinV2"
+        )
+    sizes = _V2[wanted.name]
+    model = transformers.Swinv2Backbone(transformers.Swinv2Config(**sizes)).eval()
+    return replace(loaded(wanted, model, sizes, trained=False), task="features")
+
+
+@contextlib.contextmanager
+def fitting_together(origin: Path, kind: str) -> Iterator[None]:
+    """Say in one sentence that a file's sizes make no model."""
+    try:
+        yield
+    except ExpediteError:
+        raise
+    except Exception as error:  # sizes of damaged files fail in a dozen ways
+        raise ExpediteError(
+            f"the weights in {origin} do not fit together to a {kind}: {first_line(error)}"
+        ) from error
 
 
 def library(wanted: Wanted) -> Any:
@@ -82,15 +106,18 @@ def library(wanted: Wanted) -> Any:
     return importlib.import_module("transformers")
 
 
-def weights_for(wanted: Wanted) -> tuple[dict[str, Tensor] | None, Path]:
-    """The state dict in the file that was asked for, or in the checkpoint; None without one."""
+def weights_for(wanted: Wanted, more: Iterable[str] = ()) -> tuple[dict[str, Tensor] | None, Path]:
+    """The state dict in the file that was asked for, or in the checkpoint; None without one.
+
+    `more` are names of other variants, for people.
+    """
     path = Path(wanted.name)
     if path.is_file():
         wanted.refuse_others()
     elif wanted.name not in VARIANTS:
         raise ExpediteError(
             f"'{wanted.spec}' was asked; '{wanted.name}' is neither a checkpoint file that is "
-            f"there nor a variant, which are {', '.join(VARIANTS)}"
+            f"there nor a variant, which are {', '.join([*VARIANTS, *more])}"
         )
     elif wanted.checkpoint is None:
         return None, path
@@ -131,12 +158,7 @@ def sizes_of(wanted: Wanted, part: State | None, origin: Path) -> Sizes:
     if part is None:
         assert variant is not None  # or there were weights
         return {**variant, "out_features": _STAGES}
-    try:
-        sizes = _sizes(part)
-    except (ArithmeticError, LookupError, TypeError, ValueError) as error:
-        raise ExpediteError(
-            f"the weights in {origin} do not fit together to a Swin: {first_line(error)}"
-        ) from error
+    sizes = _sizes(part)
     if variant is not None and any(sizes[name] != size for name, size in variant.items()):
         raise ExpediteError(
             f"'{wanted.spec}' was asked with {origin}, which has a Swin of {sizes['embed_dim']} "
@@ -146,11 +168,11 @@ def sizes_of(wanted: Wanted, part: State | None, origin: Path) -> Sizes:
 
 
 def _sizes(part: State) -> Sizes:
-    depths = [sum(1 for _ in stage) for stage in _stages(part)]
+    depths = list(takewhile(bool, (_depth(part, stage) for stage in count())))
     tables = [part[_TABLE.format(stage, 0)] for stage in range(len(depths))]
     width, _, _, patch = part[_EMBEDDING].shape
     heads = [table.shape[1] for table in tables]
-    if any((width << stage) % count for stage, count in enumerate(heads)):
+    if any((width << stage) % number for stage, number in enumerate(heads)):
         raise ValueError(f"{width} channels and {heads} heads")
     return {
         "embed_dim": width,
@@ -164,11 +186,9 @@ def _sizes(part: State) -> Sizes:
     }
 
 
-def _stages(part: State) -> Iterator[Iterator[str]]:
-    """For every stage, a name for each of its blocks."""
-    for stage in takewhile(lambda stage: _TABLE.format(stage, 0) in part, count()):
-        names = (_TABLE.format(stage, block) for block in count())
-        yield takewhile(part.__contains__, names)
+def _depth(part: State, stage: int) -> int:
+    """How many blocks a stage has; none where there is no such stage."""
+    return next(block for block in count() if _TABLE.format(stage, block) not in part)
 
 
 def named_as_in_transformers(part: State) -> dict[str, Tensor]:
@@ -180,7 +200,7 @@ def named_as_in_transformers(part: State) -> dict[str, Tensor]:
             new = new.replace(old, present)
         if new.startswith("norm"):
             stage, _, rest = new.removeprefix("norm").partition(".")
-            new = f"hidden_states_norms.stage{int(stage) + 1}.{rest}" if stage.isdigit() else new
+            new = f"hidden_states_norms.stage{int(stage) + 1}.{rest}" if stage.isdecimal() else new
         found |= three(new, tensor, ".qkv.") if ".qkv." in new else {new: tensor}
     return found
 

@@ -132,6 +132,11 @@ def flat(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.flatten() for name, tensor in state.items()}
 
 
+def with_heads_that_do_not_divide(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    name = "backbone.layers.3.blocks.0.attn.relative_position_bias_table"
+    return {**state, name: torch.zeros(49, 5)}
+
+
 def numbers(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.sum() for name, tensor in state.items()}
 
@@ -146,6 +151,7 @@ def without_a_norm(state: dict[str, Tensor]) -> dict[str, Tensor]:
         (of_resnet, "was asked as a Swin's, and has none among its weights"),
         (of_two, "was asked as a Swin's, and has none among its weights"),
         (flat, "do not fit together to a Swin: ValueError"),
+        (with_heads_that_do_not_divide, "to a Swin: ValueError: 16 channels and .1, 1, 2, 5. h"),
         (numbers, "do not fit together to a Swin: "),
         (without_a_norm, r"4 missing \(swin.encoder.layers.0.blocks.0.layernorm_after.bias"),
     ],
@@ -187,6 +193,8 @@ def test_tensors_in_a_file_of_that_name(model: Any, tmp_path: Path) -> None:
 def test_what_cannot_be_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ExpediteError, match="nor a variant, which are swin_tiny, swin_small"):
         expedite.load("swin:swin_huge")
+    with pytest.raises(ExpediteError, match="'swin:swinv2_large', which reads none"):
+        load_model("swin:swinv2_large", checkpoint="weights.pth")
     with pytest.raises(ExpediteError, match="5 classes were asked of 'swin:swin_tiny'"):
         load_model("swin:swin_tiny", classes=5)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
