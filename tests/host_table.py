@@ -384,10 +384,8 @@ def _full_grid(host: Host, plain: list[Tensor]) -> bool:
 
 def _equal_cells(host: Host) -> bool:
     """Whether tokens that are equal in cells of 2×2 become one cluster a cell without loss."""
-    model, images = host.small(), blocky(host.images, host.patch_size)
-    for name, parameter in model.named_parameters():
-        if any(part in name for part in ("pos_emb", "position", "rel_pos")):
-            parameter.zero_()
+    model = hosts.without_positions(host.small())
+    images = blocky(host.images, host.patch_size)
     plain = host.outputs(model, images)
     expedite.patch(model, alpha=1, clusters=host.clusters // 2, **HARD)
     return _same(host.outputs(model, images), plain)
