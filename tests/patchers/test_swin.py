@@ -15,6 +15,7 @@ from expedite import ExpediteError, Plan, Span, clustering
 from expedite.evaluate.flops import count_flops
 from expedite.patchers.bias import spread, window_bias
 from expedite.patchers.continuous import continuous_bias, logarithmic_bias
+from expedite.patchers.hooks import find_sessions
 from expedite.patchers.shifted_blocks import shift_mask
 from expedite.windows import cluster_windows, partition, reconstruct_windows, unpartition
 from tests.hosts import (
@@ -261,6 +262,28 @@ def test_a_call_changes_nothing_on_the_model(make: Any) -> None:
     assert settings == [
         (m.window_size, m.shift_size) for m in model.modules() if hasattr(m, "shift_size")
     ]
+
+
+@swins
+def test_unpatch_is_exact_after_other_sizes_and_an_exception(make: Any) -> None:
+    model = make(window_size=5, any_size=True)
+    inputs = [images(1, *size) for size in ((32, 32), (40, 24), (36, 52))]
+    plain = [model(x) for x in inputs]
+    expedite.patch(model, alpha=1, clusters=3)
+    patched = [model(x) for x in inputs]
+    assert not any(map(torch.equal, patched, plain))
+
+    def fail(module: nn.Module, args: Any) -> None:
+        raise RuntimeError("on purpose")
+
+    block = next(find_sessions(model)).host.blocks[2]
+    handle = block.register_forward_pre_hook(fail)
+    with pytest.raises(RuntimeError, match="on purpose"):
+        model(inputs[1])
+    handle.remove()
+    assert all(map(torch.equal, [model(x) for x in inputs], patched))
+    expedite.unpatch(model)
+    assert all(map(torch.equal, [model(x) for x in inputs], plain))
 
 
 @pytest.mark.parametrize(
