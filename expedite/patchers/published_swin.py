@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from expedite.patchers.host import Cells, Host, Method, attribute, map_grid, nothing_more
+from expedite.patchers.huggingface_vit import pair
 from expedite.patchers.shifted_blocks import Layout, Projections, Size
 from expedite.patchers.swin import make_host, mlp_of_offsets, project, table_of_offsets
 
@@ -28,11 +29,12 @@ def find_host(module: nn.Module) -> Host | None:
     children = dict(module.named_children())
     layers = list(children["layers"].children()) if "layers" in children else []
     stages = [_blocks(layer) for layer in layers]
-    if "patch_embed" not in children or not stages or not all(stages):
+    embedding = children.get("patch_embed")
+    if embedding is None or not hasattr(embedding, "patch_size") or not stages or not all(stages):
         return None
-    embedding, first = children["patch_embed"], stages[0][0]
+    first = stages[0][0]
     is_v2 = hasattr(first.get_submodule("attn"), "logit_scale")
-    is_classifier = hasattr(first, "input_resolution")
+    is_classifier = hasattr(first, "input_resolution") and hasattr(embedding, "patches_resolution")
     kind = "classifier" if is_classifier else "backbone"
     return make_host(
         module,
@@ -66,8 +68,9 @@ def _is_block(block: nn.Module) -> bool:
         hasattr(attention, "cpb_mlp") and hasattr(attention, "logit_scale")
     )
     is_there = dict(attention.named_children()).keys() >= _OF_ATTENTION
-    # Windows of video have three sides.
-    return has_positions and is_there and len(getattr(attention, "window_size", ())) == 2
+    window = getattr(attention, "window_size", None)
+    is_flat = isinstance(window, (tuple, list)) and len(window) == 2  # of video they have three
+    return has_positions and is_there and is_flat
 
 
 def _scales(layers: list[nn.Module]) -> list[int]:
@@ -82,9 +85,8 @@ def _grid(embedding: nn.Module, *call: Any) -> Size:
 
 
 def _usual_grid(model: nn.Module, embedding: nn.Module) -> Size:
-    side: Any = getattr(model, "pretrain_img_size", 224)
-    height, width = (side, side) if isinstance(side, int) else side
-    rows, columns = attribute(embedding, "patch_size")
+    height, width = pair(getattr(model, "pretrain_img_size", 224))
+    rows, columns = pair(attribute(embedding, "patch_size"))
     return height // rows, width // columns
 
 

@@ -190,11 +190,15 @@ def of_video(block: Any) -> None:
     block.attn.window_size = (2, 8, 8)
 
 
+def of_another_kind(block: Any) -> None:
+    block.attn.window_size = 8
+
+
 def without_windows(block: Any) -> None:
     del block.shift_size
 
 
-@pytest.mark.parametrize("change", [of_experts, of_video, without_windows])
+@pytest.mark.parametrize("change", [of_experts, of_video, of_another_kind, without_windows])
 def test_blocks_that_do_something_else_are_not_taken_for_swins(change: Any) -> None:
     model: Any = Backbone()
     assert len(list(find_hosts(model))) == 1
