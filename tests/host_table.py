@@ -140,6 +140,18 @@ def sam_of_transformers() -> Model:
     return hosts.huggingface_sam().model
 
 
+def swin(
+    name: str,
+    small: Callable[[], Model],
+    full: str,
+    make_full: Callable[[], Made],
+    clusters: int = 8,
+    outputs: Callable[[Model, Tensor], list[Tensor]] = called,
+) -> Host:
+    plan = {"alpha": 8, "clusters": clusters}
+    return Host(name, small, outputs, full, make_full, plan, patch_size=2)
+
+
 # A third to two fifths of the tokens from a third of the blocks on, unless published otherwise.
 HOSTS = [
     Host(
@@ -351,6 +363,35 @@ HOSTS = [
         named("sam:vit_b"),
         {"alpha": 4, "clusters": 8},
         patch_size=2,
+    ),
+    swin(
+        "timm SwinTransformer",
+        hosts.timm_swin,
+        "swin_base_patch4_window12_384, α=8, 8×8 a window",
+        named("timm:swin_base_patch4_window12_384"),
+        outputs=intermediates,
+    ),
+    swin(
+        "timm SwinTransformerV2",
+        hosts.timm_swinv2,
+        "swinv2_base_window12to16_192to256, α=8, 11×11 a window",
+        named("timm:swinv2_base_window12to16_192to256"),
+        outputs=intermediates,
+        clusters=11,
+    ),
+    swin(
+        "timm SwinTransformerV2Cr",
+        hosts.timm_swinv2_cr,
+        "swinv2_cr_base_384, α=8, 8×8 a window",
+        named("timm:swinv2_cr_base_384"),
+        outputs=intermediates,
+    ),
+    swin(
+        "torchvision SwinTransformer",
+        hosts.torchvision_swin,
+        "swin_b at 224², α=8, 5×5 a window",
+        named("torchvision:swin_b"),
+        clusters=5,
     ),
 ]
 
