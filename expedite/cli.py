@@ -55,9 +55,10 @@ app = typer.Typer(
 Model = Annotated[
     str,
     typer.Argument(
-        help="segmenter:FILE, dpt:FILE, sam:FILE, hf:FOLDER or FILE.py:FACTORY; with random "
-        "weights, or those of --checkpoint: a recipe, segmenter:BACKBONE, dpt:VARIANT, "
-        "sam:VARIANT, timm:NAME or torchvision:NAME"
+        help="segmenter:FILE, dpt:FILE, sam:FILE, mask2former:FILE, swin:FILE, hf:FOLDER or "
+        "FILE.py:FACTORY; with random weights, or those of --checkpoint: a recipe, "
+        "segmenter:BACKBONE, dpt:VARIANT, sam:VARIANT, mask2former:VARIANT, swin:VARIANT, "
+        "timm:NAME or torchvision:NAME"
     ),
 ]
 Checkpoint = Annotated[

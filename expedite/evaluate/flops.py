@@ -142,6 +142,7 @@ _HANDLES: dict[str, Callable[[list[Any], list[Any]], int]] = {
     "aten::embedding_bag": _embedding_bag,
     "aten::index_add": _index_add,
     "aten::index_add_": _index_add,
+    "aten::adaptive_avg_pool1d": elementwise_flop_counter(1, 0),  # as that of two dimensions
     # As fvcore counts bilinear ones: one for every input that an output is a mean of.
     "aten::upsample_linear1d": elementwise_flop_counter(0, 2),
     "aten::upsample_bicubic2d": elementwise_flop_counter(0, 16),

@@ -220,6 +220,8 @@ class Session:
 
     def of_full_grid(self, frame: Frame, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
         """Whether a block got a mask, or anything else that has the size of the grid."""
+        if self.host.hands_masks:
+            return False
         known = self.host.rotary.argument if self.host.rotary else None
         others = [*args[1:], *(value for name, value in kwargs.items() if name != known)]
         replaced = [frame.shared_bias, self._made_for_export(frame, args, kwargs)]

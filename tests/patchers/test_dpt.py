@@ -12,9 +12,9 @@ from expedite.clustering import cluster
 from expedite.evaluate.flops import count_flops
 from expedite.models.dpt import DPT
 from expedite.reconstruction import reconstruct
-from tests.hosts import counted_reconstructions, dpt, images
+from tests.hosts import counted_reconstructions, dpt, images, without_positions
 from tests.oracles import RELOCATED
-from tests.patchers.test_oracles import HARD, blocky, without_positions
+from tests.patchers.test_oracles import HARD, blocky
 
 HYBRID = {"stages": (1, 1, 1), "taps": (2, 3), "features": (256, 512, 32, 32)}
 
