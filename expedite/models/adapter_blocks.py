@@ -11,7 +11,7 @@ from expedite.models.vit import Attention, Block
 from expedite.windows import as_map, partition, unpartition
 
 Grid = tuple[int, int]
-NORM_EPS = 1e-6
+_NORM_EPS = 1e-6
 
 
 class ScaledBlock(Block):
@@ -29,7 +29,7 @@ class ScaledBlock(Block):
     def __init__(
         self, width: int, heads: int, drop_path: float = 0.0, window: int | None = None
     ) -> None:
-        super().__init__(width, heads, drop_path=drop_path, norm_eps=NORM_EPS)
+        super().__init__(width, heads, drop_path=drop_path, norm_eps=_NORM_EPS)
         self.window = None if window is None else (window, window)
         if window is not None:
             self.attn = WindowAttention(width, heads, dropout=0.0)

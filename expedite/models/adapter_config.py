@@ -54,12 +54,9 @@ class AdapterConfig:
     drop_path_rate: float = 0.0
 
     def __post_init__(self) -> None:
-        for name, part in (("heads", self.heads), ("adapter_heads", self.adapter_heads)):
-            if part < 1 or self.width % part:
-                raise ExpediteError(
-                    f"{name}={part} were asked of a ViT-Adapter of width {self.width}; the width "
-                    "must be a multiple of them"
-                )
+        channels = int(self.width * self.value_ratio)
+        _check_heads("heads", self.heads, self.width)
+        _check_heads("adapter_heads", self.adapter_heads, channels)
         if self.interactions < 1 or self.layers % self.interactions:
             raise ExpediteError(
                 f"{self.interactions} interactions were asked of a ViT-Adapter of {self.layers} "
@@ -87,10 +84,24 @@ class AdapterConfig:
         """Tokens before the grid's: BEiT's class token."""
         return int(self.beit)
 
+    @property
+    def taps(self) -> tuple[int, ...]:
+        """Indices of the blocks whose outputs the adapter reads, the last of every group."""
+        size = self.layers // self.interactions
+        return tuple(range(size - 1, self.layers, size))
+
     def window_of(self, index: int) -> int | None:
         """Side of the windows in which a block attends, None where it attends to everything."""
         is_global = self.window is None or (index + 1) % (self.layers // 4) == 0
         return None if is_global else self.window
+
+
+def _check_heads(name: str, heads: int, channels: int) -> None:
+    if heads < 1 or channels < 1 or channels % heads:
+        raise ExpediteError(
+            f"{name}={heads} were asked of a ViT-Adapter for {channels} channels; a number that "
+            "shares them evenly is due"
+        )
 
 
 def light(config: AdapterConfig) -> AdapterConfig:
@@ -111,6 +122,16 @@ def for_detection(config: AdapterConfig) -> AdapterConfig:
         [14, 14, None, 14]
     """
     return replace(config, window=14, vit_features="last")
+
+
+def for_meta(config: AdapterConfig) -> AdapterConfig:
+    """The same ViT with a `meta.META` beside it.
+
+    Example:
+        >>> for_meta(SIZES["base"]).value_ratio * 768
+        72.0
+    """
+    return replace(config, adapter_heads=6, value_ratio=3 / 32, ffn_ratio=3 / 8, extra_extractors=0)
 
 
 # Table 10 of the paper; stored positions and shares of values as in the published configurations.

@@ -5,10 +5,11 @@ from timm.layers.drop import DropPath
 from torch import Tensor, nn
 
 from expedite.models.adapter_config import AdapterConfig
-from expedite.models.deformable import DeformableAttention, Grid
+from expedite.models.deformable import DeformableAttention, Grid, grid_places
 from expedite.windows import as_map
 
-NORM_EPS = 1e-6  # of every layer norm here and in the ViT
+Pyramid = tuple[Grid, Grid, Grid]  # the maps at an 8th, 16th and 32nd of the image's size
+_NORM_EPS = 1e-6  # of every layer norm here and in the ViT
 
 
 class Injector(nn.Module):
@@ -19,15 +20,13 @@ class Injector(nn.Module):
 
     def __init__(self, config: AdapterConfig) -> None:
         super().__init__()
-        self.query_norm = nn.LayerNorm(config.width, NORM_EPS)
-        self.feat_norm = nn.LayerNorm(config.width, NORM_EPS)
+        self.query_norm = nn.LayerNorm(config.width, _NORM_EPS)
+        self.feat_norm = nn.LayerNorm(config.width, _NORM_EPS)
         self.attn = _attention(config, levels=3)
         self.gamma = nn.Parameter(torch.zeros(config.width))
         self.prefix_tokens = config.prefix_tokens
 
-    def forward(
-        self, tokens: Tensor, places: Tensor, spatial: Tensor, grids: tuple[Grid, ...]
-    ) -> Tensor:
+    def forward(self, tokens: Tensor, places: Tensor, spatial: Tensor, grids: Pyramid) -> Tensor:
         """Map tokens (B, prefix + N, D), which stand at places (B or 1, N, 2), to the same."""
         body = tokens[:, self.prefix_tokens :]
         found = self.attn(self.query_norm(body), places, self.feat_norm(spatial), grids)
@@ -46,33 +45,25 @@ class Extractor(nn.Module):
     def __init__(self, config: AdapterConfig) -> None:
         super().__init__()
         width, ratio, rate = config.width, config.ffn_ratio, config.drop_path_rate
-        self.query_norm = nn.LayerNorm(width, NORM_EPS)
-        self.feat_norm = nn.LayerNorm(width, NORM_EPS)
+        self.query_norm = nn.LayerNorm(width, _NORM_EPS)
+        self.feat_norm = nn.LayerNorm(width, _NORM_EPS)
         self.attn = _attention(config, levels=1)
         self.has_ffn = ratio is not None
         if ratio is not None:
             self.ffn = ConvFeedForward(width, int(width * ratio))
-            self.ffn_norm = nn.LayerNorm(width, NORM_EPS)
+            self.ffn_norm = nn.LayerNorm(width, _NORM_EPS)
             self.drop_path = DropPath(rate) if rate > 0 else nn.Identity()
 
-    def forward(
-        self,
-        spatial: Tensor,
-        places: Tensor,
-        tokens: Tensor,
-        grid: Grid,
-        grids: tuple[Grid, ...],
-    ) -> Tensor:
-        """Map spatial features (B, S, D) of maps of `grids` to the same.
+    def forward(self, spatial: Tensor, places: Tensor, tokens: Tensor, grids: Pyramid) -> Tensor:
+        """Map spatial features (B, S, D), which stand at places (1, S, 2), to the same.
 
         Args:
             spatial: (B, S, D) the cells of all maps, one map after the other.
-            places: (1, S, 2) where they stand.
-            tokens: (B, N, D) of the grid alone.
-            grid: (H, W) of the tokens.
+            places: (1, S, 2).
+            tokens: (B, N, D) of the grid at a 16th alone.
             grids: (H, W) of every map.
         """
-        found = self.attn(self.query_norm(spatial), places, self.feat_norm(tokens), (grid,))
+        found = self.attn(self.query_norm(spatial), places, self.feat_norm(tokens), (grids[1],))
         spatial = spatial + found
         if not self.has_ffn:
             return spatial
@@ -91,7 +82,7 @@ class ConvFeedForward(nn.Module):
         self.act = nn.GELU()
         self.fc2 = nn.Linear(hidden, width)
 
-    def forward(self, x: Tensor, grids: tuple[Grid, ...]) -> Tensor:
+    def forward(self, x: Tensor, grids: Pyramid) -> Tensor:
         """Map the cells (B, S, D) of maps of `grids` to the same."""
         maps = split_maps(self.fc1(x), grids)
         convolved = [self.dwconv["dwconv"](one).flatten(2).transpose(1, 2) for one in maps]
@@ -100,7 +91,21 @@ class ConvFeedForward(nn.Module):
 
 
 class Interaction(nn.Module):
-    """What stands around a group of the ViT's blocks, with so many extractors after the first."""
+    """What stands around a group of the ViT's blocks: an injector before, extractors behind it."""
+
+    injector: nn.Module  # takes and returns tokens (B, prefix + N, D), its first argument
+
+    def inject(self, tokens: Tensor, spatial: Tensor, grids: Pyramid) -> Tensor:
+        """Map tokens (B, prefix + N, D) of the grid at a 16th to the same."""
+        raise NotImplementedError
+
+    def extract(self, spatial: Tensor, tokens: Tensor, grids: Pyramid) -> Tensor:
+        """Map spatial features (B, S, D) to the same, given tokens (B, N, D) without a prefix."""
+        raise NotImplementedError
+
+
+class DeformableInteraction(Interaction):
+    """The ViT-Adapter's, with so many extractors after the first."""
 
     def __init__(self, config: AdapterConfig, extra: int) -> None:
         super().__init__()
@@ -108,17 +113,15 @@ class Interaction(nn.Module):
         self.extractor = Extractor(config)
         self.extra_extractors = nn.ModuleList(Extractor(config) for _ in range(extra))
 
-    def extract(
-        self,
-        spatial: Tensor,
-        places: Tensor,
-        tokens: Tensor,
-        grid: Grid,
-        grids: tuple[Grid, ...],
-    ) -> Tensor:
-        """All extractors one after the other; arguments are those of `Extractor.forward`."""
+    def inject(self, tokens: Tensor, spatial: Tensor, grids: Pyramid) -> Tensor:
+        at = grid_places((grids[1],), tokens.device)
+        injected: Tensor = self.injector(tokens, at, spatial, grids)
+        return injected
+
+    def extract(self, spatial: Tensor, tokens: Tensor, grids: Pyramid) -> Tensor:
+        at = grid_places(grids, tokens.device)
         for extractor in (self.extractor, *self.extra_extractors):
-            spatial = extractor(spatial, places, tokens, grid, grids)
+            spatial = extractor(spatial, at, tokens, grids)
         return spatial
 
 

@@ -12,8 +12,13 @@ from torch.nn.init import trunc_normal_
 from expedite.errors import ExpediteError
 from expedite.models.adapter_blocks import BeitBlock, ScaledBlock
 from expedite.models.adapter_config import COARSEST, PATCH_SIZE, AdapterConfig
-from expedite.models.adapter_interactions import Interaction, split_maps
-from expedite.models.deformable import DeformableAttention, Grid, grid_places
+from expedite.models.adapter_interactions import (
+    DeformableInteraction,
+    Interaction,
+    Pyramid,
+    split_maps,
+)
+from expedite.models.deformable import DeformableAttention, Grid
 from expedite.models.spatial_prior import SpatialPrior
 from expedite.models.vit import resize_positions
 from expedite.windows import as_map
@@ -46,7 +51,7 @@ class ViTAdapter(nn.Module):
         self.level_embed = nn.Parameter(torch.zeros(3, width))
         self.spm = SpatialPrior(width, config.planes)
         extra = [0] * (count - 1) + [config.extra_extractors]
-        self.interactions = nn.ModuleList(Interaction(config, more) for more in extra)
+        self.interactions = nn.ModuleList(self._interaction(config, more) for more in extra)
         self.up = nn.ConvTranspose2d(width, width, 2, stride=2)
         self.norm1, self.norm2 = nn.BatchNorm2d(width), nn.BatchNorm2d(width)
         self.norm3, self.norm4 = nn.BatchNorm2d(width), nn.BatchNorm2d(width)
@@ -56,19 +61,20 @@ class ViTAdapter(nn.Module):
         grids = _grids(images)
         first, spatial = self._prior(images)
         tokens = self._embed(images)
-        at, spatial_at = (grid_places(of, images.device) for of in ((grids[1],), grids))
         read = []
         size, prefix = self.config.layers // len(self.interactions), self.config.prefix_tokens
         for index, interaction in enumerate(self.interactions):
             assert isinstance(interaction, Interaction)
-            tokens = interaction.injector(tokens, at, spatial, grids)
+            tokens = interaction.inject(tokens, spatial, grids)
             for block in self.blocks[index * size : (index + 1) * size]:
                 tokens = block(tokens, grid=grids[1])  # (B, prefix + N, D)
-            body = tokens[:, prefix:]
-            spatial = interaction.extract(spatial, spatial_at, body, grids[1], grids)
-            read.append(body)
+            read.append(tokens[:, prefix:])
+            spatial = interaction.extract(spatial, read[-1], grids)
         maps = split_maps(spatial, grids)
         return self._pyramid([self.up(maps[0]) + first, *maps], read, grids[1])
+
+    def _interaction(self, config: AdapterConfig, extra: int) -> Interaction:
+        return DeformableInteraction(config, extra)
 
     def _prior(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """The map at a 4th, and the cells (B, S, D) of the three others, one after the other."""
@@ -129,7 +135,7 @@ def _block(config: AdapterConfig, index: int) -> ScaledBlock:
     return ScaledBlock(config.width, config.heads, rate, config.window_of(index))
 
 
-def _grids(images: Tensor) -> tuple[Grid, Grid, Grid]:
+def _grids(images: Tensor) -> Pyramid:
     """The maps at an 8th, 16th and 32nd of the images' size."""
     height, width = images.shape[-2:]
     if height % COARSEST or width % COARSEST:

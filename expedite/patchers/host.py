@@ -208,6 +208,24 @@ class Stage:
 
 
 @dataclass(frozen=True)
+class Injection:
+    """A module between blocks that adds to their tokens what it finds elsewhere.
+
+    Its first argument is the tokens (B, prefix + N, C), of which it puts out as many. Between
+    blocks that run on clusters it asks either with the clusters, where they stand, or with the
+    reconstructed tokens; the clusters are then given the mean of what was added to theirs.
+
+    Args:
+        module: The module.
+        places: Which positional argument says where tokens stand, (B or 1, N, 2) across and down as
+            shares of the image; None where the module is to have reconstructed tokens.
+    """
+
+    module: nn.Module
+    places: int | None = None
+
+
+@dataclass(frozen=True)
 class Host:
     """A model as the patchers see it.
 
@@ -240,6 +258,7 @@ class Host:
             themselves, given also the keywords of the call; returns what the block returns.
         stages: Set where maps shrink between blocks. A span lies within a stage; blocks may take
             and return (B, H·W, C).
+        injections: Modules between blocks that change tokens. The blocks before them are taps.
     """
 
     family: str
@@ -264,6 +283,7 @@ class Host:
     window: tuple[int, int] | None = None
     run: Callable[[nn.Module, Tensor, Cells, dict[str, Any]], Any] | None = None
     stages: tuple[Stage, ...] = ()
+    injections: tuple[Injection, ...] = ()
 
     @property
     def depth(self) -> Depth:

@@ -130,7 +130,7 @@ def test_at_first_the_vit_is_left_alone() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"heads": 5}, "heads=5 were asked of a ViT-Adapter of width 24"),
+        ({"heads": 5}, "heads=5 were asked of a ViT-Adapter for 24 channels"),
         ({"adapter_heads": 0}, "adapter_heads=0 were asked"),
         ({"interactions": 3}, "3 interactions were asked of a ViT-Adapter of 4 blocks"),
         ({"interactions": 2}, "vit_features='each' was asked .* 2 interactions"),
