@@ -236,10 +236,10 @@ ADAPTER = AdapterConfig(
 )
 
 
-def vit_adapter(kind: type[ViTAdapter] = ViTAdapter, **changes: Any) -> ViTAdapter:
+def vit_adapter(**changes: Any) -> ViTAdapter:
     """An interaction around each block, all of which is seen in the output."""
     torch.manual_seed(0)
-    model = kind(replace(ADAPTER, **changes))
+    model = ViTAdapter(replace(ADAPTER, **changes))
     for part in (model.blocks, model.interactions, model.patch_embed):
         randomized(part)  # as much in the convolutions would overflow float16
     return model.eval()
@@ -250,9 +250,17 @@ def vit_adapter_in_windows() -> ViTAdapter:
     return vit_adapter(layers=8, vit_features="last", window=6)
 
 
-def meta() -> ViTAdapter:
+def meta() -> META:
     """The same with META's interactions, in 8 channels."""
-    return vit_adapter(META, value_ratio=0.25, ffn_ratio=0.5, extra_extractors=0)
+    torch.manual_seed(0)
+    sizes = {"value_ratio": 0.25, "ffn_ratio": 0.5, "extra_extractors": 0}
+    model = META(replace(ADAPTER, **sizes))
+    for part in (model.blocks, model.patch_embed):
+        randomized(part)
+    for name, parameter in model.interactions.named_parameters():
+        if name.endswith("injector.gamma"):
+            nn.init.ones_(parameter)
+    return model.eval()
 
 
 class Pyramid(nn.Module):

@@ -26,8 +26,7 @@ def build(wanted: Wanted) -> LoadedModel:
         )
     config = variant.config
     # Those whose positions are of 384 pixels were trained from AugReg's ViTs, which take -1 to 1.
-    normalization = "vit" if config.image_size == (384, 384) else "deit"
-    mean, deviation = NORMALIZATIONS[normalization]
+    mean, deviation = NORMALIZATIONS["vit" if config.image_size == (384, 384) else "deit"]
     size = config.image_size if config.beit else _CROP
     is_published = variant.n_cls == 150
     return LoadedModel(

@@ -15,7 +15,7 @@ import yaml
 from torch import Tensor
 
 from expedite.errors import ExpediteError
-from expedite.models.adapter_config import PATCH_SIZE, SIZES, AdapterConfig, for_meta, light
+from expedite.models.adapter_config import PATCH_SIZE, SIZES, AdapterConfig, for_meta
 from expedite.models.adapter_segmenter import HEADS, AdapterSegmenter, Head
 from expedite.models.files import load_weights, read_state_dict, read_yaml
 from expedite.models.meta import META
@@ -50,17 +50,17 @@ class Variant:
         return AdapterSegmenter(backbone, self.config.width, self.n_cls, self.head, self.hidden)
 
 
-_SEGMENTERS = {**SIZES, "large-light": light(SIZES["large"])}
+_META_SIZES = ("tiny", "small", "base", "large")
 VARIANTS = {
     **{
         f"{size}-{head}": Variant(config, head, hidden=1024 if config.beit else 512)
-        for size, config in _SEGMENTERS.items()
+        for size, config in SIZES.items()
         for head in HEADS
     },
     **{
         f"meta-{size}-{head}": Variant(for_meta(config), head, meta=True)
         for size, config in SIZES.items()
-        if not config.beit
+        if size in _META_SIZES
         for head in HEADS
     },
 }

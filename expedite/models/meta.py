@@ -9,7 +9,8 @@ Nothing else of it is published, so the rest is chosen here:
   maps, the finer one averaged and the coarser one interpolated to its size; what an extractor makes
   is added to all three, interpolated to their sizes.
 - It works in few channels, d = 3/32 of the width: 1×1 convolutions bring both inputs to d and the
-  result back. A width of d in the whole block is what the poster's parameter counts leave room for.
+  result back. The poster's parameter counts leave room for no more: with Mask R-CNN META-B has
+  114.8 M here and 115.3 M there, ViT-Adapter-B 120.2 M.
 - Cross-shaped windows are a row for the first half of the heads and a column for the others.
 - The norm that attention and perceptron share is one scale and shift: the perceptron norms all d
   channels, a head its own with its part of them.
@@ -195,7 +196,7 @@ def attend_along(query: Tensor, key: Tensor, value: Tensor, rows: bool) -> Tenso
 def gather(spatial: Tensor, grids: Pyramid) -> Tensor:
     """The mean (B, D, H, W), on the grid at a 16th, of three maps' cells (B, S, D)."""
     finer, same, coarser = split_maps(spatial, grids)
-    finer = F.avg_pool2d(finer, 2)
+    finer = F.adaptive_avg_pool2d(finer, grids[1])
     return (finer + same + F.interpolate(coarser, size=grids[1], mode="bilinear")) / 3
 
 

@@ -48,7 +48,7 @@ def test_a_file_as_published_loads(tmp_path: Path) -> None:
 @pytest.mark.parametrize("meta", [False, True])
 def test_our_own_files_say_what_shapes_do_not(tmp_path: Path, meta: bool) -> None:
     extra = {"value_ratio": 0.25, "extra_extractors": 0} if meta else {"vit_features": "last"}
-    config = replace(ADAPTER, **extra)  # type: ignore[arg-type]
+    config = replace(ADAPTER, **extra)
     variant = Variant(config, "semantic-fpn", n_cls=3, meta=meta)
     model = variant.build().eval()
     loaded, found = load_adapter(save_adapter(model, variant, tmp_path))

@@ -102,7 +102,7 @@ def test_at_first_the_vit_is_left_alone() -> None:
 def test_every_parameter_is_heard() -> None:
     with torch.enable_grad():
         model = meta().train()
-        sum(one.square().mean() for one in model(images(1, 128, 128))).backward()  # type: ignore[union-attr]
+        sum(one.square().mean() for one in model(images(1, 128, 128))).backward()
     silent = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()]
     # A row of positions without a token; a shift before a batch norm; keys' share of it.
     assert [name for name in silent if "interactions" in name] == []

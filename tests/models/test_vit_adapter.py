@@ -102,14 +102,15 @@ def test_parameters_of_table_10(size: str, vit: float, adapter: float) -> None:
         ("small", "semantic-fpn", 31.9),
         ("base", "semantic-fpn", 104.6),
         ("large", "semantic-fpn", 332.0),
+        ("large-light", "semantic-fpn", 324.3),
         ("tiny", "upernet", 36.1),
         ("small", "upernet", 57.6),
         ("base", "upernet", 133.9),
         ("large", "upernet", 363.8),
     ],
 )
-def test_parameters_of_table_3(size: str, head: Head, expected: float) -> None:
-    side = 384 if size in ("base", "large") else 224
+def test_parameters_of_table_3_and_of_the_slides(size: str, head: Head, expected: float) -> None:
+    side = 224 if size in ("tiny", "small") else 384
     config = replace(SIZES[size], image_size=(side, side))
     with torch.device("meta"):
         model = AdapterSegmenter(ViTAdapter(config), config.width, 150, head)
