@@ -18,6 +18,7 @@ Nothing else of it is published, so the rest is chosen here:
   on both sides.
 - GLUs halve channels: the first depthwise convolution of the convolutional branch keeps 2·d, the
   second makes 2·d of d, the third keeps d.
+- Convolutions of blocks start as PyTorch's own.
 - The result is added to what asked, weighed channel by channel by γ, which starts at 0 in injectors
   as in the ViT-Adapter, and at 1 in extractors.
 """
@@ -52,6 +53,13 @@ class META(ViTAdapter):
 
     def _interaction(self, config: AdapterConfig, extra: int) -> Interaction:
         return MetaInteraction(config)
+
+    def _initialize(self) -> None:
+        super()._initialize()
+        # The ViT-Adapter's way would magnify what a block takes in, which no norm stands before.
+        for module in self.interactions.modules():
+            if isinstance(module, nn.Conv2d):
+                module.reset_parameters()
 
 
 class MetaInteraction(Interaction):
