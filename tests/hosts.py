@@ -253,8 +253,7 @@ def vit_adapter_in_windows() -> ViTAdapter:
 def meta() -> META:
     """The same with META's interactions, in 8 channels."""
     torch.manual_seed(0)
-    sizes = {"value_ratio": 0.25, "ffn_ratio": 0.5, "extra_extractors": 0}
-    model = META(replace(ADAPTER, **sizes))
+    model = META(replace(ADAPTER, value_ratio=0.25, ffn_ratio=0.5, extra_extractors=0))
     for part in (model.blocks, model.patch_embed):
         randomized(part)
     for name, parameter in model.interactions.named_parameters():

@@ -19,6 +19,7 @@ from expedite.models.adapter_config import PATCH_SIZE, SIZES, AdapterConfig, for
 from expedite.models.adapter_segmenter import HEADS, AdapterSegmenter, Head
 from expedite.models.files import load_weights, read_state_dict, read_yaml
 from expedite.models.meta import META
+from expedite.models.segmenter_files import Normalization
 from expedite.models.vit_adapter import ViTAdapter
 
 State = Mapping[str, Tensor]
@@ -28,7 +29,7 @@ _HEAD_WIDTH = 64  # of every published ViT's attention
 
 @dataclass(frozen=True)
 class Variant:
-    """An architecture for segmentation.
+    """An architecture for segmentation, and what it is fed.
 
     Args:
         config: Of the backbone.
@@ -36,6 +37,8 @@ class Variant:
         n_cls: Classes.
         hidden: Channels inside an UperNet.
         meta: Whether the adapter is META's.
+        normalization: Of images: "deit" as for ImageNet, "vit" from -1 to 1 as for AugReg's ViTs.
+        crop: Side in pixels of images, and of sliding windows.
     """
 
     config: AdapterConfig
@@ -43,6 +46,8 @@ class Variant:
     n_cls: int = 150
     hidden: int = 512
     meta: bool = False
+    normalization: Normalization = "deit"
+    crop: int = 512
 
     def build(self) -> AdapterSegmenter:
         """The model with random weights."""
@@ -50,17 +55,20 @@ class Variant:
         return AdapterSegmenter(backbone, self.config.width, self.n_cls, self.head, self.hidden)
 
 
+def _published(config: AdapterConfig, head: Head) -> Variant:
+    # ViTs whose positions are of 384 pixels are AugReg's.
+    normalization: Normalization = "vit" if config.image_size == (384, 384) else "deit"
+    if config.beit:
+        return Variant(config, head, hidden=1024, crop=config.image_size[0])
+    return Variant(config, head, normalization=normalization)
+
+
 _META_SIZES = ("tiny", "small", "base", "large")
 VARIANTS = {
+    **{f"{size}-{head}": _published(SIZES[size], head) for size in SIZES for head in HEADS},
     **{
-        f"{size}-{head}": Variant(config, head, hidden=1024 if config.beit else 512)
-        for size, config in SIZES.items()
-        for head in HEADS
-    },
-    **{
-        f"meta-{size}-{head}": Variant(for_meta(config), head, meta=True)
-        for size, config in SIZES.items()
-        if size in _META_SIZES
+        f"meta-{size}-{head}": replace(_published(for_meta(SIZES[size]), head), meta=True)
+        for size in _META_SIZES
         for head in HEADS
     },
 }
@@ -120,14 +128,11 @@ def variant_of(state: State, path: Path) -> Variant:
             f"{path} holds no ViT-Adapter under one of the heads {' and '.join(HEADS)}: it lacks "
             "backbone.level_embed or decode_head.conv_seg"
         )
-    is_fpn = "decode_head.scale_heads.0.0.conv.weight" in state
-    hidden = "decode_head.bottleneck.conv.weight"
-    return Variant(
-        config=config_of(state, "backbone."),
-        head="semantic-fpn" if is_fpn else "upernet",
-        n_cls=len(state["decode_head.conv_seg.weight"]),
-        hidden=len(state[hidden]) if hidden in state else 512,
-    )
+    n_cls = len(state["decode_head.conv_seg.weight"])
+    config, hidden = config_of(state, "backbone."), state.get("decode_head.bottleneck.conv.weight")
+    if hidden is None:
+        return replace(_published(config, "semantic-fpn"), n_cls=n_cls)
+    return replace(_published(config, "upernet"), n_cls=n_cls, hidden=len(hidden))
 
 
 def config_of(state: State, prefix: str) -> AdapterConfig:

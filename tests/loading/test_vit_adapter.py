@@ -1,6 +1,5 @@
 """`vit_adapter:` names: files, published architectures, with weights from elsewhere."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -28,8 +27,8 @@ def test_a_file(saved: Path) -> None:
 def test_a_published_name_takes_weights_and_classes(
     saved: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    small = replace(ADAPTER, image_size=(384, 384))
-    monkeypatch.setitem(VARIANTS, "base-upernet", Variant(small, "semantic-fpn"))
+    small = Variant(ADAPTER, "semantic-fpn", normalization="vit")
+    monkeypatch.setitem(VARIANTS, "base-upernet", small)
     loaded = load_model("vit_adapter:base-upernet", (96, 64))
     assert (loaded.trained, loaded.image_size, loaded.window_stride) == (False, (96, 64), None)
     assert (loaded.mean, loaded.dataset) == ((0.5, 0.5, 0.5), "ade20k")
