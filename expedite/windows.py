@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from expedite.clustering import Clustering, TokenClustering
+from expedite.clustering import Clustering, TokenClustering, pool
 from expedite.errors import ExpediteError
 from expedite.reconstruction import (
     Scope,
@@ -242,6 +242,27 @@ class WindowTokenReconstruction(nn.Module):
                 )
             ]
         )
+
+
+def pool_windows(values: Tensor, clustering: WindowClustering) -> Tensor:
+    """Average values of a map's tokens over the clusters that they were assigned to.
+
+    Args:
+        values: (B, H, W, C) on the map that was clustered.
+        clustering: From `cluster_windows`.
+
+    Returns:
+        (B, h, w, C).
+
+    Example:
+        >>> tokens = torch.randn(1, 10, 12, 8)
+        >>> centroids, record = cluster_windows(tokens, (4, 4), (3, 3))
+        >>> torch.allclose(pool_windows(tokens, record), centroids, atol=1e-6)
+        True
+    """
+    above, below = clustering.layouts
+    parts = zip(above.split(values), clustering.regions, strict=True)
+    return below.join([pool(body, region) for body, region in parts])
 
 
 def as_map(tokens: Tensor, grid: Size) -> Tensor:

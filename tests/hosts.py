@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import torch
@@ -10,8 +11,11 @@ import torchvision  # type: ignore[import-untyped]
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from expedite.models.adapter_config import AdapterConfig
 from expedite.models.dpt import DPT, DPTConfig
+from expedite.models.meta import META
 from expedite.models.segmenter import Segmenter, SegmenterConfig
+from expedite.models.vit_adapter import ViTAdapter
 from expedite.patchers.hooks import find_sessions
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -226,6 +230,51 @@ def dpt(**changes: Any) -> DPT:
     return model.eval()
 
 
+# Of ViT-Adapter and META: four blocks of width 32 on 8×8 tokens of 16 pixels.
+ADAPTER = AdapterConfig(
+    32, heads=2, layers=4, adapter_heads=4, image_size=(128, 128), planes=4, extra_extractors=1
+)
+
+
+def vit_adapter(**changes: Any) -> ViTAdapter:
+    """An interaction around each block, all of which is seen in the output."""
+    torch.manual_seed(0)
+    model = ViTAdapter(replace(ADAPTER, **changes))
+    for part in (model.blocks, model.interactions, model.patch_embed):
+        randomized(part)  # as much in the convolutions would overflow float16
+    return model.eval()
+
+
+def vit_adapter_in_windows() -> ViTAdapter:
+    """The same with twice the blocks, every second one with windows of 6×6."""
+    return vit_adapter(layers=8, vit_features="last", window=6)
+
+
+def meta() -> META:
+    """The same with META's interactions, in 8 channels."""
+    torch.manual_seed(0)
+    model = META(replace(ADAPTER, value_ratio=0.25, ffn_ratio=0.5, extra_extractors=0))
+    for part in (model.blocks, model.patch_embed):
+        randomized(part)
+    for name, parameter in model.interactions.named_parameters():
+        if name.endswith("injector.gamma"):
+            nn.init.ones_(parameter)
+    return model.eval()
+
+
+class Pyramid(nn.Module):
+    """All maps of a pyramid in one tensor, at the size of the coarsest."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        maps = self.model(images)
+        size = maps[-1].shape[-2:]
+        return torch.cat([F.adaptive_avg_pool2d(one, size) for one in maps], 1)
+
+
 class Enlarged(nn.Module):
     """A model on images enlarged four times: DPT's patches have 16 pixels."""
 
@@ -241,6 +290,16 @@ class Enlarged(nn.Module):
 def enlarged_dpt() -> Enlarged:
     """`dpt` for images of 32×32."""
     return Enlarged(dpt()).eval()
+
+
+def enlarged_vit_adapter() -> Enlarged:
+    """`vit_adapter` for images of 32×32."""
+    return Enlarged(Pyramid(vit_adapter())).eval()
+
+
+def enlarged_meta() -> Enlarged:
+    """`meta` for images of 32×32."""
+    return Enlarged(Pyramid(meta())).eval()
 
 
 def randomized(model: Model) -> Model:

@@ -22,6 +22,8 @@ from expedite.evaluate.speed import attention_kernel
 from expedite.patchers.hooks import find_sessions
 from tests.hosts import (
     enlarged_dpt,
+    enlarged_meta,
+    enlarged_vit_adapter,
     huggingface_beit,
     huggingface_sam,
     huggingface_swin,
@@ -54,6 +56,8 @@ HOSTS: dict[str, Make] = {
     "transformers BEiT": huggingface_beit,
     "segmenter": segmenter,
     "dpt": enlarged_dpt,
+    "vit adapter": enlarged_vit_adapter,
+    "meta": enlarged_meta,
     "segment_anything": segment_anything_sam,
     "timm SAM": timm_sam,
     "transformers SAM": huggingface_sam,

@@ -27,6 +27,7 @@ _FORMS = {
     "swin": "FILE or VARIANT",
     "timm": "NAME",
     "torchvision": "NAME",
+    "vit_adapter": "FILE or VARIANT",
 }
 
 
@@ -36,9 +37,10 @@ def load(spec: str, checkpoint: str | Path | None = None) -> nn.Module:
     Args:
         spec: A recipe, `segmenter:FILE`, `segmenter:BACKBONE`, `dpt:FILE`, `dpt:VARIANT`,
             `hf:FOLDER`, `mask2former:FILE`, `mask2former:VARIANT`, `sam:FILE`, `sam:VARIANT`,
-            `swin:FILE`, `swin:VARIANT`, `timm:NAME`, `torchvision:NAME`, or `FILE.py:FACTORY`, a
-            function without arguments that returns a model with weights, and may give it a
-            `pretrained_cfg` with "input_size", "mean", "std" and "task".
+            `swin:FILE`, `swin:VARIANT`, `timm:NAME`, `torchvision:NAME`, `vit_adapter:FILE`,
+            `vit_adapter:VARIANT`, or `FILE.py:FACTORY`, a function without arguments that returns a
+            model with weights, and may give it a `pretrained_cfg` with "input_size", "mean", "std"
+            and "task".
         checkpoint: A file of weights for what would have random ones: tensors in safetensors or in
             a pickle, bare or under "model" or "state_dict". Nothing in it is run.
 

@@ -72,13 +72,16 @@ class FeedForward(nn.Module):
         return out
 
 
-def resize_positions(embedding: Tensor, grid: tuple[int, int], to: tuple[int, int]) -> Tensor:
+def resize_positions(
+    embedding: Tensor, grid: tuple[int, int], to: tuple[int, int], mode: str = "bilinear"
+) -> Tensor:
     """Interpolate the position embedding of a grid of tokens, those before the grid left alone.
 
     Args:
         embedding: (1, prefix + H·W, D).
         grid: (H, W).
         to: (h, w).
+        mode: Of `torch.nn.functional.interpolate`.
 
     Returns:
         (1, prefix + h·w, D).
@@ -87,5 +90,5 @@ def resize_positions(embedding: Tensor, grid: tuple[int, int], to: tuple[int, in
         return embedding
     prefix = embedding.shape[1] - grid[0] * grid[1]
     as_map = embedding[:, prefix:].transpose(1, 2).reshape(1, -1, *grid)  # (1, D, H, W)
-    resized = F.interpolate(as_map, size=to, mode="bilinear")
+    resized = F.interpolate(as_map, size=to, mode=mode)
     return torch.cat([embedding[:, :prefix], resized.flatten(2).transpose(1, 2)], dim=1)

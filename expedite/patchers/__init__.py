@@ -15,12 +15,14 @@ from expedite.patchers import (
     timm_vit,
     torchvision_swin,
     torchvision_vit,
+    vit_adapter,
 )
 from expedite.patchers.host import Host
 
 FAMILIES: tuple[Callable[[nn.Module], Host | None], ...] = (
     segmenter.find_host,
     dpt.find_host,
+    vit_adapter.find_host,
     timm_vit.find_host,
     torchvision_vit.find_host,
     huggingface_vit.find_host,
@@ -31,7 +33,7 @@ FAMILIES: tuple[Callable[[nn.Module], Host | None], ...] = (
     published_swin.find_host,
 )
 FAMILY_NAMES = (
-    "Segmenter and DPT (expedite.models)",
+    "Segmenter, DPT, ViT-Adapter and META (expedite.models)",
     "timm VisionTransformer, Eva and Beit",
     "torchvision VisionTransformer",
     "transformers ViT, DeiT, DINOv2, DINOv3, DPT and BEiT",

@@ -120,6 +120,33 @@ class LeaveBlock(Hook):
         return self.session.leave(frame, self.index, output, is_read)
 
 
+@dataclass(eq=False)
+class EnterInjection(Hook):
+    """Before a module between blocks that can ask with clusters."""
+
+    places: int
+
+    def __call__(
+        self, module: nn.Module, args: Arguments, kwargs: Keywords
+    ) -> tuple[Arguments, Keywords] | None:
+        if (frame := self.session.frame) is None or frame.stream is None:
+            return None
+        tokens, where = self.session.take_stream(frame, args[self.places].device)
+        rest = list(args[1:])
+        rest[self.places - 1] = where
+        return (tokens, *rest), kwargs
+
+
+class LeaveInjection(Hook):
+    """After a module between blocks that asked with reconstructed tokens."""
+
+    def __call__(
+        self, module: nn.Module, args: Arguments, kwargs: Keywords, output: Tensor
+    ) -> None:
+        if (frame := self.session.frame) is not None and frame.stream is not None:
+            self.session.add_to_stream(frame, output - args[0])
+
+
 class AverageClusters(Hook):
     """After the last module before the head averages tokens."""
 
@@ -200,6 +227,11 @@ def install(session: Session) -> None:
         _after(host.pooled, AverageClusters(session))
     if plan.reconstruct_at == "head" and host.head is not None:
         _hook_head(session, host.head)
+    for injection in host.injections:
+        if injection.places is None:
+            _after(injection.module, LeaveInjection(session))
+        else:
+            _before(injection.module, EnterInjection(session, injection.places))
     for method in host.methods:
         in_place_of(host.backbone, method.name, CallMethod, session, method.reads)
 

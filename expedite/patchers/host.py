@@ -213,6 +213,24 @@ class Stage:
 
 
 @dataclass(frozen=True)
+class Injection:
+    """A module between blocks that adds to their tokens what it finds elsewhere.
+
+    Its first argument is the tokens (B, prefix + N, C), of which it puts out as many. Between
+    blocks that run on clusters it asks either with the clusters, where they stand, or with the
+    reconstructed tokens; the clusters are then given the mean of what was added to theirs.
+
+    Args:
+        module: The module.
+        places: Which positional argument says where tokens stand, (B or 1, N, 2) across and down as
+            shares of the image; None where the module is to have reconstructed tokens.
+    """
+
+    module: nn.Module
+    places: int | None = None
+
+
+@dataclass(frozen=True)
 class Host:
     """A model as the patchers see it.
 
@@ -247,6 +265,7 @@ class Host:
             and return (B, H·W, C).
         hands_masks: Whether the model hands its blocks masks of its own making for windows of
             tokens, in place of which `run` makes those for windows of clusters.
+        injections: Modules between blocks that change tokens. The blocks before them are taps.
     """
 
     family: str
@@ -272,6 +291,7 @@ class Host:
     run: Callable[[nn.Module, Tensor, Cells, dict[str, Any]], Any] | None = None
     stages: tuple[Stage, ...] = ()
     hands_masks: bool = False
+    injections: tuple[Injection, ...] = ()
 
     @property
     def depth(self) -> Depth:

@@ -20,7 +20,7 @@ from expedite.clustering import Clustering, TokenClustering, pool
 from expedite.errors import ExpediteError
 from expedite.patchers.bias import cluster_bias
 from expedite.patchers.host import Cells, Host, Reads
-from expedite.patchers.rotary import cluster_positions, rotate
+from expedite.patchers.rotary import cluster_positions, grid_positions, rotate
 from expedite.plan import Plan
 from expedite.reconstruction import TokenReconstruction, TokenWeights
 from expedite.relocation import SHARE
@@ -30,6 +30,7 @@ from expedite.windows import (
     WindowTokenReconstruction,
     WindowWeights,
     as_map,
+    pool_windows,
 )
 
 # What a cluster without any token counts in attention: next to nothing, with a finite logarithm.
@@ -187,6 +188,34 @@ class Session:
             frame.stream = tokens
             return self.restore(frame, tokens, prefix=self.host.prefix_tokens)
         return tokens
+
+    def take_stream(self, frame: Frame, device: torch.device) -> tuple[Tensor, Tensor]:
+        """The cluster tokens set aside, for a module that hands them on to the next block.
+
+        With where they stand: the means of their tokens' places, (B, h·w, 2) across and down.
+        """
+        assert frame.stream is not None and frame.grid is not None
+        tokens, frame.stream = frame.stream, None
+        places = grid_positions(frame.grid, device).expand(len(tokens), -1, -1)
+        across_and_down = self._mean(frame, places).flip(-1) + 0.5
+        return tokens, across_and_down / across_and_down.new_tensor(frame.grid[::-1])
+
+    def add_to_stream(self, frame: Frame, added: Tensor) -> None:
+        """Add to the cluster tokens set aside the means of what was added to their tokens."""
+        assert frame.stream is not None
+        prefix = self.host.prefix_tokens
+        mean = _on_grid(added, prefix, 0, lambda body: self._mean(frame, body))
+        frame.stream = frame.stream + mean
+
+    def _mean(self, frame: Frame, body: Tensor) -> Tensor:
+        """Means (B, h·w, C) over the clusters in force of what tokens (B, N, C) have."""
+        for level in frame.levels:
+            if isinstance(level.record, Clustering):
+                body = pool(body, level.record)
+            else:
+                as_a_map = as_map(body, level.record.grid)
+                body = pool_windows(as_a_map, level.record).flatten(1, 2)
+        return body
 
     def enter_head(self, frame: Frame, tokens: Tensor, queries: int) -> Tensor:
         """Average the tokens of the head's blocks, (B, N + queries, C), over the clusters."""

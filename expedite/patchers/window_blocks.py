@@ -68,13 +68,9 @@ def _in_windows(block: nn.Module, x: Tensor, cells: Cells, layout: Layout) -> Te
     """Attention in windows of clusters, padded with zeros as the windows of tokens are."""
     (h, w), (kh, kw) = cells.clusters, cells.cells
     n, m = -(-h // kh), -(-w // kw)
-    padding = (0, m * kw - w, 0, n * kh - h)
-    windows = partition(F.pad(x, (0, 0, *padding)), cells.cells)  # (B·n·m, kh, kw, C)
-    bias = None
-    if cells.log_mass is not None:
-        (of_padding,) = log_mass_of_padding(*cells.sides, x.device)
-        log_mass = F.pad(cells.log_mass, padding) + of_padding
-        bias = partition(log_mass[..., None], cells.cells).flatten(1)  # (B·n·m, kh·kw)
+    padded = F.pad(x, (0, 0, 0, m * kw - w, 0, n * kh - h))
+    windows = partition(padded, cells.cells)  # (B·n·m, kh, kw, C)
+    bias = log_mass_in_windows(cells, x.device)
     middle, size = _standing(places, cells.window, cells.cells, cells, x.device)
     attended = _attend(block, windows, middle, size, bias, layout)
     return unpartition(attended, (n, m))[:, :h, :w]
@@ -120,6 +116,19 @@ def _attend(
     dropout = dropout_rate(attention, layout.dropout)
     y = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout)
     return through(block, layout.after_attention, y.transpose(1, 2).reshape(x.shape))
+
+
+def log_mass_in_windows(cells: Cells, device: torch.device) -> Tensor | None:
+    """What the clusters of every window add to scores as keys, (B·n·m, kh·kw).
+
+    None where clusters do not weigh by their mass.
+    """
+    if cells.log_mass is None:
+        return None
+    (of_padding,) = log_mass_of_padding(*cells.sides, device)  # (n·kh, m·kw)
+    (h, w), (rows, columns) = cells.clusters, of_padding.shape
+    log_mass = F.pad(cells.log_mass, (0, columns - w, 0, rows - h)) + of_padding
+    return partition(log_mass[..., None], cells.cells).flatten(1)
 
 
 @remembered

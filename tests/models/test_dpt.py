@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
 
 from expedite import ExpediteError
 from expedite.models.dpt import DPT, DPTConfig
 from expedite.models.dpt_files import build_dpt
+from tests.models.drawn import draw_weights
 
 # What isl-org/DPT at cd3fe90 with timm 0.4.5 puts out for the images and weights made below, every
 # eighth row and column of it.
@@ -24,21 +24,6 @@ SIZES = {
 }
 
 pytestmark = pytest.mark.usefixtures("no_gradients")
-
-
-def draw_weights(state: dict[str, Tensor]) -> None:
-    """The same numbers for the same names, of a size that keeps activations near one."""
-    generator = torch.Generator().manual_seed(0)
-    for name, tensor in sorted(state.items()):
-        if not tensor.is_floating_point():
-            continue
-        noise = torch.randn(tensor.shape, generator=generator)
-        if name.endswith("running_var"):
-            tensor.copy_(1 + 0.1 * noise.abs())
-        elif tensor.dim() == 1:
-            tensor.copy_(float(name.endswith("weight")) + 0.1 * noise)
-        else:
-            tensor.copy_(noise * tensor[0].numel() ** -0.5)
 
 
 @pytest.mark.parametrize("name", list(SIZES))

@@ -1,0 +1,154 @@
+"""The blocks of the ViTs inside ViT-Adapters: DeiT's and AugReg's, with windows, and BEiT's."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from expedite.errors import ExpediteError
+from expedite.models.vit import Attention, Block
+from expedite.windows import as_map, partition, unpartition
+
+Grid = tuple[int, int]
+_NORM_EPS = 1e-6
+
+
+class ScaledBlock(Block):
+    """A block whose branches are scaled channel by channel, some of which attend in windows.
+
+    Args:
+        width: Of the tokens.
+        heads: Of its attention.
+        drop_path: How often a branch is left out in training.
+        window: Side of the windows; None to attend to everything.
+    """
+
+    scales = ("gamma1", "gamma2")
+
+    def __init__(
+        self, width: int, heads: int, drop_path: float = 0.0, window: int | None = None
+    ) -> None:
+        super().__init__(width, heads, drop_path=drop_path, norm_eps=_NORM_EPS)
+        self.window = None if window is None else (window, window)
+        if window is not None:
+            self.attn = WindowAttention(width, heads, dropout=0.0)
+        for name in self.scales:
+            self.register_parameter(name, nn.Parameter(torch.ones(width)))
+
+    def forward(
+        self,
+        x: Tensor,
+        mask: Tensor | None = None,
+        grid: Grid | None = None,
+        window: Grid | None = None,
+    ) -> Tensor:
+        """Map tokens (B, prefix + N, D) to the same.
+
+        Args:
+            x: (B, prefix + N, D).
+            mask: What is added to attention scores, one row of scores a window where there are
+                windows.
+            grid: (H, W) of the tokens; blocks with windows need it.
+            window: Other windows than the block's own; clusters have them.
+        """
+        attend: Any = self.attn
+        normed = self.norm1(x)
+        if self.window is None:
+            attended = attend(normed, mask)
+        else:
+            attended = attend(normed, grid, window or self.window, mask)
+        first, second = (self.get_parameter(name) for name in self.scales)
+        x = x + self.drop_path(first * attended)
+        out: Tensor = x + self.drop_path(second * self.mlp(self.norm2(x)))
+        return out
+
+
+class WindowAttention(Attention):
+    """Self-attention inside windows, those at the border filled up with keys and values of zero.
+
+    Source: `WindowedAttention` of czczup/ViT-Adapter, which pads after the projection.
+    """
+
+    def forward(  # type: ignore[override]
+        self, x: Tensor, grid: Grid, window: Grid, mask: Tensor | None = None
+    ) -> Tensor:
+        """Map tokens (B, H·W, D) to the same; `mask` is (B · windows, 1, 1, tokens of a window)."""
+        (height, width), (rows, columns) = grid, window
+        qkv = as_map(self.qkv(x), grid)  # (B, H, W, 3·D)
+        qkv = F.pad(qkv, (0, 0, 0, -width % columns, 0, -height % rows))
+        count = qkv.shape[1] // rows, qkv.shape[2] // columns
+        windows = partition(qkv, window)  # (B·n·m, rows, columns, 3·D)
+        shape = (len(windows), rows * columns, 3, self.heads, -1)
+        q, k, v = windows.reshape(shape).permute(2, 0, 3, 1, 4).unbind(0)
+        x = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)  # (B·n·m, heads, N, d)
+        x = unpartition(as_map(x.transpose(1, 2).flatten(2), window), count)
+        out: Tensor = self.proj(x[:, :height, :width].flatten(1, 2))
+        return out
+
+
+class BeitBlock(ScaledBlock):
+    """A block of BEiT: queries and values have biases, scores those of relative positions.
+
+    Args:
+        width: Of the tokens.
+        heads: Of its attention.
+        drop_path: How often a branch is left out in training.
+        grid: (H, W) of the tokens, the same for all images.
+    """
+
+    scales = ("gamma_1", "gamma_2")
+
+    def __init__(self, width: int, heads: int, drop_path: float, grid: Grid) -> None:
+        super().__init__(width, heads, drop_path)
+        self.attn = BeitAttention(width, heads, grid)
+
+
+class BeitAttention(Attention):
+    """Self-attention among a class token and a grid, with a learned bias for every offset."""
+
+    def __init__(self, width: int, heads: int, grid: Grid) -> None:
+        super().__init__(width, heads, dropout=0.0)
+        self.grid = grid
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.q_bias = nn.Parameter(torch.zeros(width))
+        self.v_bias = nn.Parameter(torch.zeros(width))
+        rows = (2 * grid[0] - 1) * (2 * grid[1] - 1) + 3
+        self.relative_position_bias_table = nn.Parameter(torch.zeros(rows, heads))
+        self.register_buffer("relative_position_index", _offset_index(*grid))
+
+    def position_bias(self) -> Tensor:
+        """What is added to the scores, (1, heads, 1 + H·W, 1 + H·W)."""
+        index = self.get_buffer("relative_position_index")
+        return self.relative_position_bias_table.mT[:, index][None]
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
+        qkv = F.linear(x, self.qkv.weight, bias).reshape(*x.shape[:2], 3, self.heads, -1)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # (B, heads, 1 + N, d)
+        positions = self.position_bias()
+        if positions.shape[-1] != x.shape[1]:
+            raise ExpediteError(
+                f"{x.shape[1] - 1} tokens were met by relative position biases of a grid of "
+                f"{self.grid[0]}×{self.grid[1]}; images of the size they were trained for fit"
+            )
+        positions = positions if mask is None else positions + mask
+        x = F.scaled_dot_product_attention(q, k, v, attn_mask=positions.to(q.dtype))
+        out: Tensor = self.proj(x.transpose(1, 2).flatten(2))
+        return out
+
+
+def _offset_index(height: int, width: int) -> Tensor:
+    """The row of the table for each query and key, (1 + H·W, 1 + H·W), the class token first.
+
+    Rows for the offset of the query from the key in row-major order from (1-H, 1-W) on, then from
+    the class token, to it, and from it to itself.
+    """
+    rows, columns = torch.arange(height), torch.arange(width)
+    down = (rows[:, None] - rows + height - 1) * (2 * width - 1)  # (H, H)
+    right = columns[:, None] - columns + width - 1  # (W, W)
+    offsets = (down[:, None, :, None] + right[None, :, None, :]).flatten(2).flatten(0, 1)
+    end = (2 * height - 1) * (2 * width - 1)
+    index = F.pad(offsets, (1, 0, 1, 0))
+    index[0], index[:, 0], index[0, 0] = end, end + 1, end + 2
+    return index
