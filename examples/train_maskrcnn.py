@@ -1,0 +1,123 @@
+"""Train a small Mask R-CNN with a SwinV2 on the objects of generated scenes.
+
+    python examples/train_maskrcnn.py --scenes DIR --work DIR --out DIR
+
+`--out` gets the weights as a plain state dict and `swin_detector.py`, which says what they are of;
+`expedite --model DIR/swin_detector.py:load` reads the two. Most images are seen at half size.
+"""
+
+import shutil
+from pathlib import Path
+from typing import TypeAlias
+
+import swin_detector
+import torch
+import torch.nn.functional as F
+from lessons import (
+    RENDERED,
+    Lesson,
+    Out,
+    Render,
+    Resume,
+    Scenes,
+    Settings,
+    Size,
+    Work,
+    pictures,
+    render_splits,
+    resized,
+    train,
+)
+from running import console, run_script
+from swin_detector import detector
+from torch import Tensor
+from torchmetrics.detection import MeanAveragePrecision
+from torchvision.models.detection import MaskRCNN
+from torchvision.ops import masks_to_boxes
+from train_mask2former import read_scene
+
+from expedite.evaluate.scene_objects import BUILDING
+
+COUNTS = {"train": 6000, "val": 100, "test": 200}
+Target: TypeAlias = dict[str, Tensor]
+Batch: TypeAlias = tuple[list[Tensor], list[Target]]
+SMALLEST = 16  # pixels of an object that is asked for
+
+
+SETTINGS = Settings(
+    sizes=(*(((128, 192),) * 4), *((RENDERED,) * 3)),
+    limits=(*((3000,) * 4), *((2000,) * 3)),
+    other_lr=1.5e-3,
+)
+
+
+def to_batch(views: list[tuple[Tensor, ...]]) -> Batch:
+    """Images (3, H, W) with the objects in them, as detectors of torchvision take them."""
+    images = [image for image, _, _ in views]
+    return images, [
+        objects_of(*at_size(torch.stack(truth), image.shape[-2:])) for image, *truth in views
+    ]
+
+
+def at_size(maps: Tensor, size: Size) -> Tensor:
+    """Maps of integers (C, H, W) at another size, (C, h, w)."""
+    return F.interpolate(maps[None].double(), size, mode="nearest-exact")[0].long()
+
+
+def objects_of(segments: Tensor, labels: Tensor) -> Target:
+    """Boxes (n, 4), classes (n,) and masks (n, H, W) of the objects, very small ones left out."""
+    found, areas = segments[labels >= BUILDING].unique(return_counts=True)
+    masks = segments == found[areas >= SMALLEST, None, None]
+    classes = (
+        torch.stack([labels[mask][0] for mask in masks]) if len(masks) else labels.new_empty(0)
+    )
+    boxes = masks_to_boxes(masks) + torch.tensor([0.0, 0.0, 1.0, 1.0])
+    return {"boxes": boxes, "labels": classes, "masks": masks.to(torch.uint8)}
+
+
+def detection_loss(model: MaskRCNN, batch: Batch, bf16: bool) -> Tensor:
+    """The sum of the losses of proposals, boxes, classes and masks."""
+    images, objects = batch
+    with torch.autocast(images[0].device.type, torch.bfloat16, enabled=bf16):
+        losses = at_own_size(model, images[0].shape[-2:])(images, objects)
+    return torch.stack([loss.float() for loss in losses.values()]).sum()
+
+
+def at_own_size(model: MaskRCNN, size: Size) -> MaskRCNN:
+    """Make a detector take images of a size as they are; returns it."""
+    model.transform.min_size, model.transform.max_size = (min(size),), max(size)
+    return model
+
+
+@torch.inference_mode()
+def measure(model: MaskRCNN, names: list[Path], size: Size) -> dict[str, float]:
+    """Average precision of boxes and of masks as COCO has it, from 0 to 1."""
+    at_own_size(model, size).eval()
+    precision = MeanAveragePrecision(iou_type=("bbox", "segm"), backend="pycocotools")
+    for path in names:
+        image, *truth = read_scene(path)
+        (answer,) = model([resized(image, size)])
+        answer["masks"] = answer["masks"][:, 0] > 0.5
+        precision.update([answer], [objects_of(*at_size(torch.stack(truth), size))])
+    found = precision.compute()
+    return {"box AP": found["bbox_map"].item(), "mask AP": found["segm_map"].item()}
+
+
+LESSON = Lesson(read_scene, detection_loss, measure, to_batch)
+
+
+def main(
+    scenes: Scenes, work: Work, out: Out, render: Render = True, resume: Resume = False
+) -> None:
+    """Render, train, store as float16 and measure on scenes seen in no way before."""
+    render_splits(scenes, COUNTS if render else {})
+    torch.manual_seed(0)
+    model = train(LESSON, scenes, SETTINGS, detector(), work, resume)
+    out.mkdir(parents=True, exist_ok=True)
+    shutil.copy(swin_detector.__file__, out)
+    torch.save(model.half().state_dict(), out / "model.pth")
+    console.print(measure(model.float(), pictures(scenes, "test"), RENDERED))
+
+
+if __name__ == "__main__":
+    run_script(main)
