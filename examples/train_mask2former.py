@@ -172,6 +172,12 @@ def _with_classes(found: dict[str, Any]) -> Tensor:
     return torch.stack([classes, ids], dim=-1)
 
 
+def store(learner: Learner, out: Path) -> None:
+    """Write the model as float16, and its image processor, into a folder of transformers."""
+    learner.model.half().save_pretrained(out)
+    image_processor().save_pretrained(out)
+
+
 LESSON = Lesson(read_scene, panoptic_loss, measure, to_batch)
 
 
@@ -182,8 +188,7 @@ def main(
     render_splits(scenes, COUNTS if render else {})
     torch.manual_seed(0)
     learner = train(LESSON, scenes, SETTINGS, Learner(CONFIG), work, resume)
-    learner.model.half().save_pretrained(out)
-    image_processor().save_pretrained(out)
+    store(learner, out)
     console.print(measure(learner.float(), pictures(scenes, "test"), RENDERED))
 
 
