@@ -15,9 +15,9 @@ import yaml
 from rich.console import Console
 
 from expedite.errors import ExpediteError
-from expedite.evaluate.datasets import open_folder
 from expedite.evaluate.demo import run_demo
 from expedite.evaluate.flops import FlopCount, count_flops
+from expedite.evaluate.layouts import open_data
 from expedite.evaluate.memory import peak_memory
 from expedite.evaluate.recipes import (
     Check,
@@ -29,7 +29,7 @@ from expedite.evaluate.recipes import (
 from expedite.evaluate.report import Section, write_report
 from expedite.evaluate.run import Request, run_sweep
 from expedite.evaluate.speed import setting, time_pairs, twin
-from expedite.evaluate.tasks import task_of
+from expedite.evaluate.tasks import TASKS, task_of
 from expedite.evaluate.tasks.base import Task
 from expedite.evaluate.tasks.classes import Segmentation
 from expedite.evaluate.tasks.depth import Depth
@@ -97,7 +97,8 @@ def version_option(
 def sweep_command(
     model: Model,
     data: Annotated[
-        Path, typer.Option(help="Folder with images/SPLIT and annotations/SPLIT or depth/SPLIT.")
+        Path,
+        typer.Option(help="Folder with images/SPLIT and annotations/SPLIT, or a published layout."),
     ],
     out: Annotated[Path, typer.Option(help="Folder for results, plots and the report.")],
     alpha: Annotated[str, typer.Option(help="One or more, as in 4,6.")],
@@ -107,6 +108,9 @@ def sweep_command(
     method: Method = "expedite",
     reconstruct_at: ReconstructAt = "backbone",
     settings: Settings = None,
+    task: Annotated[
+        str | None, typer.Option(help="What to measure of a model that answers several tasks.")
+    ] = None,
     split: Annotated[str, typer.Option(help="Which split of the data.")] = "val",
     limit: Annotated[int | None, typer.Option(help="How many images, spread over all.")] = None,
     ignore_index: Annotated[
@@ -129,17 +133,18 @@ def sweep_command(
     seconds: Seconds = 2.0,
 ) -> None:
     """Measure every combination of alpha and clusters, and write a table, plots and a report."""
-    loaded = load_model(model, _size(image_size), classes, checkpoint)
-    task = _task(loaded, max_depth)
-    rule = _truth_rule(loaded, task, ignore_index, reduce_zero_label, depth_scale)
-    samples = open_folder(data, split, rule, limit)
+    loaded = _for_task(load_model(model, _size(image_size), classes, checkpoint), task)
+    measured = _task(loaded, max_depth)
+    rule = _truth_rule(loaded, measured, ignore_index, reduce_zero_label, depth_scale)
+    samples = open_data(data, split, measured.name, rule, limit)
+    measured = measured.on(samples.rule)
     plans = [
         _plan(_parse(int, a), size, share, beta, method, reconstruct_at, settings)
         for a, (size, share) in product(_list(alpha), _sizes(clusters, keep))
     ]
     request = Request(
         loaded=loaded,
-        task=task,
+        task=measured,
         samples=samples,
         plans=plans,
         out=out,
@@ -152,7 +157,7 @@ def sweep_command(
             "split": split,
             "images": len(samples),
             "rule": asdict(rule) if rule else None,
-            "protocol": task.protocol(),
+            "protocol": measured.protocol(),
             "device": device,
             "dtype": dtype,
         },
@@ -463,6 +468,14 @@ def _parse(kind: type[Number], text: str) -> Number:
         return kind(text)
     except ValueError as error:
         raise ExpediteError(f"'{text}' was given where a number is due") from error
+
+
+def _for_task(loaded: LoadedModel, task: str | None) -> LoadedModel:
+    if task is None:
+        return loaded
+    if task not in TASKS:
+        raise ExpediteError(f"the task '{task}' was asked; there are {', '.join(TASKS)}")
+    return replace(loaded, task=TASKS[task].name)
 
 
 def _task(loaded: LoadedModel, max_depth: float | None) -> Task[Any]:

@@ -90,7 +90,7 @@ class Sweep:
         seconds: float = 2.0,
         on_image: Callable[[int, int], None] = lambda done, total: None,
     ) -> None:
-        self.loaded = loaded
+        self.loaded = replace(loaded, task=task.name)
         self.task = task
         self.samples = samples
         self.seconds = seconds

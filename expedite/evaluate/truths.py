@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from expedite.errors import ExpediteError
+from expedite.evaluate.instances import Instances
+from expedite.evaluate.segments import Segments
 
 VOID = 255
 NO_DEPTH = inf  # as in the sky
@@ -26,17 +28,34 @@ class Sample:
         image: RGB, (H, W, 3) uint8.
         labels: Indices of classes, `VOID` where nothing counts, (H, W) int64.
         depth: Metres, `NO_DEPTH` where none is known, (H, W) float32.
+        panoptic: Segments, void where there is none.
+        instances: Objects.
     """
 
     name: str
     image: NDArray[np.uint8]
     labels: NDArray[np.int64] | None = None
     depth: NDArray[np.float32] | None = None
+    panoptic: Segments | None = None
+    instances: Instances | None = None
 
 
 @dataclass(frozen=True)
-class TruthRule(ABC):
-    """How the truth of images is stored: where, and how a file is read.
+class Truths(ABC):
+    """How the truth of an image is read."""
+
+    @abstractmethod
+    def read(self, path: Path) -> Any:
+        """What is known of an image by a path of its own; it has the image's `shape` (H, W)."""
+
+    @abstractmethod
+    def attach(self, sample: Sample, truth: Any) -> Sample:
+        """The sample with what was read."""
+
+
+@dataclass(frozen=True)
+class TruthRule(Truths):
+    """How truth is stored in a file for each image: where, and how it is read.
 
     Attributes:
         folder: Beside `images`.
@@ -47,14 +66,6 @@ class TruthRule(ABC):
     folder: ClassVar[str]
     suffixes: ClassVar[tuple[str, ...]]
     noun: ClassVar[str]
-
-    @abstractmethod
-    def read(self, path: Path) -> NDArray[Any]:
-        """The map (H, W) in a file."""
-
-    @abstractmethod
-    def attach(self, sample: Sample, truth: NDArray[Any]) -> Sample:
-        """The sample with what was read."""
 
 
 @dataclass(frozen=True)

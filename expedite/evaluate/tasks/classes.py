@@ -1,13 +1,14 @@
 """Tasks whose answers are classes: segmentation, and classification of whole images."""
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from expedite.evaluate.metrics import Agreement
 from expedite.evaluate.tasks.base import Meter, Metric, Task, at_size
+from expedite.evaluate.tasks.queries import class_count, has_queries, read_semantic
 from expedite.evaluate.truths import Sample
 
 
@@ -30,7 +31,13 @@ class Segmentation(Task[Classes]):
     output_form = "scores of shape (B, classes, h, w)"
 
     @classmethod
-    def read(cls, output: Tensor, size: tuple[int, int]) -> Classes:
+    def find(cls, output: Any) -> Any | None:
+        return output if has_queries(output) else super().find(output)
+
+    @classmethod
+    def read(cls, output: Any, size: tuple[int, int]) -> Classes:
+        if has_queries(output):
+            return Classes(read_semantic(output, size), class_count(output))
         return Classes(at_size(output, size)[0].argmax(0).cpu(), output.shape[1])
 
     def truth(self, sample: Sample) -> Tensor | None:

@@ -2,7 +2,6 @@
 
 from dataclasses import asdict, dataclass
 from math import inf
-from statistics import fmean
 from typing import Any, Self
 
 import torch
@@ -10,7 +9,7 @@ from torch import Tensor
 
 from expedite.errors import ExpediteError
 from expedite.evaluate.scenes import FARTHEST
-from expedite.evaluate.tasks.base import Meter, Metric, Task, at_size
+from expedite.evaluate.tasks.base import MeanMeter, Meter, Metric, Task, at_size
 from expedite.evaluate.tasks.depth_metrics import depth_metrics
 from expedite.evaluate.truths import NO_DEPTH, Sample
 from expedite.loading import LoadedModel
@@ -107,19 +106,14 @@ class Depth(Task[Tensor]):
         ]
 
 
-class _DepthMeter:
-    """Means over images of each image's metrics; an image without any truth does not count."""
-
+class _DepthMeter(MeanMeter[Tensor]):
     def __init__(self, minimum: float, maximum: float) -> None:
+        super().__init__()
         self.minimum, self.maximum = minimum, maximum
-        self.images: list[dict[str, float]] = []
 
-    def add(self, truth: Tensor, answer: Tensor) -> None:
+    def measure(self, truth: Tensor, answer: Tensor) -> dict[str, float]:
         counted = truth != NO_DEPTH
-        if counted.any():
-            clamped = answer[counted].clamp(self.minimum, self.maximum)
-            self.images.append(depth_metrics(truth[counted], clamped))
-
-    def values(self) -> dict[str, float]:
-        names = self.images[0] if self.images else ()
-        return {name: fmean(image[name] for image in self.images) for name in names}
+        if not counted.any():
+            return {}
+        clamped = answer[counted].clamp(self.minimum, self.maximum)
+        return depth_metrics(truth[counted], clamped)
