@@ -29,7 +29,7 @@ def load(name: str | None) -> tuple[torch.nn.Module, tuple[int, int]]:
     """A model by name or folder, or from the default configuration, and its image size."""
     if name is not None:
         loaded = load_model(f"hf:{name}")
-        return loaded.model, loaded.image_size
+        return loaded.model.float(), loaded.image_size
     console.print("random weights: speed and GFLOPs are real, and nothing is said of quality")
     return Mask2FormerForUniversalSegmentation(Mask2FormerConfig()).eval(), (SIDE, SIDE)
 

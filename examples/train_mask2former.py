@@ -9,7 +9,7 @@ by before the queries have found their objects.
 """
 
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -32,8 +32,6 @@ from lessons import (
 )
 from running import console, run_script
 from torch import Tensor, nn
-from torchmetrics import JaccardIndex
-from torchmetrics.detection import PanopticQuality
 from transformers import (
     Mask2FormerConfig,
     Mask2FormerForUniversalSegmentation,
@@ -41,12 +39,15 @@ from transformers import (
     SwinConfig,
 )
 
+from expedite.evaluate.metrics import Agreement
 from expedite.evaluate.scene_truths import CATEGORIES
 from expedite.evaluate.scenes import CLASSES
+from expedite.evaluate.segments import Segments
+from expedite.evaluate.tasks.panoptic import Panoptic
+from expedite.evaluate.tasks.queries import read_panoptic, read_semantic
 
 COUNTS = {"train": 6000, "val": 100, "test": 200}
-STUFF = [category["id"] for category in CATEGORIES if not category["isthing"]]
-THINGS = [category["id"] for category in CATEGORIES if category["isthing"]]
+STUFF = frozenset(category["id"] for category in CATEGORIES if not category["isthing"])
 # Half of the backbone is its third stage, whose map has 2×3 windows of 8×8 tokens.
 BACKBONE = SwinConfig(
     image_size=RENDERED,
@@ -147,29 +148,16 @@ def image_processor() -> Mask2FormerImageProcessor:
 def measure(learner: Learner, names: list[Path], size: Size) -> dict[str, float]:
     """Mean IoU of the classes and panoptic quality, from 0 to 1."""
     learner.eval()
-    iou = JaccardIndex(task="multiclass", num_classes=len(CLASSES))
-    quality = PanopticQuality(set(THINGS), set(STUFF), allow_unknown_preds_category=True)
-    processor = image_processor()
+    classes, segments = Agreement(len(CLASSES)), Panoptic(STUFF).meter()
     for path in names:
-        image, segments, labels = read_scene(path)
+        image, ids, labels = read_scene(path)
         answer = learner.model(2 * resized(image, size)[None] - 1)
-        shape = [tuple(labels.shape)]
-        iou.update(processor.post_process_semantic_segmentation(answer, shape)[0], labels)
-        found = processor.post_process_panoptic_segmentation(
-            answer, label_ids_to_fuse=set(STUFF), target_sizes=shape
-        )[0]
-        truth = torch.stack([labels, segments], dim=-1)
-        quality.update(_with_classes(found)[None], truth[None])
-    return {"mIoU": iou.compute().item(), "PQ": quality.compute().item()}
-
-
-def _with_classes(found: dict[str, Any]) -> Tensor:
-    """Classes and ids of a panoptic map, (H, W, 2); -1 is no class."""
-    ids = found["segmentation"].long()
-    classes = torch.full_like(ids, -1)
-    for segment in found["segments_info"]:
-        classes[ids == segment["id"]] = segment["label_id"]
-    return torch.stack([classes, ids], dim=-1)
+        shape = (ids.shape[0], ids.shape[1])
+        classes.add(labels, read_semantic(answer, shape))
+        found = {int(number): int(labels[ids == number][0]) for number in ids.unique()}
+        truth = Segments.of_ids(ids.numpy(), found, len(CLASSES))
+        segments.add(truth, read_panoptic(answer, shape))
+    return {"mIoU": classes.mean_iou(), "PQ": segments.values()["pq"]}
 
 
 def store(learner: Learner, out: Path) -> None:

@@ -31,22 +31,21 @@ from lessons import (
 from running import console, run_script
 from swin_detector import detector
 from torch import Tensor
-from torchmetrics.detection import MeanAveragePrecision
 from torchvision.models.detection import MaskRCNN
 from torchvision.ops import masks_to_boxes
 from train_mask2former import read_scene
 
+from expedite.evaluate.instances import Instances
 from expedite.evaluate.scene_objects import BUILDING
+from expedite.evaluate.tasks.objects import InstanceSegmentation
 
 COUNTS = {"train": 6000, "val": 100, "test": 200}
 Target: TypeAlias = dict[str, Tensor]
 Batch: TypeAlias = tuple[list[Tensor], list[Target]]
 SMALLEST = 16  # pixels of an object that is asked for
-
-
 SETTINGS = Settings(
     sizes=(*(((128, 192),) * 4), *((RENDERED,) * 3)),
-    limits=(*((3000,) * 4), *((2000,) * 3)),
+    limits=(*((2500,) * 4), *((1600,) * 3)),
     other_lr=1.5e-3,
 )
 
@@ -68,9 +67,7 @@ def objects_of(segments: Tensor, labels: Tensor) -> Target:
     """Boxes (n, 4), classes (n,) and masks (n, H, W) of the objects, very small ones left out."""
     found, areas = segments[labels >= BUILDING].unique(return_counts=True)
     masks = segments == found[areas >= SMALLEST, None, None]
-    classes = (
-        torch.stack([labels[mask][0] for mask in masks]) if len(masks) else labels.new_empty(0)
-    )
+    classes = torch.tensor([int(labels[mask][0]) for mask in masks], dtype=torch.int64)
     boxes = masks_to_boxes(masks) + torch.tensor([0.0, 0.0, 1.0, 1.0])
     return {"boxes": boxes, "labels": classes, "masks": masks.to(torch.uint8)}
 
@@ -93,14 +90,22 @@ def at_own_size(model: MaskRCNN, size: Size) -> MaskRCNN:
 def measure(model: MaskRCNN, names: list[Path], size: Size) -> dict[str, float]:
     """Average precision of boxes and of masks as COCO has it, from 0 to 1."""
     at_own_size(model, size).eval()
-    precision = MeanAveragePrecision(iou_type=("bbox", "segm"), backend="pycocotools")
+    meter = InstanceSegmentation().meter()
     for path in names:
-        image, *truth = read_scene(path)
+        image, *maps = read_scene(path)
+        objects = objects_of(*at_size(torch.stack(maps), size))
+        truth = Instances.of_masks(objects["masks"].numpy() == 1, objects["labels"].numpy())
         (answer,) = model([resized(image, size)])
-        answer["masks"] = answer["masks"][:, 0] > 0.5
-        precision.update([answer], [objects_of(*at_size(torch.stack(truth), size))])
-    found = precision.compute()
-    return {"box AP": found["bbox_map"].item(), "mask AP": found["segm_map"].item()}
+        meter.add(truth, InstanceSegmentation.read(answer, size))
+    values = meter.values()
+    return {"box AP": values["box_ap"], "mask AP": values["mask_ap"]}
+
+
+def store(model: MaskRCNN, out: Path) -> None:
+    """Write the weights as float16, and the file that says what they are of."""
+    out.mkdir(parents=True, exist_ok=True)
+    shutil.copy(swin_detector.__file__, out)
+    torch.save(model.half().state_dict(), out / "model.pth")
 
 
 LESSON = Lesson(read_scene, detection_loss, measure, to_batch)
@@ -113,9 +118,7 @@ def main(
     render_splits(scenes, COUNTS if render else {})
     torch.manual_seed(0)
     model = train(LESSON, scenes, SETTINGS, detector(), work, resume)
-    out.mkdir(parents=True, exist_ok=True)
-    shutil.copy(swin_detector.__file__, out)
-    torch.save(model.half().state_dict(), out / "model.pth")
+    store(model, out)
     console.print(measure(model.float(), pictures(scenes, "test"), RENDERED))
 
 

@@ -68,7 +68,7 @@ def test_the_folder_is_read_and_patched(scenes: Path, tmp_path: Path) -> None:
     settings = Settings((SIZE,), (2,), batch=2, bf16=False, workers=0)
     learner = train(LESSON, scenes, settings, fresh(), tmp_path / "work")
     store(learner, tmp_path / "model")
-    loaded = expedite.load(f"hf:{tmp_path / 'model'}")
+    loaded = expedite.load(f"hf:{tmp_path / 'model'}").float()
     images = torch.rand(1, 3, *SIZE)
     with torch.inference_mode():
         due = learner.model.float()(images).masks_queries_logits
