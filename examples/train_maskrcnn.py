@@ -2,8 +2,8 @@
 
     python examples/train_maskrcnn.py --scenes DIR --work DIR --out DIR
 
-`--out` gets the weights as a plain state dict and `swin_detector.py`, which says what they are of;
-`expedite --model DIR/swin_detector.py:load` reads the two. Most images are seen at half size.
+`--out` gets the weights as a plain state dict and `swin_detector.py`, which says what they are of:
+`DIR/swin_detector.py:load` to `expedite sweep`. Most images are seen at half size.
 """
 
 import shutil
