@@ -24,7 +24,7 @@ from expedite.evaluate.tasks import TASKS
 from expedite.evaluate.tasks.base import Task
 from expedite.loading import LoadedModel, TaskName, load_model
 from expedite.patching import patch
-from expedite.plan import Method
+from expedite.plan import Method, make_plan
 
 # The third stage of both models is their blocks 3 to 10, with windows of 8×8 tokens.
 PLANS = [(alpha, clusters) for alpha in (2, 4) for clusters in (6, 5, 4)]
@@ -97,7 +97,7 @@ def main(
         for way in WAYS:
             # The paper's 20 nearest clusters are more than 4×4.
             nearest = {"k": min(20, clusters**2)} if way == "paper" else {}
-            patch(bench.model, alpha=alpha, clusters=clusters, method=way, **nearest)
+            patch(bench.model, make_plan(alpha, clusters, method=way, **nearest))
             table.add_row(f"α={alpha}, {clusters}×{clusters}", way, *bench.row())
     Console(width=140).print(table)
 

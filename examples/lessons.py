@@ -123,6 +123,11 @@ def resized(image: Tensor, size: Size) -> Tensor:
     return F.interpolate(image[None], size, mode="bilinear", antialias=True)[0]
 
 
+def size_of(image: Tensor) -> Size:
+    """Height and width of an image or a map."""
+    return image.shape[-2], image.shape[-1]
+
+
 def render_splits(scenes: Path, counts: dict[str, int]) -> None:
     """Render so many scenes for every split."""
     for split, count in counts.items():

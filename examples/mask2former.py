@@ -10,13 +10,13 @@ than one image: `expedite sweep` measures it.
 """
 
 import copy
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
+import transformers
 import typer
 from comparing import costs
 from running import console, run_script
-from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation
 
 import expedite
 from expedite.loading import load_model
@@ -25,13 +25,15 @@ from expedite.patching import grid_of
 SIDE = 512  # of images for the model with random weights
 
 
-def load(name: str | None) -> tuple[torch.nn.Module, tuple[int, int]]:
+def load(name: str | None) -> tuple[Any, tuple[int, int]]:
     """A model by name or folder, or from the default configuration, and its image size."""
     if name is not None:
         loaded = load_model(f"hf:{name}")
         return loaded.model.float(), loaded.image_size
     console.print("random weights: speed and GFLOPs are real, and nothing is said of quality")
-    return Mask2FormerForUniversalSegmentation(Mask2FormerConfig()).eval(), (SIDE, SIDE)
+    library: Any = transformers
+    model = library.Mask2FormerForUniversalSegmentation(library.Mask2FormerConfig())
+    return model.eval(), (SIDE, SIDE)
 
 
 def main(

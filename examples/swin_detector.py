@@ -8,18 +8,18 @@ from collections import OrderedDict
 from pathlib import Path
 
 from torch import Tensor, nn
-from torchvision.models._utils import IntermediateLayerGetter
-from torchvision.models.detection import MaskRCNN
-from torchvision.models.detection.anchor_utils import AnchorGenerator
-from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
-from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
-from torchvision.models.swin_transformer import (
+from torchvision.models._utils import IntermediateLayerGetter  # type: ignore[import-untyped]
+from torchvision.models.detection import MaskRCNN  # type: ignore[import-untyped]
+from torchvision.models.detection.anchor_utils import AnchorGenerator  # type: ignore[import-untyped]
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead  # type: ignore[import-untyped]
+from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor  # type: ignore[import-untyped]
+from torchvision.models.swin_transformer import (  # type: ignore[import-untyped]
     PatchMergingV2,
     SwinTransformer,
     SwinTransformerBlockV2,
 )
-from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
-from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
+from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign  # type: ignore[import-untyped]
+from torchvision.ops.feature_pyramid_network import LastLevelMaxPool  # type: ignore[import-untyped]
 
 from expedite.models.files import load_weights, read_state_dict
 

@@ -26,6 +26,7 @@ from lessons import (
     read_truth,
     render_splits,
     resized,
+    size_of,
     train,
 )
 from running import console, run_script
@@ -95,7 +96,7 @@ def measure(model: DPT, names: list[Path], size: Size) -> dict[str, float]:
     for path in names:
         image, depth = read_pair(path)
         truth = depth.masked_fill(depth == 0, NO_DEPTH)
-        meter.add(truth, task.read(model(2 * resized(image, size)[None] - 1), depth.shape))
+        meter.add(truth, task.read(model(2 * resized(image, size)[None] - 1), size_of(depth)))
     values = meter.values()
     return {metric.title: values[metric.name] for metric in task.metrics[: task.shown]}
 

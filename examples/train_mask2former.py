@@ -12,10 +12,11 @@ of 79.7 % on the 200 scenes of the test split.
 """
 
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 import torch.nn.functional as F
+import transformers
 from lessons import (
     RENDERED,
     Lesson,
@@ -31,16 +32,11 @@ from lessons import (
     read_truth,
     render_splits,
     resized,
+    size_of,
     train,
 )
 from running import console, run_script
 from torch import Tensor, nn
-from transformers import (
-    Mask2FormerConfig,
-    Mask2FormerForUniversalSegmentation,
-    Mask2FormerImageProcessor,
-    SwinConfig,
-)
 
 from expedite.evaluate.metrics import Agreement
 from expedite.evaluate.scene_truths import CATEGORIES
@@ -49,10 +45,11 @@ from expedite.evaluate.segments import Segments
 from expedite.evaluate.tasks.panoptic import Panoptic
 from expedite.evaluate.tasks.queries import read_panoptic, read_semantic
 
+hf: Any = transformers
 COUNTS = {"train": 6000, "val": 100, "test": 200}
-STUFF = frozenset(category["id"] for category in CATEGORIES if not category["isthing"])
+STUFF = frozenset(entry["id"] for entry in CATEGORIES if not entry["isthing"])
 # Half of the backbone is its third stage, whose map has 2×3 windows of 8×8 tokens.
-BACKBONE = SwinConfig(
+BACKBONE = hf.SwinConfig(
     image_size=RENDERED,
     embed_dim=40,
     depths=[1, 1, 8, 1],
@@ -62,7 +59,7 @@ BACKBONE = SwinConfig(
     out_features=["stage1", "stage2", "stage3", "stage4"],
 )
 # Decoders are thin, for a real one's share of the cost.
-CONFIG = Mask2FormerConfig(
+CONFIG = hf.Mask2FormerConfig(
     backbone_config=BACKBONE,
     feature_size=64,
     mask_feature_size=64,
@@ -90,9 +87,9 @@ SETTINGS = Settings(
 class Learner(nn.Module):
     """The model, and a head of one layer that classifies its pixels while it learns."""
 
-    def __init__(self, config: Mask2FormerConfig) -> None:
+    def __init__(self, config: Any) -> None:
         super().__init__()
-        self.model = Mask2FormerForUniversalSegmentation(config)
+        self.model: Any = hf.Mask2FormerForUniversalSegmentation(config)
         self.dense = nn.Conv2d(config.mask_feature_size, config.num_labels, 1)
 
 
@@ -115,7 +112,7 @@ def to_batch(views: list[tuple[Tensor, ...]]) -> Batch:
 
 def segments_of(ids: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Masks (n, H, W) of the segments of an image, and their classes (n,)."""
-    masks = ids == ids.unique()[:, None, None]
+    masks = ids == torch.unique(ids)[:, None, None]
     return masks.float(), torch.stack([labels[mask][0] for mask in masks])
 
 
@@ -132,13 +129,14 @@ def panoptic_loss(learner: Learner, batch: Batch, bf16: bool) -> Tensor:
     scores = [each.float() for each in scores]
     inner = model.get_auxiliary_logits(scores, predicted)
     matched = model.get_loss_dict(predicted[-1], scores[-1], masks, classes, inner)
+    total: Tensor = model.get_loss(matched)
     dense = F.interpolate(dense.float(), labels.shape[-2:], mode="bilinear")
-    return model.get_loss(matched) + 4 * F.cross_entropy(dense, labels)
+    return total + 4 * F.cross_entropy(dense, labels)
 
 
-def image_processor() -> Mask2FormerImageProcessor:
+def image_processor() -> Any:
     """What brings images to the model and its answers back."""
-    return Mask2FormerImageProcessor(
+    return hf.Mask2FormerImageProcessor(
         size={"height": RENDERED[0], "width": RENDERED[1]},
         image_mean=[0.5] * 3,
         image_std=[0.5] * 3,
@@ -155,11 +153,10 @@ def measure(learner: Learner, names: list[Path], size: Size) -> dict[str, float]
     for path in names:
         image, ids, labels = read_scene(path)
         answer = learner.model(2 * resized(image, size)[None] - 1)
-        shape = (ids.shape[0], ids.shape[1])
-        classes.add(labels, read_semantic(answer, shape))
-        found = {int(number): int(labels[ids == number][0]) for number in ids.unique()}
+        classes.add(labels, read_semantic(answer, size_of(ids)))
+        found = {int(number): int(labels[ids == number][0]) for number in torch.unique(ids)}
         truth = Segments.of_ids(ids.numpy(), found, len(CLASSES))
-        segments.add(truth, read_panoptic(answer, shape))
+        segments.add(truth, read_panoptic(answer, size_of(ids)))
     return {"mIoU": classes.mean_iou(), "PQ": segments.values()["pq"]}
 
 

@@ -26,13 +26,14 @@ from lessons import (
     pictures,
     render_splits,
     resized,
+    size_of,
     train,
 )
 from running import console, run_script
 from swin_detector import detector
 from torch import Tensor
-from torchvision.models.detection import MaskRCNN
-from torchvision.ops import masks_to_boxes
+from torchvision.models.detection import MaskRCNN  # type: ignore[import-untyped]
+from torchvision.ops import masks_to_boxes  # type: ignore[import-untyped]
 from train_mask2former import read_scene
 
 from expedite.evaluate.instances import Instances
@@ -54,7 +55,7 @@ def to_batch(views: list[tuple[Tensor, ...]]) -> Batch:
     """Images (3, H, W) with the objects in them, as detectors of torchvision take them."""
     images = [image for image, _, _ in views]
     return images, [
-        objects_of(*at_size(torch.stack(truth), image.shape[-2:])) for image, *truth in views
+        objects_of(*at_size(torch.stack(truth), size_of(image))) for image, *truth in views
     ]
 
 
@@ -65,7 +66,7 @@ def at_size(maps: Tensor, size: Size) -> Tensor:
 
 def objects_of(segments: Tensor, labels: Tensor) -> Target:
     """Boxes (n, 4), classes (n,) and masks (n, H, W) of the objects, very small ones left out."""
-    found, areas = segments[labels >= BUILDING].unique(return_counts=True)
+    found, areas = torch.unique(segments[labels >= BUILDING], return_counts=True)
     masks = segments == found[areas >= SMALLEST, None, None]
     classes = torch.tensor([int(labels[mask][0]) for mask in masks], dtype=torch.int64)
     boxes = masks_to_boxes(masks) + torch.tensor([0.0, 0.0, 1.0, 1.0])
@@ -76,7 +77,7 @@ def detection_loss(model: MaskRCNN, batch: Batch, bf16: bool) -> Tensor:
     """The sum of the losses of proposals, boxes, classes and masks."""
     images, objects = batch
     with torch.autocast(images[0].device.type, torch.bfloat16, enabled=bf16):
-        losses = at_own_size(model, images[0].shape[-2:])(images, objects)
+        losses = at_own_size(model, size_of(images[0]))(images, objects)
     return torch.stack([loss.float() for loss in losses.values()]).sum()
 
 

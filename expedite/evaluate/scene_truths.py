@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 from expedite.evaluate.rendering import Booleans
 from expedite.evaluate.scene_objects import BUILDING, CLASSES
 
-CATEGORIES = [
+Entry: TypeAlias = dict[str, Any]  # of COCO's json files
+
+CATEGORIES: list[Entry] = [
     {"id": index, "name": name, "isthing": int(index >= BUILDING)}
     for index, name in enumerate(CLASSES)
 ]
-Entry: TypeAlias = dict[str, Any]  # of COCO's json files
 
 
 def panoptic_ids(labels: NDArray[np.integer], instances: NDArray[np.integer]) -> NDArray[np.int64]:

@@ -24,7 +24,7 @@ def test_says_what_patching_buys_a_folder(
 def test_a_model_of_random_weights_is_called_one(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mask2former, "Mask2FormerConfig", small)
+    monkeypatch.setattr("transformers.Mask2FormerConfig", small)
     monkeypatch.setattr(mask2former, "SIDE", 64)
     mask2former.main(None, alpha=3, keep=0.5)
     assert capsys.readouterr().out.startswith("random weights")

@@ -1,14 +1,24 @@
 """The panoptic training script on a handful of tiny scenes: it learns, and its folder loads."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from lessons import Settings, Views, pictures, train
-from train_mask2former import LESSON, Learner, measure, panoptic_loss, read_scene, store, to_batch
+from torch import Tensor
+from train_mask2former import (
+    LESSON,
+    Learner,
+    hf,
+    measure,
+    panoptic_loss,
+    read_scene,
+    store,
+    to_batch,
+)
 from training import start, step_down
-from transformers import Mask2FormerConfig, SwinConfig
 
 import expedite
 from expedite.evaluate.scenes import CLASSES, render_scene, scene_seed, write_scenes
@@ -16,9 +26,9 @@ from expedite.evaluate.scenes import CLASSES, render_scene, scene_seed, write_sc
 SIZE = (64, 96)
 
 
-def small() -> Mask2FormerConfig:
-    return Mask2FormerConfig(
-        backbone_config=SwinConfig(
+def small() -> Any:
+    return hf.Mask2FormerConfig(
+        backbone_config=hf.SwinConfig(
             image_size=SIZE, embed_dim=16, depths=[1, 1, 2, 1], num_heads=[1, 1, 2, 2],
             window_size=4, out_features=["stage1", "stage2", "stage3", "stage4"],
         ),
@@ -42,7 +52,7 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_batch_has_a_mask_for_each_segment(scenes: Path) -> None:
-    views = [read_scene(path) for path in pictures(scenes, "train")]
+    views: list[tuple[Tensor, ...]] = [read_scene(path) for path in pictures(scenes, "train")]
     _, masks, classes, labels = to_batch(views)
     for index in range(3):
         scene = render_scene(scene_seed("train", index), SIZE)
@@ -68,7 +78,7 @@ def test_the_folder_is_read_and_patched(scenes: Path, tmp_path: Path) -> None:
     settings = Settings((SIZE,), (2,), batch=2, bf16=False, workers=0)
     learner = train(LESSON, scenes, settings, fresh(), tmp_path / "work")
     store(learner, tmp_path / "model")
-    loaded = expedite.load(f"hf:{tmp_path / 'model'}").float()
+    loaded: Any = expedite.load(f"hf:{tmp_path / 'model'}").float()
     images = torch.rand(1, 3, *SIZE)
     with torch.inference_mode():
         due = learner.model.float()(images).masks_queries_logits

@@ -8,8 +8,9 @@ import swin_detector
 import torch
 from lessons import Settings, Views, pictures, train
 from swin_detector import detector
-from torchvision.models.detection import MaskRCNN
-from train_maskrcnn import LESSON, SMALLEST, detection_loss, read_scene, store, to_batch
+from torchvision.models.detection import MaskRCNN  # type: ignore[import-untyped]
+from train_mask2former import read_scene
+from train_maskrcnn import LESSON, SMALLEST, detection_loss, store, to_batch
 from training import start, step_down
 
 import expedite
