@@ -99,5 +99,5 @@ def load() -> MaskRCNN:
     model = detector()
     file = Path(__file__).with_name("model.pth")
     load_weights(model, read_state_dict(file), file)
-    model.pretrained_cfg = {"input_size": (3, *SIZE), "mean": (0.0,) * 3, "std": (1.0,) * 3}
+    model.pretrained_cfg = {"input_size": (3, *SIZE)}
     return model

@@ -34,13 +34,12 @@ from swin_detector import detector
 from torch import Tensor
 from torchvision.models.detection import MaskRCNN  # type: ignore[import-untyped]
 from torchvision.ops import masks_to_boxes  # type: ignore[import-untyped]
-from train_mask2former import read_scene
+from train_mask2former import COUNTS, read_scene
 
 from expedite.evaluate.instances import Instances
 from expedite.evaluate.scene_objects import BUILDING
 from expedite.evaluate.tasks.objects import InstanceSegmentation
 
-COUNTS = {"train": 6000, "val": 100, "test": 200}
 Target: TypeAlias = dict[str, Tensor]
 Batch: TypeAlias = tuple[list[Tensor], list[Target]]
 SMALLEST = 16  # pixels of an object that is asked for
