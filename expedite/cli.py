@@ -482,8 +482,8 @@ def _task(loaded: LoadedModel, max_depth: float | None) -> Task[Any]:
     task = task_of(loaded)
     if max_depth is None:
         return task
-    if not isinstance(task, Depth) or not task.metric:
-        raise ExpediteError(f"--max-depth was given; '{loaded.name}' gives no depth in metres")
+    if not isinstance(task, Depth):
+        raise ExpediteError(f"--max-depth was given; '{loaded.name}' gives no depth")
     return replace(task, maximum=max_depth)
 
 
@@ -503,8 +503,8 @@ def _truth_rule(
     for option, (name, given) in of_task.items():
         if given and task.name != name:
             raise ExpediteError(f"{option} was given; '{loaded.name}' is for {task.name}")
-    if isinstance(task, Depth) and task.metric:
-        return DepthRule() if depth_scale is None else DepthRule(depth_scale)
+    if isinstance(task, Depth):
+        return DepthRule(depth_scale)
     if not isinstance(task, Segmentation):
         return None
     known = LABEL_RULES.get(loaded.dataset, LabelRule())

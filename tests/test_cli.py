@@ -479,7 +479,8 @@ class TestBadInput:
         ("words", "sentence"),
         [
             (("--depth-scale", "256"), "is for segmentation"),
-            (("--max-depth", "10"), "gives no depth in metres"),
+            (("--max-depth", "10"), "gives no depth"),
+            (("--task", "dreaming"), "the task 'dreaming' was asked; there are panoptic, seg"),
         ],
     )
     def test_options_of_depth_for_classes(

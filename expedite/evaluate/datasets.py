@@ -53,9 +53,9 @@ class ImageFolder:
         if self.rule is None:
             return sample
         truth = self.rule.read(self.truths[index])
-        if truth.shape != sample.image.shape[:2]:
+        if (shape := self.rule.shape_of(truth)) not in (None, sample.image.shape[:2]):
             raise ExpediteError(
-                f"{self.truths[index]} has shape {truth.shape} for an image of "
+                f"{self.truths[index]} has shape {shape} for an image of "
                 f"{sample.image.shape[:2]}; one value per pixel of its image is due"
             )
         return self.rule.attach(sample, truth)
@@ -81,7 +81,7 @@ def open_folder(
     folder = root / "images" / split
     if not folder.is_dir() and not (root / "images").is_dir():
         folder = root
-    images = spread(_images_in(folder), limit)
+    images = spread(images_in(folder), limit)
     if rule is None or not (root / rule.folder / split).is_dir():
         return ImageFolder(tuple(images))
     return ImageFolder(tuple(images), _truths_of(images, root / rule.folder / split, rule), rule)
@@ -111,7 +111,12 @@ def _truths_of(images: list[Path], folder: Path, rule: TruthRule) -> tuple[Path,
     return tuple(path for path in found if path is not None)
 
 
-def _images_in(folder: Path) -> list[Path]:
+def images_in(folder: Path) -> list[Path]:
+    """The images that lie in a folder, by their names.
+
+    Raises:
+        ExpediteError: It is no folder, or has no image.
+    """
     if not folder.is_dir():
         raise ExpediteError(
             f"images were asked from {folder}, which is not a folder; the layout is "

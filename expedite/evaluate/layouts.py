@@ -7,6 +7,8 @@ from expedite.errors import ExpediteError
 from expedite.evaluate.coco_files import CocoFile, ImageEntry, PanopticRule, read_coco
 from expedite.evaluate.coco_instances import InstanceRule
 from expedite.evaluate.datasets import ImageFolder, open_folder, spread
+from expedite.evaluate.image_classes import open_classes
+from expedite.evaluate.published_maps import open_published
 from expedite.evaluate.truths import TruthRule
 from expedite.loading import TaskName
 
@@ -63,8 +65,9 @@ def open_data(
     """Find the images of `split` below `root`, with what is known of them for a task.
 
     Panoptic segments are read as COCO, ADE20K and Cityscapes publish them, objects as COCO and
-    ADE20K do; class maps come from segments where there are no others. For everything else, and
-    where no annotations are found, see `open_folder`.
+    ADE20K do, classes of whole images as ImageNet does, and maps as `open_published` says. Class
+    maps come from segments where there are no others. For everything else, and where no annotations
+    are found, see `open_folder`.
 
     Args:
         root: Of the data set.
@@ -77,6 +80,8 @@ def open_data(
         ExpediteError: There is no image, or the truth of some is missing or damaged.
     """
     own = rule is not None and (root / rule.folder / split).is_dir()
+    if not own and (found := open_published(root, split, rule, limit)):
+        return found
     for layout in () if own else _LAYOUTS:
         panoptic = root / layout.panoptic.format(split=split)
         instances = root / layout.instances.format(split=split)
@@ -85,7 +90,8 @@ def open_data(
         if task in ("instance", "detection") and instances.is_file():
             other = read_coco(panoptic) if panoptic.is_file() else None
             return _instances(root, split, layout, read_coco(instances), other, limit)
-    return open_folder(root, split, rule, limit)
+    classes = open_classes(root, split, limit) if task == "classification" else None
+    return classes or open_folder(root, split, rule, limit)
 
 
 def _panoptic(

@@ -152,7 +152,7 @@ class Sweep:
     ) -> Row:
         if not self.loaded.trained:
             return row
-        accuracy, fidelity = self.task.meter(), self.task.meter()
+        accuracy, fidelity = self.task.meter(), self.task.fidelity_meter()
         for (sample, answer), own in zip(answers, self._own_answers(), strict=True):
             fidelity.add(self.task.as_truth(own), answer)
             truth = self.task.truth(sample)

@@ -17,6 +17,15 @@ from expedite.evaluate.segments import Segments
 
 VOID = 255
 NO_DEPTH = inf  # as in the sky
+_MILLIMETRES = 1000.0
+
+
+@dataclass(frozen=True)
+class ImageClass:
+    """The class of a whole image by its index, and how many classes there are."""
+
+    index: int
+    of_classes: int
 
 
 @dataclass(frozen=True)
@@ -30,6 +39,7 @@ class Sample:
         depth: Metres, `NO_DEPTH` where none is known, (H, W) float32.
         panoptic: Segments, void where there is none.
         instances: Objects.
+        image_class: What the whole image shows.
     """
 
     name: str
@@ -38,6 +48,7 @@ class Sample:
     depth: NDArray[np.float32] | None = None
     panoptic: Segments | None = None
     instances: Instances | None = None
+    image_class: ImageClass | None = None
 
 
 @dataclass(frozen=True)
@@ -46,7 +57,12 @@ class Truths(ABC):
 
     @abstractmethod
     def read(self, path: Path) -> Any:
-        """What is known of an image by a path of its own; it has the image's `shape` (H, W)."""
+        """What is known of an image by a path of its own."""
+
+    def shape_of(self, truth: Any) -> tuple[int, ...] | None:
+        """(H, W) of what was read, which is its image's; None where it has none."""
+        shape: tuple[int, ...] = truth.shape
+        return shape
 
     @abstractmethod
     def attach(self, sample: Sample, truth: Any) -> Sample:
@@ -107,7 +123,8 @@ class DepthRule(TruthRule):
     """How depth is stored: in PNG files of 16 bits, or as metres in NPY files; 0 is not known.
 
     Args:
-        scale: What stands for a metre in PNG files: 1000 for millimetres, 256 in KITTI.
+        scale: What stands for a metre in PNG files; None is 1000, for millimetres, or what a
+            published data set has.
 
     Raises:
         ExpediteError: A scale that is not above 0.
@@ -117,10 +134,10 @@ class DepthRule(TruthRule):
     suffixes: ClassVar = (".png", ".npy")
     noun: ClassVar = "depth"
 
-    scale: float = 1000.0
+    scale: float | None = None
 
     def __post_init__(self) -> None:
-        if not self.scale > 0:
+        if self.scale is not None and not self.scale > 0:
             raise ExpediteError(f"a depth scale of {self.scale} was asked; it is above 0")
 
     def read(self, path: Path) -> NDArray[np.float32]:
@@ -139,13 +156,14 @@ class DepthRule(TruthRule):
             raise ExpediteError(
                 f"{path} is an image of mode {image.mode}; depth is due in one channel of 16 bits"
             )
-        return np.asarray(image) / self.scale
+        return np.asarray(image) / (self.scale or _MILLIMETRES)
 
 
 # By the data set's name in a published variant.yml.
 LABEL_RULES = {
     "ade20k": LabelRule(reduce_zero_label=True),
     "pascal_context": LabelRule(),  # 60 classes, the background among them
+    "pascal_context_59": LabelRule(reduce_zero_label=True),
     "cityscapes": LabelRule(),
     "camvid": LabelRule(ignore_index=11),
 }

@@ -109,6 +109,10 @@ class Task(ABC, Generic[Answer]):
     def meter(self) -> Meter[Answer]:
         """A new meter, at zero."""
 
+    def fidelity_meter(self) -> Meter[Answer]:
+        """The same for answers that are compared with the unpatched model's."""
+        return self.meter()
+
     def on(self, rule: Truths | None) -> Self:
         """The task with what the truth's own files say of the protocol."""
         return self

@@ -49,7 +49,7 @@ def test_outputs_of_transformers_are_known_by_their_fields() -> None:
     found = loaded(segmenter())
     assert read_answer(found, DEPTH, (2, 2)).tolist() == [[3, 3], [3, 3]]
     classes = SimpleNamespace(logits=torch.eye(3)[:1])
-    assert read_answer(found, classes, (2, 2)).indices == 0
+    assert read_answer(found, classes, (2, 2)).indices[0] == 0
 
 
 def test_an_output_of_another_task_is_refused() -> None:
