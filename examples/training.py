@@ -104,7 +104,7 @@ def train_epoch(
     pixels: Sequence[int],
     loss_of: Callable[[Any], Tensor],
 ) -> float:
-    """One pass over `batches`; returns the mean loss.
+    """One pass over `batches`; returns the mean loss of the steps that counted.
 
     Args:
         run: Is changed.
@@ -120,14 +120,18 @@ def train_epoch(
                 group["lr"] = rate * share
         losses.append(step_down(run, loss_of(batch)))
     run.epoch += 1
-    return sum(losses) / len(losses)
+    return torch.tensor(losses).nanmean().item()
 
 
 def step_down(run: Run[Any], loss: Tensor) -> float:
-    """Update the weights and their average; returns the loss."""
+    """Update the weights and their average; returns the loss.
+
+    A step without a finite gradient, as bfloat16 may have, is left out, and its loss is NaN.
+    """
     run.model.zero_grad()
     torch.autograd.backward(loss)
-    torch.nn.utils.clip_grad_norm_(run.model.parameters(), 1.0)
+    if not torch.nn.utils.clip_grad_norm_(run.model.parameters(), 1.0).isfinite():
+        return math.nan
     for optimizer in run.optimizers:
         optimizer.step()
     run.averaged_model.update_parameters(run.model)
