@@ -55,6 +55,30 @@ class Clustering:
         device = self.tokens.device
         return make_tiles(self.grid, self.clusters, reach, device, nearest=self.nearest)
 
+    def average(self, values: Tensor) -> Tensor:
+        """Average values of tokens over the clusters they were assigned to.
+
+        Args:
+            values: (B, N, C) or (1, N, C), on the grid that was clustered.
+
+        Returns:
+            (B, h·w, C) in the dtype of the values; the values themselves where nothing was merged.
+
+        Example:
+            >>> tokens = torch.randn(1, 192, 8)
+            >>> centroids, record = cluster(tokens, (12, 16), (5, 6))
+            >>> torch.allclose(record.average(tokens), centroids)
+            True
+        """
+        if self.is_identity:
+            return values
+        tiles = self.tiles()
+        with full_precision(values.device):
+            x = values.float()
+            pooled = average_pool(x, self.grid, self.clusters)
+            means = _means(tiles.split(x), self.assignment, self.mass, pooled, tiles)
+        return means.to(values.dtype)
+
 
 def cluster(
     tokens: Tensor,
@@ -101,19 +125,19 @@ def cluster(
         >>> centroids.shape, record.mass.sum(1).round()
         (torch.Size([2, 30, 8]), tensor([192., 192.]))
     """
-    _check_shapes(tokens, grid, clusters)
+    check_shapes(tokens, grid, clusters)
     _check_settings(iterations, neighborhood, temperature, projection)
     if _keeps_every_token(grid, clusters):
-        return tokens, _identity(tokens, grid, neighborhood, mass)
+        return tokens, unmerged(tokens, grid, neighborhood, mass)
     with full_precision(tokens.device):
-        z, unit = _standardize(tokens if features is None else features)
+        z, unit = standardize(tokens if features is None else features)
         z = project(z, projection)
-        centers = _average_pool(z, grid, clusters)
+        centers = average_pool(z, grid, clusters)
         tiles = make_tiles(grid, clusters, neighborhood // 2, tokens.device, nearest=nearest)
-        tau = _temperature(temperature, z, centers, unit, tiles)
+        tau = resolve_temperature(temperature, z, centers[:, tiles.first_cell], unit)
         assignment, centers, total = _em(z, mass, centers, tau, iterations, tiles)
         values = tokens.float()
-        pooled = _average_pool(values, grid, clusters)
+        pooled = average_pool(values, grid, clusters)
         centroids = _means(tiles.split(values), assignment, total, pooled, tiles)
     centroids = centroids.to(tokens.dtype)
     return centroids, Clustering(
@@ -170,32 +194,6 @@ class TokenClustering(nn.Module):
             nearest=self.nearest,
             projection=self.projection,
         )
-
-
-def pool(values: Tensor, clustering: Clustering) -> Tensor:
-    """Average values of tokens over the clusters they were assigned to.
-
-    Args:
-        values: (B, N, C) or (1, N, C), on the grid that was clustered.
-        clustering: From `cluster`.
-
-    Returns:
-        (B, h·w, C) in the dtype of the values; the clusters' own tokens where nothing was merged.
-
-    Example:
-        >>> tokens = torch.randn(1, 192, 8)
-        >>> centroids, record = cluster(tokens, (12, 16), (5, 6))
-        >>> torch.allclose(pool(tokens, record), centroids)
-        True
-    """
-    if clustering.is_identity:
-        return values
-    tiles = clustering.tiles()
-    with full_precision(values.device):
-        x = values.float()
-        pooled = _average_pool(x, clustering.grid, clustering.clusters)
-        means = _means(tiles.split(x), clustering.assignment, clustering.mass, pooled, tiles)
-    return means.to(values.dtype)
 
 
 def project(features: Tensor, channels: int | None) -> Tensor:
@@ -305,7 +303,7 @@ def _means(
     return torch.where(total > EMPTY_MASS, means, otherwise)
 
 
-def _standardize(features: Tensor) -> tuple[Tensor, Tensor]:
+def standardize(features: Tensor) -> tuple[Tensor, Tensor]:
     """Features of unit size without their mean, which would drown the distances, and the unit."""
     x = features.float()
     unit = x.abs().amax((1, 2), keepdim=True).clamp_min(_TINY)
@@ -313,21 +311,16 @@ def _standardize(features: Tensor) -> tuple[Tensor, Tensor]:
     return x - x.mean(1, keepdim=True), unit
 
 
-def _temperature(
-    temperature: float | str, z: Tensor, centers: Tensor, unit: Tensor, tiles: Tiles
-) -> Tensor:
+def resolve_temperature(temperature: float | str, z: Tensor, own: Tensor, unit: Tensor) -> Tensor:
+    """The temperature (B, 1, 1) of features z (B, N, D) whose first centres are `own` (B, N, D)."""
     if temperature == "auto":
-        distance: Tensor = torch.linalg.vector_norm(
-            z - centers[:, tiles.first_cell], dim=-1
-        )  # (B, N)
+        distance: Tensor = torch.linalg.vector_norm(z - own, dim=-1)  # (B, N)
         spread = distance.square().mean(1)  # (B,)
-        tau = (AUTO_TEMPERATURE * spread).clamp_min(_LEAST_AUTO_TEMPERATURE)[:, None, None]
-    else:
-        tau = (float(temperature) / unit.square()).clamp_min(_TINY)
-    return tau  # (B, 1, 1)
+        return (AUTO_TEMPERATURE * spread).clamp_min(_LEAST_AUTO_TEMPERATURE)[:, None, None]
+    return (float(temperature) / unit.square()).clamp_min(_TINY)
 
 
-def _average_pool(x: Tensor, grid: tuple[int, int], clusters: tuple[int, int]) -> Tensor:
+def average_pool(x: Tensor, grid: tuple[int, int], clusters: tuple[int, int]) -> Tensor:
     """Adaptive average pooling to (B, h·w, C), as matrix products so that any size exports."""
     (rows,), (columns,) = (
         _pooling_matrix(size, cells, x.device) for size, cells in zip(grid, clusters, strict=True)
@@ -350,9 +343,10 @@ def _keeps_every_token(grid: tuple[int, int], clusters: tuple[int, int]) -> bool
     return grid == clusters
 
 
-def _identity(
-    tokens: Tensor, grid: tuple[int, int], neighborhood: int, mass: Tensor | None
+def unmerged(
+    tokens: Tensor, grid: tuple[int, int], neighborhood: int = 1, mass: Tensor | None = None
 ) -> Clustering:
+    """The record where every token stays itself."""
     batch, count, _ = tokens.shape
     weight = tokens.new_ones(batch, count, dtype=torch.float32) if mass is None else mass.float()
     nothing = weight.new_empty(batch, 0, 0, 0)
@@ -362,7 +356,8 @@ def _identity(
     )  # fmt: skip
 
 
-def _check_shapes(tokens: Tensor, grid: tuple[int, int], clusters: tuple[int, int]) -> None:
+def check_shapes(tokens: Tensor, grid: tuple[int, int], clusters: tuple[int, int]) -> None:
+    """Refuse tokens that are not of the grid, and more clusters than tokens along a side."""
     if tokens.dim() != 3 or not tokens.is_floating_point():
         raise ExpediteError(
             f"tokens of shape {tuple(tokens.shape)} and {tokens.dtype} were given; floating-point "

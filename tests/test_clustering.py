@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from expedite import clustering
-from expedite.clustering import AUTO_TEMPERATURE, TokenClustering, cluster, labels, pool, project
+from expedite.clustering import AUTO_TEMPERATURE, TokenClustering, cluster, labels, project
 from expedite.errors import ExpediteError
 from expedite.evaluate.flops import count_flops
 from tests.oracles import cluster_loop, first_cells
@@ -42,7 +42,7 @@ def test_equals_the_equations_in_a_slow_loop(
 def test_centres_begin_as_adaptive_averages() -> None:
     tokens = torch.randn(2, 11 * 17, 4)
     expected = F.adaptive_avg_pool2d(tokens.transpose(1, 2).reshape(2, 4, 11, 17), (4, 7))
-    found = clustering._average_pool(tokens, (11, 17), (4, 7))
+    found = clustering.average_pool(tokens, (11, 17), (4, 7))
     torch.testing.assert_close(found, expected.flatten(2).transpose(1, 2))
 
 
@@ -85,7 +85,7 @@ def test_as_many_clusters_as_tokens_return_the_tokens_themselves() -> None:
     assert centroids is tokens
     assert record.is_identity
     assert torch.equal(labels(record), torch.arange(12).expand(2, 12))
-    assert torch.equal(pool(tokens, record), tokens)
+    assert torch.equal(record.average(tokens), tokens)
 
 
 def test_the_shortcut_agrees_with_hard_assignment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -178,7 +178,7 @@ def test_distances_are_measured_on_features_and_means_taken_of_tokens() -> None:
     _, _, weights = cluster_loop(features[0], (8, 10), (3, 4), 5, 5, 1.0)
     expected = weights.T @ tokens[0].double() / weights.sum(0)[:, None]
     torch.testing.assert_close(centroids[0].double(), expected, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(pool(tokens, record), centroids)
+    torch.testing.assert_close(record.average(tokens), centroids)
 
 
 def test_mass_counts_tokens_as_often_as_it_says() -> None:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 import expedite
 from expedite import ExpediteError
-from expedite.clustering import Clustering, cluster, pool
+from expedite.clustering import Clustering, cluster
 from expedite.models.segmenter import MaskTransformer, Segmenter
 from expedite.patchers.hooks import find_sessions
 from expedite.reconstruction import reconstruct, token_weights
@@ -98,7 +98,7 @@ def test_the_delta_head_exit_runs_the_decoders_blocks_alone_on_clusters() -> Non
     short, record = encode(model, x, alpha=1)
     full = model.encoder.norm(reconstruct(short[:, 1:], record))
     projected = model.decoder.proj_dec(full)  # type: ignore[operator]
-    before = pool(projected, record)
+    before = record.average(projected)
     after, queries = decode(model, before, mask(record, queries=5))
     body = projected + token_weights(record).apply(after - before)
     expected = as_image(score(model, body, queries))
