@@ -16,6 +16,7 @@ Exit = Literal["backbone", "head"]
 Space = Literal["norm", "tokens"]
 Scope = Literal["local", "knn"]
 Weighting = Literal["linear", "softmax", "l2", "hard"]
+Tables = Literal["offsets", "resized"]
 Depth = int | Sequence[int]  # how many blocks; of every stage, where there are stages
 
 # The paper's operators: every improvement turned off (ablations of Section 4.3: κ 5, λ 5×5, τ 50,
@@ -30,6 +31,7 @@ _PAPER: Mapping[str, Any] = MappingProxyType(
         "weights": "softmax",
         "k": 20,
         "delta": False,
+        "position_tables": "resized",
     }
 )
 
@@ -106,6 +108,10 @@ class Plan:
             projections run on every token and was measured to bring nothing.
         reconstruct_at: "backbone", or "head" for heads that work token by token.
         nearest_cells: Take a token's first cell as the published code does.
+        window_borders: In hosts with windows, cluster every window alone; False clusters the whole
+            map to as many clusters.
+        position_tables: Where hosts keep relative positions in tables, "offsets" reads them at the
+            offsets between clusters, "resized" resizes them as the published code does.
 
     Raises:
         ExpediteError: A value is impossible.
@@ -129,6 +135,8 @@ class Plan:
     delta: bool | None = None
     reconstruct_at: Exit = "backbone"
     nearest_cells: bool = False
+    window_borders: bool = True
+    position_tables: Tables = "offsets"
 
     def __post_init__(self) -> None:
         if not self.spans or not all(isinstance(span, Span) for span in self.spans):
@@ -190,6 +198,8 @@ _CHOICES = {
     "delta": Literal[True, False],
     "reconstruct_at": Exit,
     "nearest_cells": Literal[True, False],
+    "window_borders": Literal[True, False],
+    "position_tables": Tables,
 }
 
 

@@ -123,6 +123,7 @@ def test_the_papers_method_turns_every_improvement_off() -> None:
         log_mass=False,
         reconstruction="knn",
         weights="softmax",
+        position_tables="resized",
         k=20,
         delta=False,
     )

@@ -86,7 +86,7 @@ def _count(model: nn.Module, plan: Plan | None, images: Tensor) -> FlopCount:
 
 
 def _compared(recipe: Recipe, row: Row, ours: FlopCount) -> Check:
-    published = None if row.gflops is None else row.gflops / recipe.flops_per_multiply_add
+    published = _published(recipe, row)
     difference = None if published is None else ours.total / published - 1
     agrees = difference is None or abs(difference) <= AGREEMENT
     return Check(
@@ -102,8 +102,11 @@ def _compared(recipe: Recipe, row: Row, ours: FlopCount) -> Check:
 
 
 def _failed(recipe: Recipe, row: Row, error: ExpediteError) -> Check:
-    published = None if row.gflops is None else row.gflops / recipe.flops_per_multiply_add
-    return Check(recipe.name, row, published, None, None, False, str(error), {})
+    return Check(recipe.name, row, _published(recipe, row), None, None, False, str(error), {})
+
+
+def _published(recipe: Recipe, row: Row) -> float | None:
+    return None if row.gflops is None else row.gflops / recipe.flops_per_multiply_add
 
 
 def recipes_table(recipes: Iterable[Recipe]) -> Table:

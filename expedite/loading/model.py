@@ -69,12 +69,16 @@ class Wanted:
         path = None if checkpoint is None else Path(checkpoint)
         return cls(spec, kind, name, image_size, classes, path)
 
-    def refuse_others(self) -> None:
-        """Refuse what cannot be chosen for a model that brings its own weights."""
+    def refuse_classes(self) -> None:
+        """Refuse a number of classes for a model that has its own."""
         if self.classes is not None:
             raise ExpediteError(
                 f"{self.classes} classes were asked of '{self.spec}', which has its own number"
             )
+
+    def refuse_others(self) -> None:
+        """Refuse what cannot be chosen for a model that brings its own weights."""
+        self.refuse_classes()
         if self.checkpoint is not None:
             raise ExpediteError(
                 f"the checkpoint {self.checkpoint} was given for '{self.spec}', which brings its "

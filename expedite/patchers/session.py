@@ -8,6 +8,7 @@ classes changes while a model runs.
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from math import prod
 from typing import Any, Protocol, runtime_checkable
 
@@ -136,7 +137,8 @@ class Session:
         if self.host.window is None:
             return {first: TokenClustering(span.grid_for, *settings) for span, first, _ in ranges}
         steps = zip(ranges, plan.grids(depth, *self.host.windows), strict=True)
-        return {first: WindowTokenClustering(*step, *settings) for (_, first, _), step in steps}
+        layer = partial(WindowTokenClustering, borders=plan.window_borders)
+        return {first: layer(*step, *settings) for (_, first, _), step in steps}
 
     def make_reconstruction(self) -> TokenReconstruction | WindowTokenReconstruction:
         """The layer that brings the full grid back."""
@@ -290,7 +292,8 @@ class Session:
         """The clusters' relative position bias, (1, heads, 1 + h·w, 1 + h·w)."""
         assert self.host.bias is not None and frame.grid is not None
         table = self.host.bias.table(maker, frame.grid)
-        return cluster_bias(table, frame.grid, frame.levels[-1].record.clusters)
+        resized = self.plan.position_tables == "resized"
+        return cluster_bias(table, frame.grid, frame.levels[-1].record.clusters, resized)
 
     def average(self, frame: Frame, tokens: Tensor) -> Tensor:
         """One token, the mean that the clusters' masses weigh, in place of all but the prefix."""
@@ -362,7 +365,15 @@ class Session:
         record, stage = frame.levels[-1].record, self.host.stage_of(index)
         assert isinstance(record, WindowClustering) and frame.grid is not None
         grid, window = self.host.grids(frame.grid)[stage], self.host.windows[stage]
-        return Cells(grid, window, record.clusters, record.cells, self._log_mass(frame))
+        return Cells(
+            grid,
+            window,
+            record.clusters,
+            record.cells,
+            self.plan.window_borders,
+            self._log_mass(frame),
+            self.plan.position_tables == "resized",
+        )
 
     def _stays_clustered(self, frame: Frame, index: int) -> bool:
         """Whether nobody reads the full grid of the last block's output."""

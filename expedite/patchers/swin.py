@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from expedite.patchers.bias import window_bias
 from expedite.patchers.continuous import continuous_bias
-from expedite.patchers.host import Host, Stage, apply_child, attribute, every_token, kind_of
+from expedite.patchers.host import Cells, Host, Stage, apply_child, attribute, every_token, kind_of
 from expedite.patchers.shifted_blocks import Layout, Projections, Size, run_block
 
 Stages = list[tuple[nn.Module, ...]]
@@ -56,19 +56,18 @@ def project(attention: nn.Module, x: Tensor) -> Projections:
     return q, k, v
 
 
-def table_of_offsets(attention: nn.Module, window: Size, cells: Size) -> Tensor:
+def table_of_offsets(attention: nn.Module, cells: Cells) -> Tensor:
     """The bias of a Swin's attention among the cells of a window."""
-    return window_bias(attribute(attention, "relative_position_bias_table"), window, cells)
+    table: Tensor = attribute(attention, "relative_position_bias_table")
+    return window_bias(table, cells.window, cells.cells, cells.resized)
 
 
-def mlp_of_offsets(
-    attention: nn.Module, window: Size, cells: Size, name: str = "cpb_mlp"
-) -> Tensor:
+def mlp_of_offsets(attention: nn.Module, cells: Cells, name: str = "cpb_mlp") -> Tensor:
     """The bias of a SwinV2's attention among the cells of a window; `name` is its MLP's."""
     # By whose size offsets are divided: another window's where weights come from one.
     rows, columns = getattr(attention, "pretrained_window_size", (0, 0))
-    trained = (rows, columns) if rows > 0 else window
-    return continuous_bias(attention.get_submodule(name), window, cells, trained)
+    trained = (rows, columns) if rows > 0 else cells.window
+    return continuous_bias(attention.get_submodule(name), cells.window, cells.cells, trained)
 
 
 def _the_same(block: nn.Module, tokens: Tensor) -> Tensor:

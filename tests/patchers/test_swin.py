@@ -7,12 +7,13 @@ from typing import Any
 import pytest
 import timm
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 import expedite
 from expedite import ExpediteError, Plan, Span, clustering
 from expedite.evaluate.flops import count_flops
-from expedite.patchers.bias import window_bias
+from expedite.patchers.bias import spread, window_bias
 from expedite.patchers.continuous import continuous_bias, logarithmic_bias
 from expedite.patchers.shifted_blocks import shift_mask
 from expedite.windows import cluster_windows, partition, reconstruct_windows, unpartition
@@ -48,7 +49,9 @@ pytestmark = pytest.mark.usefixtures("no_gradients")
 
 # Windows that divide the maps of 16×16 and 8×8, that leave a border of 1 or 3, of 4 or 2.
 @pytest.mark.parametrize("window", [4, 5, 6])
-@pytest.mark.parametrize("settings", [{}, {"delta": False}, {"log_mass": False}])
+@pytest.mark.parametrize(
+    "settings", [{}, {"delta": False}, {"log_mass": False}, {"window_borders": False}]
+)
 @swins
 def test_full_windows_without_the_shortcut_equal_the_plain_model(
     make: Any, settings: dict[str, Any], window: int, monkeypatch: pytest.MonkeyPatch
@@ -93,15 +96,17 @@ def without_positions(model: Any) -> Any:
 
 # 16×16 tokens in windows of 8: shifts of 4 and 2; of 12, with 8 rows of padding: shifts of 6 and 3.
 @pytest.mark.parametrize("window", [8, 12])
-@pytest.mark.parametrize("delta", [True, False])
+@pytest.mark.parametrize("settings", [{}, {"delta": False}, {"window_borders": False}])
 @swins
-def test_cells_of_equal_tokens_cluster_without_loss(make: Any, delta: bool, window: int) -> None:
+def test_cells_of_equal_tokens_cluster_without_loss(
+    make: Any, settings: dict[str, Any], window: int
+) -> None:
     model = without_positions(make(window_size=window, depths=[4], num_heads=[2]))
     x = blocky(images(), 2)
     plain = model(x)
-    expedite.patch(model, alpha=0, clusters=window // 2, delta=delta, **HARD)
+    expedite.patch(model, alpha=0, clusters=window // 2, **settings, **HARD)
     torch.testing.assert_close(model(x), plain, rtol=1e-3, atol=1e-3)
-    expedite.patch(model, alpha=0, clusters=window // 4, delta=delta, **HARD)
+    expedite.patch(model, alpha=0, clusters=window // 4, **settings, **HARD)
     assert not torch.allclose(model(x), plain, rtol=1e-2, atol=1e-2)
 
 
@@ -204,6 +209,20 @@ def attend(block: Any, x: Tensor, bias: Tensor, log_mass: Tensor, shift: int) ->
         scores = scores.masked_fill(apart, float("-inf"))
     y = attention.proj((scores.softmax(-1) @ v).transpose(1, 2).reshape(-1, 4, 4, width))
     return unpartition(y, (2, 2)).roll((shift, shift), (1, 2))
+
+
+def test_resized_tables_are_the_librarys_own_resized() -> None:
+    model = timm_swin()
+    block = model.layers[0].blocks[0]
+    table = block.attn.relative_position_bias_table  # of windows of 8×8
+    expected = F.interpolate(table.mT.reshape(1, 2, 15, 15), (7, 7), mode="bilinear")
+    found = window_bias(table, (8, 8), (4, 4), resized=True)
+    torch.testing.assert_close(found, spread(expected.flatten(2)[0].mT, (4, 4)))
+    resized = expedite.patch(model, alpha=1, clusters=4, position_tables="resized")(images())
+    table.copy_(table + 1)  # which a softmax cancels
+    torch.testing.assert_close(model(images()), resized, rtol=1e-3, atol=1e-3)
+    read = expedite.patch(model, alpha=1, clusters=4)(images())
+    assert not torch.allclose(read, resized, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("make", [timm_swin, timm_swinv2])
