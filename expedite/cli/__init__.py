@@ -8,11 +8,13 @@ import typer
 from rich.console import Console
 
 from expedite.cli.bench import bench_command
+from expedite.cli.compare import compare_command
 from expedite.cli.demo import demo_command
 from expedite.cli.describe import describe_command
 from expedite.cli.flops import flops_command
 from expedite.cli.recipes import recipes_command
 from expedite.cli.sweep import sweep_command
+from expedite.cli.tune import tune_command
 from expedite.errors import ExpediteError
 from expedite.version import __version__
 
@@ -22,6 +24,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("sweep")(sweep_command)
+app.command("tune")(tune_command)
+app.command("compare")(compare_command)
 app.command("describe")(describe_command)
 app.command("flops")(flops_command)
 app.command("bench")(bench_command)

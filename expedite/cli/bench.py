@@ -24,9 +24,9 @@ from expedite.cli.options import (
     Settings,
     find_device,
     find_dtype,
+    image_size_of,
     images_for,
     optional_plan,
-    parse_size,
     show,
 )
 from expedite.errors import ExpediteError
@@ -57,7 +57,7 @@ def bench_command(
     as_json: AsJson = False,
 ) -> None:
     """Time one plan against the unpatched model, in turn, with its peak memory."""
-    loaded = load_model(model, parse_size(image_size), classes, checkpoint)
+    loaded = load_model(model, image_size_of(image_size), classes, checkpoint)
     plan = optional_plan(alpha, clusters, keep, beta, method, reconstruct_at, settings)
     if plan is None:
         raise ExpediteError("no alpha was given; a bench times a plan against the unpatched model")

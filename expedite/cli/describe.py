@@ -15,9 +15,9 @@ from expedite.cli.options import (
     Model,
     ReconstructAt,
     Settings,
+    image_size_of,
     images_for,
     optional_plan,
-    parse_size,
     show,
 )
 from expedite.loading import load_model
@@ -39,7 +39,7 @@ def describe_command(
     as_json: AsJson = False,
 ) -> None:
     """Say what a model is to expedite, and what a plan would leave of its tokens."""
-    loaded = load_model(model, parse_size(image_size), classes, checkpoint)
+    loaded = load_model(model, image_size_of(image_size), classes, checkpoint)
     if plan := optional_plan(alpha, clusters, keep, beta, method, reconstruct_at, settings):
         patch(loaded.model, plan)
     found = describe(loaded.model, grid_of(loaded.model, images_for(loaded)))

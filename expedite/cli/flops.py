@@ -16,9 +16,9 @@ from expedite.cli.options import (
     Model,
     ReconstructAt,
     Settings,
+    image_size_of,
     images_for,
     optional_plan,
-    parse_size,
     show,
 )
 from expedite.evaluate.flops import FlopCount, count_flops
@@ -41,7 +41,7 @@ def flops_command(
     as_json: AsJson = False,
 ) -> None:
     """Count the GFLOPs (multiply-adds) of one image, unpatched and patched."""
-    loaded = load_model(model, parse_size(image_size), classes, checkpoint)
+    loaded = load_model(model, image_size_of(image_size), classes, checkpoint)
     plan = optional_plan(alpha, clusters, keep, beta, method, reconstruct_at, settings)
     images = images_for(loaded)
     base = count_flops(loaded.model, images)

@@ -3,22 +3,23 @@
 import json
 import shlex
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import torch
 import typer
 import yaml
 
 from expedite.errors import ExpediteError
+from expedite.evaluate.comparators import METHODS, plan_of
+from expedite.evaluate.plans import parse_size
 from expedite.loading import LoadedModel
 from expedite.models.files import first_line
-from expedite.plan import Plan, make_plan
+from expedite.plan import Plan
 
 # Settings of a plan with an option of their own, which --set must not contradict.
 _PLAN_OPTIONS = ("alpha", "beta", "clusters", "keep", "method", "reconstruct_at")
-
-Number = TypeVar("Number", int, float)
 
 
 Model = Annotated[
@@ -38,7 +39,7 @@ Alpha = Annotated[int | None, typer.Option(help="Blocks that run at full resolut
 Beta = Annotated[int | None, typer.Option(help="Blocks that run on clusters; default: the rest.")]
 Clusters = Annotated[str | None, typer.Option(help="The cluster grid: 28, or 15x52.")]
 Keep = Annotated[float | None, typer.Option(help="Instead of clusters: share of tokens to keep.")]
-Method = Annotated[str, typer.Option(help="expedite, or paper for the published operators.")]
+Method = Annotated[str, typer.Option(help=f"One of {', '.join(METHODS)}.")]
 ReconstructAt = Annotated[str, typer.Option(help="backbone, or head where it works by token.")]
 Settings = Annotated[
     list[str] | None,
@@ -51,10 +52,12 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and 
 
 
 def show(content: dict[str, Any], text: str, as_json: bool) -> None:
+    """Print one JSON object, or text."""
     typer.echo(json.dumps(content, indent=2) if as_json else text)
 
 
 def images_for(loaded: LoadedModel) -> torch.Tensor:
+    """An image of the model's size, (1, 3, H, W)."""
     return torch.zeros(1, 3, *loaded.image_size)
 
 
@@ -67,24 +70,37 @@ def optional_plan(
     reconstruct_at: str,
     settings: list[str] | None,
 ) -> Plan | None:
+    """One plan from the options that say one; None where none do."""
     if alpha is None:
         if clusters is not None or keep is not None:
             raise ExpediteError("clusters were asked without --alpha; a plan needs both")
         return None
-    size = None if clusters is None else parse_sizes(clusters, None)[0][0]
+    size = None if clusters is None else parse_size(clusters)
     return plan_from(alpha, size, keep, beta, method, reconstruct_at, settings)
 
 
 def plan_from(
     alpha: int,
-    clusters: int | tuple[int, int] | None,
+    clusters: tuple[int, int] | None,
     keep: float | None,
     beta: int | None,
     method: str,
     reconstruct_at: str,
     settings: list[str] | None,
 ) -> Plan:
-    values: dict[str, Any] = {"reconstruct_at": reconstruct_at, "method": method}
+    """One plan from the options that say one."""
+    values = {name: parse_yaml(name, text) for name, text in assignments(settings)}
+    values |= exit_at(reconstruct_at)
+    return plan_of(method, alpha, clusters, keep=keep, beta=beta, **values)
+
+
+def exit_at(reconstruct_at: str) -> dict[str, Any]:
+    """The setting, where it is not what plans have by themselves: not every method has an exit."""
+    return {} if reconstruct_at == "backbone" else {"reconstruct_at": reconstruct_at}
+
+
+def assignments(settings: list[str] | None) -> Iterator[tuple[str, str]]:
+    """Names and values of --set, read no further."""
     for assignment in settings or []:
         name, equals, value = assignment.partition("=")
         if not equals:
@@ -92,55 +108,35 @@ def plan_from(
         if name in _PLAN_OPTIONS:
             option = name.replace("_", "-")
             raise ExpediteError(f"--set {assignment} was asked; {name} is given by --{option}")
-        values[name] = _yaml(assignment, value)
-    return make_plan(alpha, clusters, keep=keep, beta=beta, **values)
+        yield name, value
 
 
-def _yaml(assignment: str, value: str) -> Any:
+def parse_yaml(name: str, value: str) -> Any:
+    """The value of a setting."""
     try:
         return yaml.safe_load(value)
     except (yaml.YAMLError, ValueError) as error:  # the second of dates that there are not
         raise ExpediteError(
-            f"--set {assignment} was asked; its value is not readable as YAML: {first_line(error)}"
+            f"--set {name}={value} was asked; its value is not readable as YAML: "
+            f"{first_line(error)}"
         ) from error
 
 
-def parse_sizes(
-    clusters: str | None, keep: str | None
-) -> list[tuple[tuple[int, int] | None, float | None]]:
-    """Cluster grids or shares to keep, as pairs of which one is None."""
-    if clusters is not None:
-        return [(parse_size(text), None) for text in parse_list(clusters)]
-    if keep is None:
-        raise ExpediteError("neither --clusters nor --keep was given; one of them is due")
-    return [(None, parse(float, text)) for text in parse_list(keep)]
-
-
-def parse_size(text: str | None) -> tuple[int, int] | None:
-    """Turn 640 into (640, 640), and 352x1216 into (352, 1216)."""
-    if text is None:
-        return None
-    sides = [parse(int, side) for side in text.lower().split("x")]
-    if len(sides) > 2 or min(sides) < 1:
-        raise ExpediteError(f"the size '{text}' was given; 28 or 15x52 (rows x columns) are sizes")
-    return sides[0], sides[-1]
+def image_size_of(text: str | None) -> tuple[int, int] | None:
+    """Pixels as `plans.parse_size` reads them; None where none were given."""
+    return None if text is None else parse_size(text)
 
 
 def parse_list(text: str) -> list[str]:
+    """Values between commas."""
     parts = [part.strip() for part in text.split(",")]
     if not all(parts):
         raise ExpediteError(f"the list '{text}' was given; values between single commas are due")
     return parts
 
 
-def parse(kind: type[Number], text: str) -> Number:
-    try:
-        return kind(text)
-    except ValueError as error:
-        raise ExpediteError(f"'{text}' was given where a number is due") from error
-
-
 def find_device(name: str) -> torch.device:
+    """The device by its name; auto takes a GPU where there is one."""
     if name == "auto":
         return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     try:
@@ -155,6 +151,7 @@ def find_device(name: str) -> torch.device:
 
 
 def find_dtype(name: str) -> torch.dtype:
+    """The dtype by its name."""
     dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
     if name not in dtypes:
         raise ExpediteError(f"the dtype '{name}' was asked; {', '.join(dtypes)} are known")
@@ -162,4 +159,5 @@ def find_dtype(name: str) -> torch.dtype:
 
 
 def command_line() -> str:
+    """What was typed."""
     return shlex.join(["expedite", *sys.argv[1:]])

@@ -1,37 +1,41 @@
 """`expedite sweep`: every combination of settings, measured on a folder of images."""
 
+import json
 from dataclasses import asdict, replace
-from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
 
+import torch
 import typer
 from rich.console import Console
 
 from expedite.cli.options import (
+    AsJson,
     Beta,
     Checkpoint,
     Classes,
     Device,
     Dtype,
     ImageSize,
-    Method,
     Model,
     ReconstructAt,
     Seconds,
-    Settings,
+    assignments,
     command_line,
+    exit_at,
     find_device,
     find_dtype,
-    parse,
+    image_size_of,
     parse_list,
-    parse_size,
-    parse_sizes,
-    plan_from,
+    parse_yaml,
 )
 from expedite.errors import ExpediteError
+from expedite.evaluate.comparators import METHODS
 from expedite.evaluate.datasets import open_folder
+from expedite.evaluate.plans import Size, grid_of_plans, parse_number, parse_size, read_plans
+from expedite.evaluate.recommend import code, recommend, verdict
 from expedite.evaluate.report import Section, write_report
+from expedite.evaluate.results import Results, flat
 from expedite.evaluate.run import Request, run_sweep
 from expedite.evaluate.tasks import task_of
 from expedite.evaluate.tasks.base import Task
@@ -39,7 +43,10 @@ from expedite.evaluate.tasks.classes import Segmentation
 from expedite.evaluate.tasks.depth import Depth
 from expedite.evaluate.truths import LABEL_RULES, DepthRule, LabelRule, TruthRule
 from expedite.loading import LoadedModel, load_model
+from expedite.plan import Plan
 from expedite.version import __version__
+
+Sizes = tuple[list[Size] | None, list[float] | None]
 
 
 def sweep_command(
@@ -48,13 +55,27 @@ def sweep_command(
         Path, typer.Option(help="Folder with images/SPLIT and annotations/SPLIT or depth/SPLIT.")
     ],
     out: Annotated[Path, typer.Option(help="Folder for results, plots and the report.")],
-    alpha: Annotated[str, typer.Option(help="One or more, as in 4,6.")],
-    clusters: Annotated[str | None, typer.Option(help="One or more, as in 16,20,15x52.")] = None,
+    alpha: Annotated[
+        str | None, typer.Option(help="One or more, as in 4,6; 4+8 is a plan of two spans.")
+    ] = None,
+    clusters: Annotated[
+        str | None, typer.Option(help="One or more, as in 16,20,15x52; 20+14 for two spans.")
+    ] = None,
     keep: Annotated[str | None, typer.Option(help="Instead of clusters, as in 0.25,0.5.")] = None,
     beta: Beta = None,
-    method: Method = "expedite",
+    method: Annotated[
+        str, typer.Option(help=f"One or more of {', '.join(METHODS)}, between commas.")
+    ] = "expedite",
     reconstruct_at: ReconstructAt = "backbone",
-    settings: Settings = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", help="Another setting of the plans, NAME=VALUE or NAME=A,B; may be repeated."
+        ),
+    ] = None,
+    plans: Annotated[
+        Path | None, typer.Option(help="A YAML file that lists plans, in place of the above.")
+    ] = None,
     split: Annotated[str, typer.Option(help="Which split of the data.")] = "val",
     limit: Annotated[int | None, typer.Option(help="How many images, spread over all.")] = None,
     ignore_index: Annotated[
@@ -75,21 +96,23 @@ def sweep_command(
     device: Device = "auto",
     dtype: Dtype = "float32",
     seconds: Seconds = 2.0,
+    as_json: AsJson = False,
 ) -> None:
-    """Measure every combination of alpha and clusters, and write a table, plots and a report."""
-    loaded = load_model(model, parse_size(image_size), classes, checkpoint)
+    """Measure plans of one or several methods, and write a table, plots and a report.
+
+    A sweep that was stopped goes on where it was: rows in --out are not measured again.
+    """
+    torch.manual_seed(0)  # of random weights
+    loaded = load_model(model, image_size_of(image_size), classes, checkpoint)
     task = _task(loaded, max_depth)
     rule = _truth_rule(loaded, task, ignore_index, reduce_zero_label, depth_scale)
     samples = open_folder(data, split, rule, limit)
-    plans = [
-        plan_from(parse(int, a), size, share, beta, method, reconstruct_at, settings)
-        for a, (size, share) in product(parse_list(alpha), parse_sizes(clusters, keep))
-    ]
+    listed = _plans(plans, alpha, clusters, keep, beta, method, reconstruct_at, settings)
     request = Request(
         loaded=loaded,
         task=task,
         samples=samples,
-        plans=plans,
+        plans=listed,
         out=out,
         identity={
             "expedite": __version__,
@@ -109,10 +132,63 @@ def sweep_command(
         dtype=find_dtype(dtype),
         seconds=seconds,
     )
-    console = Console()
+    console = Console(stderr=as_json)
     results = run_sweep(request, console)
     page = write_report(out, [Section(results, out)])
+    if as_json:
+        typer.echo(json.dumps(_summary(results, page), indent=2))
+        return
+    console.print(verdict(results))
+    if (best := recommend(results)) and best.plan:
+        console.print(code(best.plan), markup=False, soft_wrap=True)
     console.print(f"written: {page}, results.csv and results.json beside it")
+
+
+def _summary(results: Results, page: Path) -> dict[str, Any]:
+    best = recommend(results)
+    return {
+        "report": str(page),
+        "setting": results.setting,
+        "rows": [flat(row) for row in results.rows],
+        "recommended": flat(best) if best else None,
+        "code": code(best.plan) if best and best.plan else None,
+        "verdict": verdict(results),
+    }
+
+
+def _plans(
+    file: Path | None,
+    alpha: str | None,
+    clusters: str | None,
+    keep: str | None,
+    beta: int | None,
+    method: str,
+    reconstruct_at: str,
+    settings: list[str] | None,
+) -> list[Plan]:
+    if file is not None:
+        if alpha or clusters or keep or beta or settings:
+            raise ExpediteError(f"--plans {file} was given with other plans; give one or the other")
+        return read_plans(file)
+    methods = parse_list(method)
+    if alpha is None and methods != ["downsample"]:
+        raise ExpediteError("neither --alpha nor --plans was given; one of them is due")
+    alphas = [[parse_number(int, a) for a in text.split("+")] for text in parse_list(alpha or "0")]
+    values = {name: [value] for name, value in exit_at(reconstruct_at).items()}
+    for name, text in assignments(settings):
+        values[name] = [parse_yaml(name, part) for part in text.split(",")]
+    return grid_of_plans(methods, alphas, _sizes(clusters, keep), beta, values)
+
+
+def _sizes(clusters: str | None, keep: str | None) -> list[Sizes]:
+    """Cluster grids or shares to keep of the spans of each plan, as pairs of which one is None."""
+    if clusters is not None:
+        return [([*map(parse_size, text.split("+"))], None) for text in parse_list(clusters)]
+    if keep is None:
+        raise ExpediteError("neither --clusters nor --keep was given; one of them is due")
+    return [
+        (None, [parse_number(float, part) for part in text.split("+")]) for text in parse_list(keep)
+    ]
 
 
 def _task(loaded: LoadedModel, max_depth: float | None) -> Task[Any]:

@@ -122,10 +122,10 @@ def method_of(plan: Plan) -> str:
 
 def _described(method: str, plan: Plan) -> tuple[bool, int, str]:
     """Whether a plan is of another kind than a method's, how many settings differ, and both."""
-    plain = plan_of_spans(method, plan.spans)
+    plain = plan_of_spans(method, plan.spans[:1])
     if type(plain) is not type(plan):
         return True, 0, method
-    names = [field.name for field in fields(plan)]
+    names = [field.name for field in fields(plan) if field.name != "spans"]
     differing = [name for name in names if getattr(plan, name) != getattr(plain, name)]
     texts = (f"{name}={getattr(plan, name)}" for name in differing)
     return bool({"merge", "returns"} & set(differing)), len(differing), " ".join([method, *texts])
