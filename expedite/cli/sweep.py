@@ -167,7 +167,8 @@ def _plans(
     settings: list[str] | None,
 ) -> list[Plan]:
     if file is not None:
-        if alpha or clusters or keep or beta or settings:
+        others = (alpha, clusters, keep, beta, settings, exit_at(reconstruct_at))
+        if any(others) or method != "expedite":
             raise ExpediteError(f"--plans {file} was given with other plans; give one or the other")
         return read_plans(file)
     methods = parse_list(method)

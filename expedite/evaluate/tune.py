@@ -289,13 +289,16 @@ class Search:
 
     def _refusal(self, budget: Budget) -> str:
         least = min(low for low, _ in self.costs.values())
-        best = max((trial.fidelity or 0 for trial in self._trials()), default=0)
-        fastest = max((trial.speedup or 0 for trial in self._trials()), default=0)
-        reached = (
-            f"the fewest GFLOPs that a plan has here are {least:.2f}"
-            if budget.gflops
-            else f"the most that a plan reached is {best if budget.fidelity else fastest:.3f}"
-        )
+        trials = self._trials()
+        if budget.gflops:
+            reached = f"the fewest GFLOPs that a plan has here are {least:.2f}"
+        elif budget.fidelity:
+            most = max((trial.fidelity or 0 for trial in trials), default=0)
+            reached = f"the highest fidelity that a plan reached is {most:.4f}"
+        elif trials:
+            reached = f"the most that a plan reached is {max(t.speedup or 0 for t in trials):.2f}"
+        else:
+            reached = f"GFLOPs alone promise {self.bench.base_gflops / least:.2f} at most"
         return f"{budget} was asked and no plan meets it; {reached}"
 
 

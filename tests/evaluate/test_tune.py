@@ -57,7 +57,7 @@ def search(made: Made) -> Search:
     return Search(cast(Bench, made))
 
 
-@pytest.mark.parametrize("gflops", [3.0, 5.0, 8.0])
+@pytest.mark.parametrize("gflops", [5.0, 8.0])
 def test_the_best_within_gflops_is_found_in_few_runs(gflops: float) -> None:
     made = Made()
     found = search(made).run(Budget(gflops=gflops))
@@ -100,8 +100,8 @@ def test_trials_are_what_was_measured() -> None:
     ("budget", "sentence"),
     [
         (Budget(gflops=0.5), "gflops=0.5 was asked and no plan meets it; the fewest GFLOPs"),
-        (Budget(speedup=50.0), "speedup=50 was asked and no plan meets it"),
-        (Budget(fidelity=1.0), "fidelity=1 was asked and no plan meets it; the most .* is 0.9"),
+        (Budget(speedup=50.0), "no plan meets it; GFLOPs alone promise 5.74 at most"),
+        (Budget(fidelity=1.0), "fidelity=1 was asked and no plan meets it; the highest .* is 0.9"),
     ],
 )
 def test_budgets_that_no_plan_meets(budget: Budget, sentence: str) -> None:

@@ -5,6 +5,7 @@ return; here they merge after a block, to as many as there are cells in the clus
 as copies. `tome_blocks` is another form for dense prediction.
 """
 
+from abc import abstractmethod
 from typing import ClassVar
 
 import torch
@@ -52,9 +53,9 @@ class AttentionMerging(Merging):
             **without_features(tokens),
         )
 
+    @abstractmethod
     def assign(self, measured: Measured, mass: Tensor, count: int) -> tuple[Tensor, Tensor]:
         """Into which of `count` every token goes, (B, N), and with what weight, (B, N)."""
-        raise NotImplementedError
 
 
 class AttentionSession(MergeSession):
