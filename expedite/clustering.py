@@ -14,14 +14,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from expedite.assignment import EMPTY_MASS, Assignment, HardAssignment, SoftAssignment
 from expedite.constants import remembered
 from expedite.errors import ExpediteError
 from expedite.tiling import Tiles, make_tiles
 
 # The "auto" temperature over the mean squared distance between a token and its first centre.
 AUTO_TEMPERATURE = 0.05
-# A cluster with less mass than this stands for no token.
-EMPTY_MASS = 1e-6
 # Where the largest feature is 1, smaller temperatures would only sharpen rounding errors.
 _LEAST_AUTO_TEMPERATURE = 1e-10
 _TINY = 1e-30
@@ -41,43 +40,23 @@ class Clustering:
     features: Tensor  # (B, N, D)
     centers: Tensor  # (B, h·w, D)
     mass: Tensor  # (B, h·w) float32: how many tokens each cluster stands for
-    assignment: Tensor  # (B, T, n, m) float32: the soft weights of the last E-step, in tiles
+    assignment: Assignment | None  # None where nothing was merged
     temperature: Tensor  # (B, 1, 1)
     grid: tuple[int, int]
     clusters: tuple[int, int]
     neighborhood: int
     nearest: bool
-    is_identity: bool = False
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether nothing was merged."""
+        return self.assignment is None
 
     def tiles(self) -> Tiles:
         """The tiles in which `assignment` is laid out."""
         reach = self.neighborhood // 2
         device = self.tokens.device
         return make_tiles(self.grid, self.clusters, reach, device, nearest=self.nearest)
-
-    def average(self, values: Tensor) -> Tensor:
-        """Average values of tokens over the clusters they were assigned to.
-
-        Args:
-            values: (B, N, C) or (1, N, C), on the grid that was clustered.
-
-        Returns:
-            (B, h·w, C) in the dtype of the values; the values themselves where nothing was merged.
-
-        Example:
-            >>> tokens = torch.randn(1, 192, 8)
-            >>> centroids, record = cluster(tokens, (12, 16), (5, 6))
-            >>> torch.allclose(record.average(tokens), centroids)
-            True
-        """
-        if self.is_identity:
-            return values
-        tiles = self.tiles()
-        with full_precision(values.device):
-            x = values.float()
-            pooled = average_pool(x, self.grid, self.clusters)
-            means = _means(tiles.split(x), self.assignment, self.mass, pooled, tiles)
-        return means.to(values.dtype)
 
 
 def cluster(
@@ -92,12 +71,14 @@ def cluster(
     mass: Tensor | None = None,
     nearest: bool = False,
     projection: int | None = None,
+    hard: bool = False,
 ) -> tuple[Tensor, Clustering]:
     """Cluster the tokens of a grid into a smaller grid of centroids.
 
     Centres begin as adaptive averages over h×w bins (Eq. 2). Each step assigns every token to the
     cells around its own first cell by softmax(-d²/τ), then moves the centres to the means of what
-    they were assigned (Eq. 3). A centre that nothing was assigned to stays where it is.
+    they were assigned (Eq. 3). A centre that nothing was assigned to stays where it is; its
+    centroid is the token in the middle of its cell.
 
     Args:
         tokens: (B, N, C) in row-major order of the grid, N = H·W.
@@ -112,6 +93,7 @@ def cluster(
         nearest: Take first cells as the published code does, see `tiling.Axis`.
         projection: Measure distances on so many random projections of the features, see `project`;
             None measures on all features.
+        hard: In the last step every token joins its nearest centre alone.
 
     Returns:
         Centroids (B, h·w, C) in the dtype of the tokens, and the record for `reconstruct`.
@@ -130,19 +112,16 @@ def cluster(
     if _keeps_every_token(grid, clusters):
         return tokens, unmerged(tokens, grid, neighborhood, mass)
     with full_precision(tokens.device):
-        z, unit = standardize(tokens if features is None else features)
-        z = project(z, projection)
+        z, unit = standardize(tokens if features is None else features, projection)
         centers = average_pool(z, grid, clusters)
         tiles = make_tiles(grid, clusters, neighborhood // 2, tokens.device, nearest=nearest)
         tau = resolve_temperature(temperature, z, centers[:, tiles.first_cell], unit)
-        assignment, centers, total = _em(z, mass, centers, tau, iterations, tiles)
-        values = tokens.float()
-        pooled = average_pool(values, grid, clusters)
-        centroids = _means(tiles.split(values), assignment, total, pooled, tiles)
-    centroids = centroids.to(tokens.dtype)
+        assignment, centers = _em(z, mass, centers, tau, iterations, tiles, hard)
+        centroids = assignment.means(tokens, tokens[:, tiles.middle]).to(tokens.dtype)
     return centroids, Clustering(
-        tokens, centroids, z, centers, total, assignment, tau, grid, clusters, neighborhood, nearest
-    )
+        tokens, centroids, z, centers, assignment.mass, assignment, tau, grid, clusters,
+        neighborhood, nearest,
+    )  # fmt: skip
 
 
 class TokenClustering(nn.Module):
@@ -165,6 +144,7 @@ class TokenClustering(nn.Module):
         temperature: float | Literal["auto"] = "auto",
         nearest: bool = False,
         projection: int | None = None,
+        hard: bool = False,
     ) -> None:
         super().__init__()
         _check_settings(iterations, neighborhood, temperature, projection)
@@ -174,6 +154,7 @@ class TokenClustering(nn.Module):
         self.temperature: float | Literal["auto"] = temperature
         self.nearest = nearest
         self.projection = projection
+        self.hard = hard
 
     def forward(
         self,
@@ -193,7 +174,32 @@ class TokenClustering(nn.Module):
             mass=mass,
             nearest=self.nearest,
             projection=self.projection,
+            hard=self.hard,
         )
+
+
+def pool(values: Tensor, clustering: Clustering) -> Tensor:
+    """Average values of tokens over the clusters they were assigned to.
+
+    Args:
+        values: (B, N, C) or (1, N, C), on the grid that was clustered.
+        clustering: From `cluster`.
+
+    Returns:
+        (B, h·w, C) in the dtype of the values; the clusters' own tokens where nothing was merged.
+
+    Example:
+        >>> tokens = torch.randn(1, 192, 8)
+        >>> centroids, record = cluster(tokens, (12, 16), (5, 6))
+        >>> torch.allclose(pool(tokens, record), centroids)
+        True
+    """
+    if clustering.assignment is None:
+        return values
+    with full_precision(values.device):
+        middle = values[:, clustering.tiles().middle]
+        means = clustering.assignment.means(values, middle)
+    return means.to(values.dtype)
 
 
 def project(features: Tensor, channels: int | None) -> Tensor:
@@ -220,8 +226,18 @@ def project(features: Tensor, channels: int | None) -> Tensor:
     if channels is None or channels >= depth:
         return features
     (signs,) = _signs(depth, features.device)
-    signed = F.pad(features * signs.to(features.dtype), (0, -depth % channels))
-    return signed.reshape(*signed.shape[:2], signed.shape[2] // channels, channels).sum(-2)
+    return _fold(features, signs, channels)
+
+
+def _fold(features: Tensor, factors: Tensor, width: int) -> Tensor:
+    """Sums of every `width`-th channel times its factor, float32: one pass, no large temporary."""
+    total = features.new_zeros(width, dtype=torch.float32)
+    for start in range(0, features.shape[-1], width):
+        part, factor = (x[..., start : start + width].float() for x in (features, factors))
+        if missing := width - part.shape[-1]:
+            part, factor = F.pad(part, (0, missing)), F.pad(factor, (0, missing))
+        total = torch.addcmul(total, part, factor)
+    return total
 
 
 @remembered
@@ -242,14 +258,10 @@ def labels(clustering: Clustering) -> Tensor:
         >>> labels(record).shape
         torch.Size([1, 192])
     """
-    if clustering.is_identity:
-        return torch.arange(clustering.mass.shape[1], device=clustering.mass.device).expand_as(
-            clustering.mass
-        )
-    tiles = clustering.tiles()
-    best = clustering.assignment.argmax(-1)  # (B, T, n) places in a window
-    windows = tiles.cell.expand(len(best), -1, -1)  # (B, T, m)
-    return tiles.join(windows.gather(2, best)[..., None]).squeeze(-1)
+    if clustering.assignment is None:
+        mass = clustering.mass
+        return torch.arange(mass.shape[1], device=mass.device).expand_as(mass)
+    return clustering.assignment.labels
 
 
 def full_precision(device: torch.device) -> AbstractContextManager[None]:
@@ -260,8 +272,14 @@ def full_precision(device: torch.device) -> AbstractContextManager[None]:
 
 
 def _em(
-    z: Tensor, mass: Tensor | None, centers: Tensor, tau: Tensor, iterations: int, tiles: Tiles
-) -> tuple[Tensor, Tensor, Tensor]:
+    z: Tensor,
+    mass: Tensor | None,
+    centers: Tensor,
+    tau: Tensor,
+    iterations: int,
+    tiles: Tiles,
+    hard: bool,
+) -> tuple[Assignment, Tensor]:
     weight = z.new_ones(*z.shape[:2], 1) if mass is None else mass.float()[..., None]
     counted = tiles.split(weight) * tiles.filled[..., None]  # (B, T, n, 1)
     # One more column of ones makes each product do two things: the E-step's also adds what does not
@@ -269,15 +287,23 @@ def _em(
     points = tiles.split(F.pad(z, (0, 1), value=1.0))  # (B, T, n, D + 1)
     weighted = points * counted
     unreachable = torch.where(tiles.reachable, 0.0, -torch.inf)  # (T, n, m)
-    for _ in range(iterations):
+
+    def scores(centers: Tensor) -> Tensor:
         # ‖z‖² is left out of d²: it is the same for every cluster and the softmax cancels it.
         half_norms = centers.square().sum(-1, keepdim=True) / 2
         keys = tiles.windows(torch.cat([centers, -half_norms], -1) * (2 / tau))  # (B, T, m, D + 1)
-        assignment = add_product(unreachable, points, keys.mT).softmax(-1)  # (B, T, n, m)
+        return add_product(unreachable, points, keys.mT)  # (B, T, n, m)
+
+    for _ in range(iterations - hard):
+        assignment = scores(centers).softmax(-1)
         sums = tiles.add_windows(assignment.mT @ weighted)  # (B, h·w, D + 1)
         total = sums[..., -1:]
         centers = torch.where(total > EMPTY_MASS, sums[..., :-1] / total.clamp_min(_TINY), centers)
-    return assignment * counted, centers, total.squeeze(-1)
+    if not hard:
+        return SoftAssignment(assignment * counted, total.squeeze(-1), tiles), centers
+    nearest = tiles.cells_at(scores(centers).argmax(-1, keepdim=True))
+    joined = HardAssignment.of(tiles.join(nearest)[..., 0], weight, centers.shape[1])
+    return joined, joined.means(z, centers)
 
 
 def add_product(bias: Tensor, left: Tensor, right: Tensor, factor: float = 1) -> Tensor:
@@ -292,22 +318,16 @@ def add_product(bias: Tensor, left: Tensor, right: Tensor, factor: float = 1) ->
     return shaped
 
 
-def _means(
-    values: Tensor, assignment: Tensor, total: Tensor, otherwise: Tensor, tiles: Tiles
-) -> Tensor:
-    """Means (B, h·w, C) of tiled values (B, T, n, C), `otherwise` for clusters without mass."""
-    total = total[..., None]
-    # Shares that sum to one before the product: sums of huge values would overflow.
-    share = assignment / tiles.windows(total.clamp_min(_TINY)).mT  # (B, T, n, m)
-    means = tiles.add_windows(share.mT @ values)
-    return torch.where(total > EMPTY_MASS, means, otherwise)
-
-
-def standardize(features: Tensor) -> tuple[Tensor, Tensor]:
+def standardize(features: Tensor, projection: int | None) -> tuple[Tensor, Tensor]:
     """Features of unit size without their mean, which would drown the distances, and the unit."""
-    x = features.float()
-    unit = x.abs().amax((1, 2), keepdim=True).clamp_min(_TINY)
-    x = x / unit
+    high, low = features.amax((1, 2), keepdim=True), features.amin((1, 2), keepdim=True)
+    unit = torch.maximum(high, -low).float().clamp_min(_TINY)
+    depth = features.shape[-1]
+    if projection is None or projection >= depth:
+        x = (features / unit).float()
+    else:
+        (signs,) = _signs(depth, features.device)
+        x = _fold(features, signs / unit, projection)
     return x - x.mean(1, keepdim=True), unit
 
 
@@ -349,11 +369,9 @@ def unmerged(
     """The record where every token stays itself."""
     batch, count, _ = tokens.shape
     weight = tokens.new_ones(batch, count, dtype=torch.float32) if mass is None else mass.float()
-    nothing = weight.new_empty(batch, 0, 0, 0)
     return Clustering(
-        tokens, tokens, tokens, tokens, weight, nothing, nothing, grid, grid, neighborhood,
-        nearest=False, is_identity=True,
-    )  # fmt: skip
+        tokens, tokens, tokens, tokens, weight, None, weight, grid, grid, neighborhood, False
+    )
 
 
 def check_shapes(tokens: Tensor, grid: tuple[int, int], clusters: tuple[int, int]) -> None:

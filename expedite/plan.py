@@ -32,6 +32,7 @@ _PAPER: Mapping[str, Any] = MappingProxyType(
         "k": 20,
         "delta": False,
         "position_tables": "resized",
+        "hard": False,
     }
 )
 
@@ -107,6 +108,7 @@ class Plan:
             None means True at the backbone and False at the head, where it makes the head's
             projections run on every token and was measured to bring nothing.
         reconstruct_at: "backbone", or "head" for heads that work token by token.
+        hard: In the last EM step every token joins its nearest cluster alone.
         nearest_cells: Take a token's first cell as the published code does.
         window_borders: In hosts with windows, cluster every window alone; False clusters the whole
             map to as many clusters.
@@ -127,6 +129,7 @@ class Plan:
     neighborhood: int = 5
     temperature: float | Literal["auto"] = "auto"
     projection: int | None = 64
+    hard: bool = True
     space: Space = "norm"
     log_mass: bool = True
     reconstruction: Scope = "local"
@@ -197,6 +200,7 @@ _CHOICES = {
     "weights": Weighting,
     "delta": Literal[True, False],
     "reconstruct_at": Exit,
+    "hard": Literal[True, False],
     "nearest_cells": Literal[True, False],
     "window_borders": Literal[True, False],
     "position_tables": Tables,

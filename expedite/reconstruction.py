@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from expedite.clustering import EMPTY_MASS, Clustering, add_product, full_precision
+from expedite.assignment import EMPTY_MASS, flat_index
+from expedite.clustering import Clustering, add_product, full_precision
 from expedite.errors import ExpediteError
 from expedite.tiling import Tiles, make_one_tile, make_tiles
 
@@ -36,13 +37,16 @@ class Spread(Protocol):
 class TokenWeights:
     """How much of each cluster goes into each token; one set serves any number of taps."""
 
-    weights: Tensor  # (B, T, n, m) float32 in tiles, at most k of m not zero
-    tiles: Tiles
+    weights: Tensor  # (B, N, k) float32
+    index: Tensor  # (B, N, k) int64 of the clusters they are for
 
     def apply(self, cluster_values: Tensor) -> Tensor:
         """Spread values of clusters (B, h·w, C) over the tokens, (B, N, C) float32."""
-        with full_precision(cluster_values.device):
-            return self.tiles.join(self.weights @ self.tiles.windows(cluster_values.float()))
+        clusters, channels = cluster_values.shape[1:]
+        values = cluster_values.float().flatten(0, 1)  # (B·h·w, C)
+        rows = flat_index(self.index, clusters).flatten(0, 1)  # (B·N, k)
+        spread = _weighted_rows(values, rows, self.weights.flatten(0, 1))
+        return spread.view(*self.index.shape[:2], channels)
 
 
 def token_weights(
@@ -79,7 +83,7 @@ def token_weights(
         nearest, index = distance.topk(min(k, distance.shape[3]), largest=False)  # (B, T, n, k)
         tau = clustering.temperature[..., None]  # (B, 1, 1, 1)
         chosen = _WEIGHTINGS[weights](nearest, index, centers, tau)
-        return TokenWeights(torch.zeros_like(distance).scatter(3, index, chosen), tiles)
+        return TokenWeights(tiles.join(chosen), tiles.join(tiles.cells_at(index)))
 
 
 def reconstruct(
@@ -174,8 +178,19 @@ class TokenReconstruction(nn.Module):
         after = cluster_tokens.float()
         if not self.delta:
             return spread.apply(after).to(cluster_tokens.dtype)
-        change = spread.apply(after - clustering.centroids.float())
-        return (clustering.tokens.float() + change).to(cluster_tokens.dtype)
+        change = spread.apply(after - clustering.centroids)
+        return change.add_(clustering.tokens).to(cluster_tokens.dtype)
+
+
+def _weighted_rows(values: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
+    """Sums (n, C) of rows (n, k) of values (m, C) times weights (n, k)."""
+    if values.device.type in ("cpu", "cuda") and not torch.compiler.is_compiling():
+        return F.embedding_bag(rows, values, mode="sum", per_sample_weights=weights)
+    # What compilers fuse and ONNX has; never all k rows of every token at once.
+    total = values[rows[:, 0]] * weights[:, :1]
+    for index, weight in zip(rows.T[1:], weights.T[1:, :, None], strict=True):
+        total = torch.addcmul(total, values[index], weight)
+    return total
 
 
 class _Points(NamedTuple):

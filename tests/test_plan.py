@@ -124,6 +124,7 @@ def test_the_papers_method_turns_every_improvement_off() -> None:
         reconstruction="knn",
         weights="softmax",
         position_tables="resized",
+        hard=False,
         k=20,
         delta=False,
     )

@@ -7,7 +7,7 @@ model hands its blocks, whatever they were made from, as long as angles grow eve
 import torch
 from torch import Tensor
 
-from expedite.clustering import Clustering
+from expedite.clustering import Clustering, pool
 from expedite.errors import ExpediteError
 
 
@@ -23,7 +23,7 @@ def cluster_positions(
     """Row and column of every cluster of a chain of clusterings, weighed by mass, (B, h·w, 2)."""
     positions = grid_positions(grid, device)
     for record in records:
-        positions = record.average(positions)
+        positions = pool(positions, record)
     return positions
 
 

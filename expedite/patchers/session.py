@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from expedite.clustering import Clustering, TokenClustering
+from expedite.clustering import Clustering, TokenClustering, pool
 from expedite.errors import ExpediteError
 from expedite.patchers.bias import cluster_bias
 from expedite.patchers.host import Cells, Host, Reads
@@ -132,6 +132,7 @@ class Session:
             plan.temperature,
             plan.nearest_cells,
             plan.projection,
+            plan.hard,
         )
         ranges = plan.ranges(depth)
         if self.host.window is None:
@@ -403,7 +404,7 @@ def _check_size(host: Host, index: int, grid: tuple[int, int]) -> None:
 def _pool_levels(frame: Frame, body: Tensor) -> Tensor:
     """Average over the clusters in force, and let their records remember these tokens instead."""
     for level, record in zip(frame.levels, frame.records, strict=True):
-        centroids = record.average(body)
+        centroids = pool(body, record)
         level.record = replace(record, tokens=body, centroids=centroids)
         body = centroids
     return body

@@ -29,7 +29,9 @@ def by_hand(model: DPT, x: Tensor) -> Tensor:
     tokens = blocks[0](tokens + vit.pos_embed)
     taps = [tokens]
     first, body = tokens[:, :1], tokens[:, 1:]
-    centroids, record = cluster(body, (8, 8), (4, 5), features=blocks[1].norm1(body), projection=64)
+    centroids, record = cluster(
+        body, (8, 8), (4, 5), features=blocks[1].norm1(body), projection=64, hard=True
+    )
     stream = torch.cat([first, centroids], 1)
     mask = torch.cat([torch.zeros(len(x), 1), record.mass.log()], 1)[:, None, None]
     for block in blocks[1:]:

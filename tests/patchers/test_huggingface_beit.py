@@ -112,7 +112,9 @@ def test_mean_pooling_gets_the_mass_weighted_mean() -> None:
     for layer in model.beit.layers[:3]:
         tokens = layer(tokens)
     body, last = tokens[:, 1:], model.beit.layers[3]
-    centroids, record = cluster(body, (8, 8), (4, 5), features=last.layernorm_before(body))
+    centroids, record = cluster(
+        body, (8, 8), (4, 5), features=last.layernorm_before(body), hard=True
+    )
     after = last(torch.cat([tokens[:, :1], centroids], 1))[:, 1:]
     pooled = (record.mass[..., None] / 64 * after).sum(1)
     expected = model.classifier(model.beit.pooler.layernorm(pooled))

@@ -221,7 +221,9 @@ def test_taps_equal_the_operators_by_hand() -> None:
     layers = model.dpt.encoder.layer
     tokens = layers[0](embedded)
     body = tokens[:, 1:]
-    centroids, record = cluster(body, (8, 8), (4, 5), features=layers[1].layernorm_before(body))
+    centroids, record = cluster(
+        body, (8, 8), (4, 5), features=layers[1].layernorm_before(body), hard=True
+    )
     mask = torch.cat([torch.zeros(2, 1), record.mass.log()], 1)[:, None, None]
     short, taps = torch.cat([tokens[:, :1], centroids], 1), [tokens]
     for layer in layers[1:]:

@@ -74,7 +74,7 @@ def by_hand(model: torch.nn.Module, x: Tensor) -> Tensor:
     tokens = blocks[0](tokens, rope=rope)
     body = tokens[:, 1:]
     norm = blocks[1].get_submodule("norm1")
-    centroids, record = cluster(body, (8, 8), (4, 5), features=norm(body))
+    centroids, record = cluster(body, (8, 8), (4, 5), features=norm(body), hard=True)
     mask = torch.cat([torch.zeros(len(x), 1), record.mass.log()], 1)[:, None, None]
     places = cluster_positions([record], (8, 8), CPU)
     # Half of a head's pairs turn by rows, half by columns: 10000^(-2j/8) radians a token.

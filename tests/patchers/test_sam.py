@@ -194,7 +194,9 @@ def test_blocks_equal_the_operators_by_hand() -> None:
     first, whole, windowed = model.blocks
     tokens = first(model.patch_embed(x) + model.pos_embed)
     features = whole.norm1(tokens)
-    short, record = cluster_windows(tokens, (6, 6), (3, 3), features=features, projection=64)
+    short, record = cluster_windows(
+        tokens, (6, 6), (3, 3), features=features, projection=64, hard=True
+    )
     log_mass = record.mass.log()
     middle = torch.tensor([[0.5, 2.5, 4.5, 6.5]])
     short = short + attend(whole, whole.norm1(short), middle, 8, log_mass)
@@ -221,7 +223,7 @@ def test_resized_tables_are_those_of_the_librarys_own_blocks_on_a_smaller_map() 
     model.blocks[2].window_size = 4
     full = reconstruct_windows(short, record, k=4)
     expected = model.neck(full.permute(0, 3, 1, 2))
-    plain: dict[str, Any] = {"space": "tokens", "projection": None, "log_mass": False, "k": 4}
+    plain: dict[str, Any] = {"space": "tokens", "hard": False, "log_mass": False, "k": 4}
     expedite.patch(model, alpha=1, clusters=2, position_tables="resized", **plain)
     torch.testing.assert_close(model(x), expected, rtol=1e-3, atol=1e-3)
 

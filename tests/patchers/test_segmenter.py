@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 import expedite
 from expedite import ExpediteError
-from expedite.clustering import Clustering, cluster
+from expedite.clustering import Clustering, cluster, pool
 from expedite.models.segmenter import MaskTransformer, Segmenter
 from expedite.patchers.hooks import find_sessions
 from expedite.reconstruction import reconstruct, token_weights
@@ -35,7 +35,7 @@ def encode(model: Segmenter, x: Tensor, alpha: int) -> tuple[Tensor, Clustering]
     tokens = tokens_before(model, x, alpha)
     body = tokens[:, 1:]
     features = model.encoder.blocks[alpha].norm1(body)  # type: ignore[operator]
-    centroids, record = cluster(body, (8, 8), CELLS, features=features, projection=64)
+    centroids, record = cluster(body, (8, 8), CELLS, features=features, projection=64, hard=True)
     short = torch.cat([tokens[:, :1], centroids], 1)
     for block in model.encoder.blocks[alpha:]:
         short = block(short, mask(record, prefix=1))
@@ -98,7 +98,7 @@ def test_the_delta_head_exit_runs_the_decoders_blocks_alone_on_clusters() -> Non
     short, record = encode(model, x, alpha=1)
     full = model.encoder.norm(reconstruct(short[:, 1:], record))
     projected = model.decoder.proj_dec(full)  # type: ignore[operator]
-    before = record.average(projected)
+    before = pool(projected, record)
     after, queries = decode(model, before, mask(record, queries=5))
     body = projected + token_weights(record).apply(after - before)
     expected = as_image(score(model, body, queries))

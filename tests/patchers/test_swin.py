@@ -233,7 +233,9 @@ def test_blocks_equal_the_operators_by_hand(make: Any) -> None:
     is_post_norm = make is timm_swinv2
     tokens = first(model.patch_embed(x))
     features = tokens if is_post_norm else shifted.norm1(tokens)
-    short, record = cluster_windows(tokens, (8, 8), (4, 4), features=features, projection=64)
+    short, record = cluster_windows(
+        tokens, (8, 8), (4, 4), features=features, projection=64, hard=True
+    )
     for block, shift in ((shifted, 2), (straight, 0), (last, 2)):
         if is_post_norm:
             bias = continuous_bias(block.attn.cpb_mlp, (8, 8), (4, 4), (8, 8))

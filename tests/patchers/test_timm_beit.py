@@ -68,7 +68,7 @@ def test_average_pooling_gets_the_mass_weighted_mean() -> None:
     for block in model.blocks[:3]:
         tokens = block(tokens)
     body, last = tokens[:, 1:], model.blocks[3]
-    centroids, record = cluster(body, (8, 8), (4, 5), features=last.norm1(body))
+    centroids, record = cluster(body, (8, 8), (4, 5), features=last.norm1(body), hard=True)
     after = last(torch.cat([tokens[:, :1], centroids], 1))[:, 1:]
     pooled = (record.mass[..., None] / 64 * after).sum(1)
     torch.testing.assert_close(found, model.head(model.fc_norm(pooled)), rtol=1e-4, atol=1e-4)

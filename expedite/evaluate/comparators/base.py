@@ -6,10 +6,11 @@ from typing import ClassVar, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from expedite.assignment import Assignment
 from expedite.clustering import Clustering, check_shapes, full_precision, unmerged
 from expedite.errors import ExpediteError
 from expedite.evaluate.comparators.attention import Attention
-from expedite.evaluate.comparators.records import Copying, Measuring, Merged, Upsampling
+from expedite.evaluate.comparators.records import Copying, Measuring, Upsampling, record_of
 from expedite.patchers.host import Host
 from expedite.patchers.session import Frame, Session
 from expedite.plan import Plan, Span
@@ -113,18 +114,18 @@ class Merging(nn.Module):
         with full_precision(tokens.device):
             ones = torch.ones(tokens.shape[:2], device=tokens.device)
             counts = ones if mass is None else mass.float()
-            record = self.merge(tokens, grid, clusters, measured, counts)
+            assignment = self.assign(measured, counts, grid, clusters)
+            record = record_of(tokens, assignment, grid, clusters)
             if self.measuring is not None:
                 record = self.measuring.complete(record, measured.features)
         return record.centroids, record
 
     @abstractmethod
-    def merge(
+    def assign(
         self,
-        tokens: Tensor,
-        grid: tuple[int, int],
-        clusters: tuple[int, int],
         measured: Measured,
         mass: Tensor,
-    ) -> Merged:
-        """The record of tokens (B, N, C), of which each stands for `mass` (B, N)."""
+        grid: tuple[int, int],
+        clusters: tuple[int, int],
+    ) -> Assignment:
+        """Which tokens go together, of which each stands for `mass` (B, N)."""

@@ -10,22 +10,31 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from expedite.assignment import HardAssignment
 from expedite.evaluate.comparators.attention import Attention
 from expedite.evaluate.comparators.base import Measured, Merging
-from expedite.evaluate.comparators.tome import AttentionMerging, AttentionSession
+from expedite.evaluate.comparators.records import grouped
+from expedite.evaluate.comparators.tome import AttentionSession
 from expedite.patchers.host import Host
 
 
-class TokenSelection(AttentionMerging):
+class TokenSelection(Merging):
     """Keeps all but one of the tokens that are asked, and fuses the others into that one."""
 
-    def assign(self, measured: Measured, mass: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    def assign(
+        self,
+        measured: Measured,
+        mass: Tensor,
+        grid: tuple[int, int],
+        clusters: tuple[int, int],
+    ) -> HardAssignment:
         assert measured.attention is not None
+        last = clusters[0] * clusters[1] - 1
         attentiveness = class_attention(measured.attention)[:, measured.prefix :]  # (B, N)
-        kept = attentiveness.topk(count - 1, dim=1).indices
+        kept = attentiveness.topk(last, dim=1).indices
         stays = torch.zeros_like(attentiveness, dtype=torch.long).scatter(1, kept, 1)
-        group = torch.where(stays > 0, stays.cumsum(1) - 1, count - 1)
-        return group, torch.where(stays > 0, 1.0, attentiveness)
+        labels = torch.where(stays > 0, stays.cumsum(1) - 1, last)
+        return grouped(labels, torch.where(stays > 0, 1.0, attentiveness), mass, last + 1)
 
 
 class EViTSession(AttentionSession):

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from expedite.clustering import average_pool
 from expedite.evaluate.comparators.base import Measured, MergeSession, Merging
-from expedite.evaluate.comparators.records import Pooled, without_features
+from expedite.evaluate.comparators.records import PooledAssignment
 
 
 class TokenPooling(Merging):
@@ -21,25 +21,17 @@ class TokenPooling(Merging):
         (torch.Size([1, 2, 8]), tensor([[6., 6.]]))
     """
 
-    def merge(
+    def assign(
         self,
-        tokens: Tensor,
-        grid: tuple[int, int],
-        clusters: tuple[int, int],
         measured: Measured,
         mass: Tensor,
-    ) -> Pooled:
-        pooled = average_pool(tokens.float(), grid, clusters)  # (B, h·w, C)
+        grid: tuple[int, int],
+        clusters: tuple[int, int],
+    ) -> PooledAssignment:
         # Bins that overlap count some tokens twice, so masses are shares of all tokens.
         share = average_pool(mass[..., None], grid, clusters)[..., 0]  # (B, h·w)
-        return Pooled(
-            tokens=tokens,
-            centroids=pooled.to(tokens.dtype),
-            mass=share * (mass.sum(1) / share.sum(1))[:, None],
-            grid=grid,
-            clusters=clusters,
-            **without_features(tokens),
-        )
+        total = share * (mass.sum(1) / share.sum(1))[:, None]
+        return PooledAssignment(total, grid, clusters)
 
 
 class PoolSession(MergeSession):

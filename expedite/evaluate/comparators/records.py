@@ -1,75 +1,65 @@
 """Records of merged tokens, and the ways in which the full grid returns from them."""
 
-from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeVar
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from expedite.clustering import (
-    Clustering,
-    average_pool,
-    project,
-    resolve_temperature,
-    standardize,
-)
+from expedite.assignment import Assignment, HardAssignment
+from expedite.clustering import Clustering, average_pool, pool, resolve_temperature, standardize
 from expedite.plan import Plan
 from expedite.reconstruction import Spread
 from expedite.tiling import make_tiles
 
-_TINY = 1e-30
-
-
-class Merged(Clustering, ABC):
-    """The record of tokens that were merged in another way than by clustering."""
-
-    @abstractmethod
-    def copies(self, values: Tensor) -> Tensor:
-        """The value (B, N, C) of what each token was merged into, of values (B, n, C)."""
-
-
-Record = TypeVar("Record", bound=Merged)
-
 
 @dataclass(frozen=True)
-class Pooled(Merged):
+class PooledAssignment:
     """Tokens averaged over regular bins, which overlap where sizes do not divide."""
 
-    def average(self, values: Tensor) -> Tensor:
-        return average_pool(values.float(), self.grid, self.clusters).to(values.dtype)
+    mass: Tensor  # (B, h·w) float32: how many tokens each bin stands for
+    grid: tuple[int, int]
+    clusters: tuple[int, int]
 
-    def copies(self, values: Tensor) -> Tensor:
-        tiles = make_tiles(self.grid, self.clusters, 0, values.device)
-        return values[:, tiles.first_cell]
+    @property
+    def labels(self) -> Tensor:
+        """The bin in the middle of which each token lies, (B, N) int64."""
+        tiles = make_tiles(self.grid, self.clusters, 0, self.mass.device)
+        return tiles.first_cell.expand(len(self.mass), -1)
 
-
-@dataclass(frozen=True, kw_only=True)
-class Groups(Merged):
-    """Tokens each of which went into one."""
-
-    group: Tensor  # (B, N) int64: into which
-    weight: Tensor  # (B, N) float32: with what weight in the mean
-
-    def average(self, values: Tensor) -> Tensor:
-        return group_means(values, self.group, self.weight, self.mass.shape[1])
-
-    def copies(self, values: Tensor) -> Tensor:
-        return values.gather(1, self.group[..., None].expand(-1, -1, values.shape[2]))
+    def means(self, values: Tensor, otherwise: Tensor) -> Tensor:
+        """Means (B, h·w, C) of values (B or 1, N, C); there is no bin without tokens."""
+        return average_pool(values.float(), self.grid, self.clusters)
 
 
-def without_features(tokens: Tensor) -> dict[str, Any]:
-    """Fields of a record that only reconstruction by weights needs, left empty."""
+def grouped(labels: Tensor, weight: Tensor, mass: Tensor, clusters: int) -> HardAssignment:
+    """Tokens each of which goes into one.
+
+    Args:
+        labels: (B, N) int64: into which; each has a token.
+        weight: (B, N) float32: with what weight in the mean.
+        mass: (B, N) float32: how many tokens it stands for.
+        clusters: Into how many.
+    """
+    by_weight = HardAssignment.of(labels, weight[..., None], clusters)
+    return replace(by_weight, mass=group_sums(mass, labels, clusters))
+
+
+def record_of(
+    tokens: Tensor,
+    assignment: Assignment,
+    grid: tuple[int, int],
+    clusters: tuple[int, int],
+) -> Clustering:
+    """The record of tokens (B, N, C), without what reconstruction by weights needs."""
     nothing = tokens.new_empty(len(tokens), 0, 0, dtype=torch.float32)
-    return {
-        "features": nothing,
-        "centers": nothing,
-        "assignment": nothing[..., None],
-        "temperature": nothing,
-        "neighborhood": 1,
-        "nearest": False,
-    }
+    any_tokens = tokens[:, : clusters[0] * clusters[1]]  # no cluster is without tokens
+    means = assignment.means(tokens, any_tokens).to(tokens.dtype)
+    return Clustering(
+        tokens, means, nothing, nothing, assignment.mass, assignment, nothing, grid, clusters,
+        neighborhood=1, nearest=False,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -83,17 +73,17 @@ class Measuring:
     def of(cls, plan: Plan) -> "Measuring":
         return cls(plan.temperature, plan.projection)
 
-    def complete(self, record: Record, features: Tensor | None) -> Record:
+    def complete(self, record: Clustering, features: Tensor | None) -> Clustering:
         """A record with what `reconstruction.token_weights` needs.
 
         Args:
             record: Without it.
             features: (B, N, D) in which distances are measured; None measures on the tokens.
         """
-        z, unit = standardize(record.tokens if features is None else features)
-        z = project(z, self.projection)
-        centers = record.average(z)
-        tau = resolve_temperature(self.temperature, z, record.copies(centers), unit)
+        z, unit = standardize(record.tokens if features is None else features, self.projection)
+        centers = pool(z, record)
+        own = Copied(record).apply(centers)
+        tau = resolve_temperature(self.temperature, z, own, unit)
         return replace(record, features=z, centers=centers, temperature=tau)
 
 
@@ -121,7 +111,7 @@ class Upsampled:
 class Copying(nn.Module):
     """Copies in place of weights; it has no parameters."""
 
-    def forward(self, record: Merged) -> Spread:
+    def forward(self, record: Clustering) -> Spread:
         return Copied(record)
 
 
@@ -129,38 +119,20 @@ class Copying(nn.Module):
 class Copied:
     """Gives every token the value of what it was merged into."""
 
-    record: Merged
+    record: Clustering
 
     def apply(self, cluster_values: Tensor) -> Tensor:
         """Spread values of merged tokens (B, n, C) over the tokens, (B, N, C) float32."""
-        return self.record.copies(cluster_values.float())
-
-
-def group_means(values: Tensor, group: Tensor, weight: Tensor, count: int) -> Tensor:
-    """Weighted means of values over groups.
-
-    Args:
-        values: (B, N, C), or (1, N, C) for all images.
-        group: (B, N) int64 below `count`; every group has a token.
-        weight: (B, N) float32.
-        count: How many groups.
-
-    Returns:
-        (B, count, C) in the dtype of the values.
-
-    Example:
-        >>> group, weight = torch.tensor([[0, 1, 0]]), torch.tensor([[1.0, 1.0, 3.0]])
-        >>> group_means(torch.tensor([[[4.0], [7.0], [8.0]]]), group, weight, 2).flatten()
-        tensor([7., 7.])
-    """
-    total = group_sums(weight, group, count)
-    share = (weight / total.gather(1, group).clamp_min(_TINY))[..., None]  # (B, N, 1)
-    weighted = values.float() * share  # (B, N, C)
-    index = group[..., None].expand(-1, -1, values.shape[2])
-    sums = weighted.new_zeros(len(group), count, values.shape[2]).scatter_add(1, index, weighted)
-    return sums.to(values.dtype)
+        assert self.record.assignment is not None  # or there were nothing to bring back
+        index = self.record.assignment.labels[..., None].expand(-1, -1, cluster_values.shape[2])
+        return cluster_values.float().gather(1, index)
 
 
 def group_sums(values: Tensor, group: Tensor, count: int) -> Tensor:
-    """Sums (B, count) over groups of values (B, N)."""
+    """Sums (B, count) over groups (B, N) of values (B, N).
+
+    Example:
+        >>> group_sums(torch.tensor([[4.0, 7.0, 8.0]]), torch.tensor([[0, 1, 0]]), 2)
+        tensor([[12.,  7.]])
+    """
     return values.new_zeros(len(group), count).scatter_add(1, group, values)

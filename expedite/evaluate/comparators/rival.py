@@ -34,7 +34,7 @@ _RETURNS: dict[Merge, tuple[Return, ...]] = {
 }
 _EXITS = ("log_mass", "delta", "reconstruct_at")
 _DISTANCES = ("temperature", "projection", "space")
-_CLUSTERING = ("iterations", "neighborhood", "nearest_cells", *_DISTANCES)
+_CLUSTERING = ("iterations", "neighborhood", "nearest_cells", "hard", *_DISTANCES)
 _WEIGHING = ("reconstruction", "weights", "k", *_DISTANCES)
 
 

@@ -5,13 +5,13 @@ return; here they merge after a block, to as many as there are cells in the clus
 as copies. `tome_blocks` is another form for dense prediction.
 """
 
-from abc import abstractmethod
 from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from expedite.assignment import HardAssignment
 from expedite.evaluate.comparators.attention import (
     Layers,
     find_layers,
@@ -19,43 +19,9 @@ from expedite.evaluate.comparators.attention import (
     noted_attention,
 )
 from expedite.evaluate.comparators.base import Measured, MergeSession, Merging
-from expedite.evaluate.comparators.records import (
-    Groups,
-    group_means,
-    group_sums,
-    without_features,
-)
+from expedite.evaluate.comparators.records import group_sums, grouped
 from expedite.patchers.host import Host
 from expedite.patchers.session import Frame
-
-
-class AttentionMerging(Merging):
-    """Merges tokens by the attention of the block before."""
-
-    def merge(
-        self,
-        tokens: Tensor,
-        grid: tuple[int, int],
-        clusters: tuple[int, int],
-        measured: Measured,
-        mass: Tensor,
-    ) -> Groups:
-        count = clusters[0] * clusters[1]
-        group, weight = self.assign(measured, mass, count)
-        return Groups(
-            tokens=tokens,
-            centroids=group_means(tokens, group, weight, count),
-            mass=group_sums(mass, group, count),
-            grid=grid,
-            clusters=clusters,
-            group=group,
-            weight=weight,
-            **without_features(tokens),
-        )
-
-    @abstractmethod
-    def assign(self, measured: Measured, mass: Tensor, count: int) -> tuple[Tensor, Tensor]:
-        """Into which of `count` every token goes, (B, N), and with what weight, (B, N)."""
 
 
 class AttentionSession(MergeSession):
@@ -93,13 +59,20 @@ class AttentionSession(MergeSession):
         return layers
 
 
-class KeyMerging(AttentionMerging):
+class KeyMerging(Merging):
     """Merges the tokens whose keys, averaged over heads, are most alike."""
 
-    def assign(self, measured: Measured, mass: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    def assign(
+        self,
+        measured: Measured,
+        mass: Tensor,
+        grid: tuple[int, int],
+        clusters: tuple[int, int],
+    ) -> HardAssignment:
         assert measured.attention is not None
+        count = clusters[0] * clusters[1]
         keys = measured.attention.keys[:, measured.prefix :]  # (B, N, heads, D)
-        return soft_matching(keys.float().mean(2), mass, count), mass
+        return grouped(soft_matching(keys.float().mean(2), mass, count), mass, mass, count)
 
 
 class ToMeSession(AttentionSession):
@@ -133,7 +106,7 @@ def soft_matching(metric: Tensor, mass: Tensor, count: int) -> Tensor:
         fewer = min(tokens - count, tokens // 2)
         step = match(metric, fewer)
         tokens -= fewer
-        metric = group_means(metric, step, mass, tokens)
+        metric = HardAssignment.of(step, mass[..., None], tokens).means(metric, metric[:, :tokens])
         mass = group_sums(mass, step, tokens)
         group = step.gather(1, group)
     return group

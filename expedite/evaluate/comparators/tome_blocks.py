@@ -11,10 +11,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from expedite.assignment import HardAssignment
 from expedite.clustering import full_precision
 from expedite.errors import ExpediteError
 from expedite.evaluate.comparators.base import RivalSession
-from expedite.evaluate.comparators.records import group_means
 from expedite.evaluate.comparators.tome import soft_matching
 from expedite.patchers.hooks import Hook, after, before
 from expedite.patchers.host import Host
@@ -40,7 +40,8 @@ class PartMerging(nn.Module):
         ones = torch.ones(body.shape[:2], device=body.device)
         with full_precision(body.device):
             group = soft_matching(body.float(), ones, rows * columns)
-            merged = group_means(body, group, ones, rows * columns)
+            assignment = HardAssignment.of(group, ones[..., None], rows * columns)
+            merged = assignment.means(body, body[:, : rows * columns]).to(body.dtype)
         return torch.cat([tokens[:, : self.prefix], merged], 1), group
 
 

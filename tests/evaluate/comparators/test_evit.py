@@ -7,6 +7,7 @@ from expedite.evaluate.comparators import plan_of
 from expedite.evaluate.comparators.attention import Attention
 from expedite.evaluate.comparators.base import Measured
 from expedite.evaluate.comparators.evit import TokenSelection, class_attention
+from expedite.evaluate.comparators.records import Copied
 from tests.hosts import timm_vit
 
 pytestmark = pytest.mark.usefixtures("no_gradients")
@@ -46,10 +47,11 @@ def test_copies_return_to_where_tokens_came_from() -> None:
     found, tokens = attention(), torch.randn(2, 12, 5)
     layer = TokenSelection(Span(0, (2, 3)))
     merged, record = layer(tokens, (3, 4), Measured(attention=found, prefix=2))
-    copies = record.copies(merged)
+    copies = Copied(record).apply(merged)
+    assert record.assignment is not None
     for image in range(2):
         for token in range(12):
-            group = record.group[image, token]
+            group = record.assignment.labels[image, token]
             torch.testing.assert_close(copies[image, token], merged[image, group])
             if group < 5:
                 torch.testing.assert_close(copies[image, token], tokens[image, token])

@@ -6,10 +6,10 @@ from torch import Tensor
 
 import expedite
 from expedite import ExpediteError, Span
+from expedite.clustering import pool
 from expedite.evaluate.comparators import plan_of
 from expedite.evaluate.comparators.attention import Attention
 from expedite.evaluate.comparators.base import Measured
-from expedite.evaluate.comparators.records import Groups
 from expedite.evaluate.comparators.tome import KeyMerging, match, soft_matching
 from expedite.patchers.hooks import find_sessions
 from tests.hosts import images, open_frames, segmenter, timm_vit, torchvision_vit
@@ -68,7 +68,7 @@ def test_merged_tokens_are_means_that_sizes_weigh() -> None:
         torch.testing.assert_close(record.mass[0, n], weight.sum())
         mean = (weight[:, None] * tokens[0, group == n]).sum(0) / weight.sum()
         torch.testing.assert_close(merged[0, n], mean)
-    torch.testing.assert_close(record.average(tokens), merged)
+    torch.testing.assert_close(pool(tokens, record), merged)
 
 
 def test_keys_are_those_of_the_block_before() -> None:
@@ -80,15 +80,15 @@ def test_keys_are_those_of_the_block_before() -> None:
     expedite.patch(model, plan_of("tome", 1, 4))
     (session,) = find_sessions(model)
     layer = session.clusterings[1]
-    records: list[Groups] = []
-    layer.register_forward_hook(lambda module, args, output: records.append(output[1]))
+    assigned: list[Any] = []
+    layer.register_forward_hook(lambda module, args, output: assigned.append(output[1].assignment))
     model(images())
     attention = blocks[0].attn
     width = attention.qkv.in_features
     keys = seen[0] @ attention.qkv.weight[width : 2 * width].T
     keys = keys + attention.qkv.bias[width : 2 * width]  # (B, 1 + N, C)
     mean = keys[:, 1:].unflatten(2, (2, -1)).mean(2)
-    assert torch.equal(records[0].group, soft_matching(mean, torch.ones(2, 64), 16))
+    assert torch.equal(assigned[0].labels, soft_matching(mean, torch.ones(2, 64), 16))
     assert open_frames(model) == 0
 
 
