@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from expedite.assignment import EMPTY_MASS, Assignment, HardAssignment, SoftAssignment
 from expedite.constants import remembered
 from expedite.errors import ExpediteError
+from expedite.relocation import check_relocated, relocate
 from expedite.tiling import Tiles, make_tiles
 
 # The "auto" temperature over the mean squared distance between a token and its first centre.
@@ -72,6 +73,7 @@ def cluster(
     nearest: bool = False,
     projection: int | None = None,
     hard: bool = False,
+    relocated: float = 0.0,
 ) -> tuple[Tensor, Clustering]:
     """Cluster the tokens of a grid into a smaller grid of centroids.
 
@@ -94,6 +96,8 @@ def cluster(
         projection: Measure distances on so many random projections of the features, see `project`;
             None measures on all features.
         hard: In the last step every token joins its nearest centre alone.
+        relocated: The share of the clusters that move at last from even ground to single tokens,
+            see `relocation.relocate`; it needs `hard`.
 
     Returns:
         Centroids (B, h·w, C) in the dtype of the tokens, and the record for `reconstruct`.
@@ -108,7 +112,7 @@ def cluster(
         (torch.Size([2, 30, 8]), tensor([192., 192.]))
     """
     check_shapes(tokens, grid, clusters)
-    _check_settings(iterations, neighborhood, temperature, projection)
+    _check_settings(iterations, neighborhood, temperature, projection, hard, relocated)
     if _keeps_every_token(grid, clusters):
         return tokens, unmerged(tokens, grid, neighborhood, mass)
     with full_precision(tokens.device):
@@ -116,7 +120,11 @@ def cluster(
         centers = average_pool(z, grid, clusters)
         tiles = make_tiles(grid, clusters, neighborhood // 2, tokens.device, nearest=nearest)
         tau = resolve_temperature(temperature, z, centers[:, tiles.first_cell], unit)
-        assignment, centers = _em(z, mass, centers, tau, iterations, tiles, hard)
+        weight = z.new_ones(*z.shape[:2], 1) if mass is None else mass.float()[..., None]
+        assignment, centers = _em(z, weight, centers, tau, iterations, tiles, hard)
+        count = int(relocated * clusters[0] * clusters[1])
+        if isinstance(assignment, HardAssignment) and count:
+            assignment, centers = relocate(assignment, z, centers, weight, clusters, count)
         centroids = assignment.means(tokens, tokens[:, tiles.middle]).to(tokens.dtype)
     return centroids, Clustering(
         tokens, centroids, z, centers, assignment.mass, assignment, tau, grid, clusters,
@@ -145,9 +153,10 @@ class TokenClustering(nn.Module):
         nearest: bool = False,
         projection: int | None = None,
         hard: bool = False,
+        relocated: float = 0.0,
     ) -> None:
         super().__init__()
-        _check_settings(iterations, neighborhood, temperature, projection)
+        _check_settings(iterations, neighborhood, temperature, projection, hard, relocated)
         self.clusters = clusters
         self.iterations = iterations
         self.neighborhood = neighborhood
@@ -155,6 +164,7 @@ class TokenClustering(nn.Module):
         self.nearest = nearest
         self.projection = projection
         self.hard = hard
+        self.relocated = relocated
 
     def forward(
         self,
@@ -175,6 +185,7 @@ class TokenClustering(nn.Module):
             nearest=self.nearest,
             projection=self.projection,
             hard=self.hard,
+            relocated=self.relocated,
         )
 
 
@@ -273,14 +284,13 @@ def full_precision(device: torch.device) -> AbstractContextManager[None]:
 
 def _em(
     z: Tensor,
-    mass: Tensor | None,
+    weight: Tensor,
     centers: Tensor,
     tau: Tensor,
     iterations: int,
     tiles: Tiles,
     hard: bool,
 ) -> tuple[Assignment, Tensor]:
-    weight = z.new_ones(*z.shape[:2], 1) if mass is None else mass.float()[..., None]
     counted = tiles.split(weight) * tiles.filled[..., None]  # (B, T, n, 1)
     # One more column of ones makes each product do two things: the E-step's also adds what does not
     # depend on the token, the M-step's also sums the mass.
@@ -394,8 +404,14 @@ def check_shapes(tokens: Tensor, grid: tuple[int, int], clusters: tuple[int, int
 
 
 def _check_settings(
-    iterations: int, neighborhood: int, temperature: float | str, projection: int | None
+    iterations: int,
+    neighborhood: int,
+    temperature: float | str,
+    projection: int | None,
+    hard: bool,
+    relocated: float,
 ) -> None:
+    check_relocated(relocated, hard)
     if projection is not None and projection < 1:
         raise ExpediteError(f"{projection} projections were asked; at least 1, or None, is due")
     if iterations < 1:

@@ -33,6 +33,7 @@ _PAPER: Mapping[str, Any] = MappingProxyType(
         "delta": False,
         "position_tables": "resized",
         "hard": False,
+        "relocated": 0.0,
     }
 )
 
@@ -109,6 +110,9 @@ class Plan:
             projections run on every token and was measured to bring nothing.
         reconstruct_at: "backbone", or "head" for heads that work token by token.
         hard: In the last EM step every token joins its nearest cluster alone.
+        relocated: The share of the clusters that leave even ground for single tokens at last, see
+            `relocation.relocate`. None means `relocation.SHARE`, and 0 without `hard` or where
+            blocks, or a span that goes on from the clusters, take them to stand in regular cells.
         nearest_cells: Take a token's first cell as the published code does.
         window_borders: In hosts with windows, cluster every window alone; False clusters the whole
             map to as many clusters.
@@ -130,6 +134,7 @@ class Plan:
     temperature: float | Literal["auto"] = "auto"
     projection: int | None = 64
     hard: bool = True
+    relocated: float | None = None
     space: Space = "norm"
     log_mass: bool = True
     reconstruction: Scope = "local"
@@ -156,6 +161,7 @@ class Plan:
             raise ExpediteError(f"temperature={tau!r} was asked; a number above 0 or 'auto' works")
         if self.delta is None:
             object.__setattr__(self, "delta", self.reconstruct_at != "head")
+        _check_relocated(self.relocated, self.hard)
         for name, kind in _CHOICES.items():
             _check_choice(name, getattr(self, name), get_args(kind))
 
@@ -289,6 +295,15 @@ def _is_number(value: object) -> bool:
 def _check_count(name: str, value: object, least: int) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise ExpediteError(f"{name}={value!r} was asked; an integer of at least {least} works")
+
+
+def _check_relocated(share: float | None, hard: bool) -> None:
+    if share is not None and not (_is_number(share) and 0 <= share <= 0.5):
+        raise ExpediteError(f"relocated={share!r} was asked; a share from 0 to 0.5 works")
+    if share and not hard:
+        raise ExpediteError(
+            f"relocated={share} was asked with hard=False; clusters of one token need hard=True"
+        )
 
 
 def _check_choice(name: str, value: object, choices: tuple[object, ...]) -> None:

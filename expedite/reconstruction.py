@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from expedite.assignment import EMPTY_MASS, flat_index
+from expedite.assignment import EMPTY_MASS, HardAssignment, flat_index
 from expedite.clustering import Clustering, add_product, full_precision
 from expedite.errors import ExpediteError
 from expedite.tiling import Tiles, make_one_tile, make_tiles
@@ -83,7 +83,8 @@ def token_weights(
         nearest, index = distance.topk(min(k, distance.shape[3]), largest=False)  # (B, T, n, k)
         tau = clustering.temperature[..., None]  # (B, 1, 1, 1)
         chosen = _WEIGHTINGS[weights](nearest, index, centers, tau)
-        return TokenWeights(tiles.join(chosen), tiles.join(tiles.cells_at(index)))
+        spread = TokenWeights(tiles.join(chosen), tiles.join(tiles.cells_at(index)))
+        return _with_single_tokens(spread, clustering)
 
 
 def reconstruct(
@@ -180,6 +181,18 @@ class TokenReconstruction(nn.Module):
             return spread.apply(after).to(cluster_tokens.dtype)
         change = spread.apply(after - clustering.centroids)
         return change.add_(clustering.tokens).to(cluster_tokens.dtype)
+
+
+def _with_single_tokens(spread: TokenWeights, clustering: Clustering) -> TokenWeights:
+    """Let a token that is a cluster of its own be that cluster, wherever its place is."""
+    if not isinstance(clustering.assignment, HardAssignment):
+        return spread
+    alone = clustering.assignment.share > 1 - 1e-6  # (B, N, 1)
+    itself = torch.arange(spread.weights.shape[2], device=alone.device) == 0
+    return TokenWeights(
+        torch.where(alone, itself.float(), spread.weights),
+        torch.where(alone, clustering.assignment.labels[..., None], spread.index),
+    )
 
 
 def _weighted_rows(values: Tensor, rows: Tensor, weights: Tensor) -> Tensor:

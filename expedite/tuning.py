@@ -1,10 +1,10 @@
 """Finding a plan that meets a budget; the search itself is `evaluate.tune`, loaded when called."""
 
 from collections.abc import Sequence
-from typing import Literal
 
 from torch import Tensor, nn
 
+from expedite.loading import TaskName
 from expedite.plan import Plan
 
 
@@ -15,7 +15,7 @@ def tune(
     speedup: float | None = None,
     fidelity: float | None = None,
     gflops: float | None = None,
-    task: Literal["segmentation", "classification", "depth", "features"] | None = None,
+    task: TaskName | None = None,
     seconds: float = 2.0,
 ) -> Plan:
     """Find α and clusters that meet a budget with the highest fidelity, without labels.

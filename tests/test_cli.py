@@ -517,6 +517,7 @@ class TestBadInput:
             (("--classes", "3"), "3 classes were asked"),
             (("--classes", "0"), "0 classes were asked"),
             (("--image-size", "1x2x3"), "the size '1x2x3' was given"),
+            (("--task", "dreaming"), "the task 'dreaming' was asked; there are panoptic, seg"),
         ],
     )
     def test_impossible_sweep(
@@ -529,7 +530,7 @@ class TestBadInput:
         ("words", "sentence"),
         [
             (("--depth-scale", "256"), "is for segmentation"),
-            (("--max-depth", "10"), "gives no depth in metres"),
+            (("--max-depth", "10"), "gives no depth"),
         ],
     )
     def test_options_of_depth_for_classes(

@@ -31,13 +31,13 @@ from expedite.cli.options import (
 )
 from expedite.errors import ExpediteError
 from expedite.evaluate.comparators import METHODS
-from expedite.evaluate.datasets import open_folder
+from expedite.evaluate.layouts import open_data
 from expedite.evaluate.plans import Size, grid_of_plans, parse_number, parse_size, read_plans
 from expedite.evaluate.recommend import code, recommend, verdict
 from expedite.evaluate.report import Section, write_report
 from expedite.evaluate.results import Results, flat
 from expedite.evaluate.run import Request, run_sweep
-from expedite.evaluate.tasks import task_of
+from expedite.evaluate.tasks import TASKS, task_of
 from expedite.evaluate.tasks.base import Task
 from expedite.evaluate.tasks.classes import Segmentation
 from expedite.evaluate.tasks.depth import Depth
@@ -52,7 +52,8 @@ Sizes = tuple[list[Size] | None, list[float] | None]
 def sweep_command(
     model: Model,
     data: Annotated[
-        Path, typer.Option(help="Folder with images/SPLIT and annotations/SPLIT or depth/SPLIT.")
+        Path,
+        typer.Option(help="Folder with images/SPLIT and annotations/SPLIT, or a published layout."),
     ],
     out: Annotated[Path, typer.Option(help="Folder for results, plots and the report.")],
     alpha: Annotated[
@@ -75,6 +76,9 @@ def sweep_command(
     ] = None,
     plans: Annotated[
         Path | None, typer.Option(help="A YAML file that lists plans, in place of the above.")
+    ] = None,
+    task: Annotated[
+        str | None, typer.Option(help="What to measure of a model that answers several tasks.")
     ] = None,
     split: Annotated[str, typer.Option(help="Which split of the data.")] = "val",
     limit: Annotated[int | None, typer.Option(help="How many images, spread over all.")] = None,
@@ -103,14 +107,15 @@ def sweep_command(
     A sweep that was stopped goes on where it was: rows in --out are not measured again.
     """
     torch.manual_seed(0)  # of random weights
-    loaded = load_model(model, image_size_of(image_size), classes, checkpoint)
-    task = _task(loaded, max_depth)
-    rule = _truth_rule(loaded, task, ignore_index, reduce_zero_label, depth_scale)
-    samples = open_folder(data, split, rule, limit)
+    loaded = _for_task(load_model(model, image_size_of(image_size), classes, checkpoint), task)
+    measured = _task(loaded, max_depth)
+    rule = _truth_rule(loaded, measured, ignore_index, reduce_zero_label, depth_scale)
+    samples = open_data(data, split, measured.name, rule, limit)
+    measured = measured.on(samples.rule)
     listed = _plans(plans, alpha, clusters, keep, beta, method, reconstruct_at, settings)
     request = Request(
         loaded=loaded,
-        task=task,
+        task=measured,
         samples=samples,
         plans=listed,
         out=out,
@@ -123,7 +128,7 @@ def sweep_command(
             "split": split,
             "images": len(samples),
             "rule": asdict(rule) if rule else None,
-            "protocol": task.protocol(),
+            "protocol": measured.protocol(),
             "device": device,
             "dtype": dtype,
         },
@@ -192,12 +197,20 @@ def _sizes(clusters: str | None, keep: str | None) -> list[Sizes]:
     ]
 
 
+def _for_task(loaded: LoadedModel, task: str | None) -> LoadedModel:
+    if task is None:
+        return loaded
+    if task not in TASKS:
+        raise ExpediteError(f"the task '{task}' was asked; there are {', '.join(TASKS)}")
+    return replace(loaded, task=TASKS[task].name)
+
+
 def _task(loaded: LoadedModel, max_depth: float | None) -> Task[Any]:
     task = task_of(loaded)
     if max_depth is None:
         return task
-    if not isinstance(task, Depth) or not task.metric:
-        raise ExpediteError(f"--max-depth was given; '{loaded.name}' gives no depth in metres")
+    if not isinstance(task, Depth):
+        raise ExpediteError(f"--max-depth was given; '{loaded.name}' gives no depth")
     return replace(task, maximum=max_depth)
 
 
@@ -217,8 +230,8 @@ def _truth_rule(
     for option, (name, given) in of_task.items():
         if given and task.name != name:
             raise ExpediteError(f"{option} was given; '{loaded.name}' is for {task.name}")
-    if isinstance(task, Depth) and task.metric:
-        return DepthRule() if depth_scale is None else DepthRule(depth_scale)
+    if isinstance(task, Depth):
+        return DepthRule(depth_scale)
     if not isinstance(task, Segmentation):
         return None
     known = LABEL_RULES.get(loaded.dataset, LabelRule())

@@ -26,13 +26,13 @@ _GIGA = 1e9
 
 # Known to count nothing under the convention above.
 _FREE = """
-    abs add add_ addcmul amax amin argmax atan2 bitwise_and bitwise_not bitwise_or ceil clamp
+    __or__ abs add add_ addcmul amax amin argmax atan2 bitwise_and bitwise_not bitwise_or ceil clamp
     clamp_max clamp_min clone cos cumsum div div_ eq erf exp expand_as eye fill_ floor_divide
     gather ge gelu gt isfinite isnan le linalg_vector_norm linspace log log2 lt mT masked_fill
     masked_fill_ max_pool2d maximum mean meshgrid min minimum movedim mul mul_ ne neg new_ones
     new_zeros numel ones_like pad pow reciprocal relu relu_ remainder repeat reshape_as round
-    rsub scatter scatter_add sigmoid sign silu sin softmax sort sqrt square std_mean sub sub_ sum
-    tanh tile topk unflatten view_as where zero_ zeros_like
+    rsub scatter scatter_add scatter_reduce sigmoid sign silu sin softmax sort sqrt square std_mean
+    sub sub_ sum tanh tile topk unflatten view_as where zero_ zeros_like
 """
 
 
@@ -142,6 +142,7 @@ _HANDLES: dict[str, Callable[[list[Any], list[Any]], int]] = {
     "aten::embedding_bag": _embedding_bag,
     "aten::index_add": _index_add,
     "aten::index_add_": _index_add,
+    "aten::adaptive_avg_pool1d": elementwise_flop_counter(1, 0),  # as that of two dimensions
     # As fvcore counts bilinear ones: one for every input that an output is a mean of.
     "aten::upsample_linear1d": elementwise_flop_counter(0, 2),
     "aten::_upsample_bilinear2d_aa": elementwise_flop_counter(0, 4),

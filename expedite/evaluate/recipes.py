@@ -67,6 +67,7 @@ def check_recipe(recipe: Recipe) -> Iterator[Check]:
     """
     try:
         model = load_model(recipe.model, recipe.image_size, recipe.classes).model
+        model = model.get_submodule(recipe.counted)
     except ExpediteError as error:
         yield from (_failed(recipe, row, error) for row in recipe.rows)
         return

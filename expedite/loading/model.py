@@ -12,7 +12,9 @@ from expedite.models.files import load_weights, read_state_dict
 
 Triple = tuple[float, float, float]
 State = Mapping[str, Tensor]
-TaskName = Literal["segmentation", "classification", "depth", "features"]
+TaskName = Literal[
+    "segmentation", "panoptic", "instance", "detection", "classification", "depth", "features"
+]
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,12 @@ class LoadedModel:
     dataset: str = ""
     task: TaskName | None = None
     metric_depth: bool = True
+
+    @property
+    def prepares_images(self) -> bool:
+        """Whether the model resizes and normalises images itself, as torchvision's detectors do."""
+        transform = getattr(self.model, "transform", None)
+        return type(transform).__name__ == "GeneralizedRCNNTransform"
 
 
 @dataclass(frozen=True)

@@ -245,6 +245,8 @@ class Host:
             themselves, given also the keywords of the call; returns what the block returns.
         stages: Set where maps shrink between blocks. A span lies within a stage; blocks may take
             and return (B, H·W, C).
+        hands_masks: Whether the model hands its blocks masks of its own making for windows of
+            tokens, in place of which `run` makes those for windows of clusters.
     """
 
     family: str
@@ -269,6 +271,7 @@ class Host:
     window: tuple[int, int] | None = None
     run: Callable[[nn.Module, Tensor, Cells, dict[str, Any]], Any] | None = None
     stages: tuple[Stage, ...] = ()
+    hands_masks: bool = False
 
     @property
     def depth(self) -> Depth:

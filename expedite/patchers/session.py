@@ -23,6 +23,7 @@ from expedite.patchers.host import Cells, Host, Reads
 from expedite.patchers.rotary import cluster_positions, rotate
 from expedite.plan import Plan
 from expedite.reconstruction import Spread, TokenReconstruction
+from expedite.relocation import SHARE
 from expedite.windows import (
     WindowClustering,
     WindowTokenClustering,
@@ -136,9 +137,14 @@ class Session:
         )
         ranges = plan.ranges(depth)
         if self.host.window is None:
-            return {first: TokenClustering(span.grid_for, *settings) for span, first, _ in ranges}
+            return {
+                first: TokenClustering(span.grid_for, *settings, self._relocated(end))
+                for span, first, end in ranges
+            }
         steps = zip(ranges, plan.grids(depth, *self.host.windows), strict=True)
-        layer = partial(WindowTokenClustering, borders=plan.window_borders)
+        layer = partial(
+            WindowTokenClustering, borders=plan.window_borders, relocated=plan.relocated or 0.0
+        )
         return {first: layer(*step, *settings) for (_, first, _), step in steps}
 
     def make_reconstruction(self) -> TokenReconstruction | WindowTokenReconstruction:
@@ -258,6 +264,8 @@ class Session:
 
     def of_full_grid(self, frame: Frame, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
         """Whether a block got a mask, or anything else that has the size of the grid."""
+        if self.host.hands_masks:
+            return False
         known = self.host.rotary.argument if self.host.rotary else None
         others = [*args[1:], *(value for name, value in kwargs.items() if name != known)]
         replaced = [frame.shared_bias, self._made_for_export(frame, args, kwargs)]
@@ -375,6 +383,15 @@ class Session:
             self._log_mass(frame),
             self.plan.position_tables == "resized",
         )
+
+    def _relocated(self, end: int) -> float:
+        """The share of clusters that move in a span up to block `end`."""
+        plan, host = self.plan, self.host
+        if plan.relocated is not None:
+            return plan.relocated
+        # A bias among regular cells needs them in place, as does a clustering of the clusters.
+        goes_on = any(first == end for _, first, _ in plan.ranges(host.depth))
+        return SHARE if plan.hard and host.bias is None and not goes_on else 0.0
 
     def _stays_clustered(self, frame: Frame, index: int) -> bool:
         """Whether nobody reads the full grid of the last block's output."""

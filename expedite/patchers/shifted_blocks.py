@@ -92,7 +92,7 @@ def _attend(block: nn.Module, x: Tensor, cells: Cells, shift: Size, layout: Layo
         # (B or 1, n·m, heads, kh·kw, kh·kw) of every image's windows
         bias = sum(others, bias).expand(len(x), -1, -1, -1, -1).flatten(0, 1)
     dropout = dropout_rate(attention, layout.dropout)
-    scale = 1.0 if hasattr(attention, "logit_scale") else None
+    scale = 1.0 if hasattr(attention, "logit_scale") else getattr(attention, "scale", None)
     y = F.scaled_dot_product_attention(
         q, k, v, attn_mask=bias.to(q.dtype), dropout_p=dropout, scale=scale
     )

@@ -15,19 +15,27 @@ Stages = list[tuple[nn.Module, ...]]
 
 
 def make_host(
-    model: nn.Module, stages: Stages, layout: Layout, windows: Iterable[Size], **more: Any
+    model: nn.Module,
+    stages: Stages,
+    layout: Layout,
+    windows: Iterable[Size],
+    scales: Iterable[int] | None = None,
+    **more: Any,
 ) -> Host:
-    """A host of stages of blocks, each stage with a map half as large as the one before.
+    """A host of stages of blocks.
 
     Args:
         model: The whole.
         stages: Their blocks.
         layout: Of the blocks.
         windows: Rows and columns of the windows of every stage.
+        scales: How many tokens of the embedding stand for one of every stage, along each side;
+            None for a map half as large as the one before.
         more: Other fields of `Host`.
     """
-    pairs = zip(stages, windows, strict=True)
-    found = [Stage(len(blocks), window, 2**number) for number, (blocks, window) in enumerate(pairs)]
+    scales = scales or [2**number for number in range(len(stages))]
+    depths = map(len, stages)
+    found = [Stage(*stage) for stage in zip(depths, windows, scales, strict=True)]
     fields = {
         "backbone": model,
         "prefix_tokens": 0,

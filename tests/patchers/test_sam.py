@@ -28,7 +28,9 @@ from tests.hosts import (
     randomized,
     segment_anything_sam,
     timm_sam,
+    without_positions,
 )
+from tests.oracles import IN_PLACE
 from tests.patchers.test_oracles import HARD, blocky
 
 CPU = torch.device("cpu")
@@ -70,13 +72,6 @@ def test_full_windows_on_maps_of_other_shapes(
     monkeypatch.setattr(clustering, "_keeps_every_token", lambda grid, clusters: False)
     expedite.patch(model, alpha=0, clusters=4, **HARD)
     torch.testing.assert_close(model(x), plain, rtol=2e-3, atol=2e-3)
-
-
-def without_positions(model: Any) -> Any:
-    for name, parameter in model.named_parameters():
-        if "pos_embed" in name or "rel_pos" in name:
-            parameter.zero_()
-    return model
 
 
 # 8×8 tokens in windows of 4: none padded; of 6: windows of 2 rows with 4 rows of padding.
@@ -194,9 +189,7 @@ def test_blocks_equal_the_operators_by_hand() -> None:
     first, whole, windowed = model.blocks
     tokens = first(model.patch_embed(x) + model.pos_embed)
     features = whole.norm1(tokens)
-    short, record = cluster_windows(
-        tokens, (6, 6), (3, 3), features=features, projection=64, hard=True
-    )
+    short, record = cluster_windows(tokens, (6, 6), (3, 3), features=features, **IN_PLACE)
     log_mass = record.mass.log()
     middle = torch.tensor([[0.5, 2.5, 4.5, 6.5]])
     short = short + attend(whole, whole.norm1(short), middle, 8, log_mass)

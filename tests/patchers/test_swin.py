@@ -15,6 +15,7 @@ from expedite import ExpediteError, Plan, Span, clustering
 from expedite.evaluate.flops import count_flops
 from expedite.patchers.bias import spread, window_bias
 from expedite.patchers.continuous import continuous_bias, logarithmic_bias
+from expedite.patchers.hooks import find_sessions
 from expedite.patchers.shifted_blocks import shift_mask
 from expedite.windows import cluster_windows, partition, reconstruct_windows, unpartition
 from tests.hosts import (
@@ -29,8 +30,11 @@ from tests.hosts import (
     timm_swinv2_cr,
     torchvision_swin,
     torchvision_swinv2,
+    without_positions,
 )
+from tests.oracles import IN_PLACE
 from tests.patchers.test_oracles import HARD, blocky
+from tests.published_swin import published_backbone
 
 CPU = torch.device("cpu")
 SWINS: dict[str, Callable[..., Any]] = {
@@ -41,6 +45,7 @@ SWINS: dict[str, Callable[..., Any]] = {
     "torchvision V2": torchvision_swinv2,
     "transformers": huggingface_swin,
     "transformers V2": huggingface_swinv2,
+    "published backbone": published_backbone,
 }
 swins = pytest.mark.parametrize("make", list(SWINS.values()), ids=list(SWINS))
 
@@ -85,13 +90,6 @@ def test_windows_that_are_not_square(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.testing.assert_close(model(x), plain, rtol=2e-3, atol=2e-3)
     monkeypatch.undo()
     assert expedite.patch(model, alpha=0, clusters=(5, 2))(x).shape == plain.shape
-
-
-def without_positions(model: Any) -> Any:
-    for name, parameter in model.named_parameters():
-        if any(part in name for part in ("bias_table", "cpb_mlp", "meta_mlp", "bias_mlp")):
-            parameter.zero_()
-    return model
 
 
 # 16×16 tokens in windows of 8: shifts of 4 and 2; of 12, with 8 rows of padding: shifts of 6 and 3.
@@ -233,9 +231,7 @@ def test_blocks_equal_the_operators_by_hand(make: Any) -> None:
     is_post_norm = make is timm_swinv2
     tokens = first(model.patch_embed(x))
     features = tokens if is_post_norm else shifted.norm1(tokens)
-    short, record = cluster_windows(
-        tokens, (8, 8), (4, 4), features=features, projection=64, hard=True
-    )
+    short, record = cluster_windows(tokens, (8, 8), (4, 4), features=features, **IN_PLACE)
     for block, shift in ((shifted, 2), (straight, 0), (last, 2)):
         if is_post_norm:
             bias = continuous_bias(block.attn.cpb_mlp, (8, 8), (4, 4), (8, 8))
@@ -265,6 +261,28 @@ def test_a_call_changes_nothing_on_the_model(make: Any) -> None:
     assert settings == [
         (m.window_size, m.shift_size) for m in model.modules() if hasattr(m, "shift_size")
     ]
+
+
+@swins
+def test_unpatch_is_exact_after_other_sizes_and_an_exception(make: Any) -> None:
+    model = make(window_size=5, any_size=True)
+    inputs = [images(1, *size) for size in ((32, 32), (40, 24), (36, 52))]
+    plain = [model(x) for x in inputs]
+    expedite.patch(model, alpha=1, clusters=3)
+    patched = [model(x) for x in inputs]
+    assert not any(map(torch.equal, patched, plain))
+
+    def fail(module: nn.Module, args: Any) -> None:
+        raise RuntimeError("on purpose")
+
+    block = next(find_sessions(model)).host.blocks[2]
+    handle = block.register_forward_pre_hook(fail)
+    with pytest.raises(RuntimeError, match="on purpose"):
+        model(inputs[1])
+    handle.remove()
+    assert all(map(torch.equal, [model(x) for x in inputs], patched))
+    expedite.unpatch(model)
+    assert all(map(torch.equal, [model(x) for x in inputs], plain))
 
 
 @pytest.mark.parametrize(
@@ -464,6 +482,7 @@ DROPOUT: dict[Any, dict[str, Any]] = {
     torchvision_swinv2: {"attention_dropout": 0.1},
     huggingface_swin: {"hidden_dropout_prob": 0.1, "drop_path_rate": 0.1},
     huggingface_swinv2: {"attention_probs_dropout_prob": 0.1},
+    published_backbone: {"drop": 0.1, "drop_path": 0.1},
 }
 
 

@@ -34,7 +34,8 @@ RIVALS: Mapping[str, Entry] = {
     ),
     "clusters+bilinear": Entry(
         "expedite's clusters, bilinear upsampling",
-        {"delta": False, "k": 1, "merge": "clusters", "returns": "bilinear"},
+        # Upsampling needs every cluster in its cell.
+        {"delta": False, "k": 1, "relocated": 0.0, "merge": "clusters", "returns": "bilinear"},
     ),
     "downsample": Entry("a smaller image", {**_PLAIN, "merge": "image", "returns": "bilinear"}),
     "tome": Entry(
