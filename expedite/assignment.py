@@ -1,6 +1,7 @@
 """Which cluster a token belongs to: to several of its window softly, or to one alone."""
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -10,6 +11,18 @@ from expedite.tiling import Tiles
 # A cluster with less mass than this stands for no token.
 EMPTY_MASS = 1e-6
 _TINY = 1e-30
+
+
+class Assignment(Protocol):
+    """Which cluster a token belongs to, and how much of it."""
+
+    @property
+    def mass(self) -> Tensor: ...
+
+    @property
+    def labels(self) -> Tensor: ...
+
+    def means(self, values: Tensor, otherwise: Tensor) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -57,9 +70,6 @@ class HardAssignment:
         index = flat_index(self.labels, self.mass.shape[1]).flatten()
         parts = (values * self.share).float().flatten(0, 1)  # (B·N, C)
         return start.flatten(0, 1).index_add_(0, index, parts).view_as(start)
-
-
-Assignment = SoftAssignment | HardAssignment
 
 
 def flat_index(index: Tensor, clusters: int) -> Tensor:

@@ -111,15 +111,15 @@ def cluster(
         >>> centroids.shape, record.mass.sum(1).round()
         (torch.Size([2, 30, 8]), tensor([192., 192.]))
     """
-    _check_shapes(tokens, grid, clusters)
+    check_shapes(tokens, grid, clusters)
     _check_settings(iterations, neighborhood, temperature, projection, hard, relocated)
     if _keeps_every_token(grid, clusters):
-        return tokens, _identity(tokens, grid, neighborhood, mass)
+        return tokens, unmerged(tokens, grid, neighborhood, mass)
     with full_precision(tokens.device):
-        z, unit = _standardize(tokens if features is None else features, projection)
-        centers = _average_pool(z, grid, clusters)
+        z, unit = standardize(tokens if features is None else features, projection)
+        centers = average_pool(z, grid, clusters)
         tiles = make_tiles(grid, clusters, neighborhood // 2, tokens.device, nearest=nearest)
-        tau = _temperature(temperature, z, centers, unit, tiles)
+        tau = resolve_temperature(temperature, z, centers[:, tiles.first_cell], unit)
         weight = z.new_ones(*z.shape[:2], 1) if mass is None else mass.float()[..., None]
         assignment, centers = _em(z, weight, centers, tau, iterations, tiles, hard)
         count = int(relocated * clusters[0] * clusters[1])
@@ -328,7 +328,7 @@ def add_product(bias: Tensor, left: Tensor, right: Tensor, factor: float = 1) ->
     return shaped
 
 
-def _standardize(features: Tensor, projection: int | None) -> tuple[Tensor, Tensor]:
+def standardize(features: Tensor, projection: int | None) -> tuple[Tensor, Tensor]:
     """Features of unit size without their mean, which would drown the distances, and the unit."""
     high, low = features.amax((1, 2), keepdim=True), features.amin((1, 2), keepdim=True)
     unit = torch.maximum(high, -low).float().clamp_min(_TINY)
@@ -341,21 +341,16 @@ def _standardize(features: Tensor, projection: int | None) -> tuple[Tensor, Tens
     return x - x.mean(1, keepdim=True), unit
 
 
-def _temperature(
-    temperature: float | str, z: Tensor, centers: Tensor, unit: Tensor, tiles: Tiles
-) -> Tensor:
+def resolve_temperature(temperature: float | str, z: Tensor, own: Tensor, unit: Tensor) -> Tensor:
+    """The temperature (B, 1, 1) of features z (B, N, D) whose first centres are `own` (B, N, D)."""
     if temperature == "auto":
-        distance: Tensor = torch.linalg.vector_norm(
-            z - centers[:, tiles.first_cell], dim=-1
-        )  # (B, N)
+        distance: Tensor = torch.linalg.vector_norm(z - own, dim=-1)  # (B, N)
         spread = distance.square().mean(1)  # (B,)
-        tau = (AUTO_TEMPERATURE * spread).clamp_min(_LEAST_AUTO_TEMPERATURE)[:, None, None]
-    else:
-        tau = (float(temperature) / unit.square()).clamp_min(_TINY)
-    return tau  # (B, 1, 1)
+        return (AUTO_TEMPERATURE * spread).clamp_min(_LEAST_AUTO_TEMPERATURE)[:, None, None]
+    return (float(temperature) / unit.square()).clamp_min(_TINY)
 
 
-def _average_pool(x: Tensor, grid: tuple[int, int], clusters: tuple[int, int]) -> Tensor:
+def average_pool(x: Tensor, grid: tuple[int, int], clusters: tuple[int, int]) -> Tensor:
     """Adaptive average pooling to (B, h·w, C), as matrix products so that any size exports."""
     (rows,), (columns,) = (
         _pooling_matrix(size, cells, x.device) for size, cells in zip(grid, clusters, strict=True)
@@ -378,9 +373,10 @@ def _keeps_every_token(grid: tuple[int, int], clusters: tuple[int, int]) -> bool
     return grid == clusters
 
 
-def _identity(
-    tokens: Tensor, grid: tuple[int, int], neighborhood: int, mass: Tensor | None
+def unmerged(
+    tokens: Tensor, grid: tuple[int, int], neighborhood: int = 1, mass: Tensor | None = None
 ) -> Clustering:
+    """The record where every token stays itself."""
     batch, count, _ = tokens.shape
     weight = tokens.new_ones(batch, count, dtype=torch.float32) if mass is None else mass.float()
     return Clustering(
@@ -388,7 +384,8 @@ def _identity(
     )
 
 
-def _check_shapes(tokens: Tensor, grid: tuple[int, int], clusters: tuple[int, int]) -> None:
+def check_shapes(tokens: Tensor, grid: tuple[int, int], clusters: tuple[int, int]) -> None:
+    """Refuse tokens that are not of the grid, and more clusters than tokens along a side."""
     if tokens.dim() != 3 or not tokens.is_floating_point():
         raise ExpediteError(
             f"tokens of shape {tuple(tokens.shape)} and {tokens.dtype} were given; floating-point "

@@ -6,7 +6,7 @@ delta form that keeps each token's own detail. The record comes from `clustering
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +25,12 @@ _TINY = 1e-30
 
 Scope = Literal["local", "knn"]
 Weighting = Literal["linear", "softmax", "l2", "hard"]
+
+
+class Spread(Protocol):
+    """How values of clusters are spread over tokens."""
+
+    def apply(self, cluster_values: Tensor) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -157,19 +163,19 @@ class TokenReconstruction(nn.Module):
         delta: bool = True,
     ) -> None:
         super().__init__()
-        self.weigh = TokenWeighting(reconstruction, weights, k)
+        self.weigh: nn.Module = TokenWeighting(reconstruction, weights, k)
         self.delta = delta
 
     def forward(
         self,
         cluster_tokens: Tensor,
         clustering: Clustering,
-        token_weights: TokenWeights | None = None,
+        token_weights: Spread | None = None,
     ) -> Tensor:
         _check_values(cluster_tokens, clustering, self.delta)
         if clustering.is_identity:
             return cluster_tokens
-        spread: TokenWeights = token_weights or self.weigh(clustering)
+        spread: Spread = token_weights or self.weigh(clustering)
         after = cluster_tokens.float()
         if not self.delta:
             return spread.apply(after).to(cluster_tokens.dtype)

@@ -43,7 +43,7 @@ def test_equals_the_equations_in_a_slow_loop(
 def test_centres_begin_as_adaptive_averages() -> None:
     tokens = torch.randn(2, 11 * 17, 4)
     expected = F.adaptive_avg_pool2d(tokens.transpose(1, 2).reshape(2, 4, 11, 17), (4, 7))
-    found = clustering._average_pool(tokens, (11, 17), (4, 7))
+    found = clustering.average_pool(tokens, (11, 17), (4, 7))
     torch.testing.assert_close(found, expected.flatten(2).transpose(1, 2))
 
 
@@ -195,7 +195,7 @@ def test_a_hard_last_step_gives_each_token_to_its_nearest_centre(
     centroids, record = cluster(
         tokens, grid, clusters, iterations=iterations, hard=True, **settings
     )
-    centers = clustering._average_pool(record.features, grid, clusters)
+    centers = clustering.average_pool(record.features, grid, clusters)
     if iterations > 1:
         _, soft = cluster(tokens, grid, clusters, iterations=iterations - 1, **settings)
         centers = soft.centers

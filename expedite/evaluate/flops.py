@@ -31,8 +31,8 @@ _FREE = """
     flip floor_divide gather ge gelu glu gt isfinite isnan le linalg_vector_norm linspace log log2
     lt mT masked_fill masked_fill_ max_pool2d maximum mean meshgrid min minimum movedim mul mul_ ne
     neg new_ones new_zeros numel ones_like pad pow reciprocal relu relu_ remainder repeat
-    reshape_as round rsub scatter scatter_reduce sigmoid sign silu sin softmax sort sqrt square
-    std_mean sub sub_ sum tanh tile topk unflatten view_as where zero_ zeros_like
+    reshape_as round rsub scatter scatter_add scatter_reduce sigmoid sign silu sin softmax sort sqrt
+    square std_mean sub sub_ sum tanh tile topk unflatten view_as where zero_ zeros_like
 """
 
 
@@ -145,6 +145,7 @@ _HANDLES: dict[str, Callable[[list[Any], list[Any]], int]] = {
     "aten::adaptive_avg_pool1d": elementwise_flop_counter(1, 0),  # as that of two dimensions
     # As fvcore counts bilinear ones: one for every input that an output is a mean of.
     "aten::upsample_linear1d": elementwise_flop_counter(0, 2),
+    "aten::_upsample_bilinear2d_aa": elementwise_flop_counter(0, 4),
     "aten::upsample_bicubic2d": elementwise_flop_counter(0, 16),
     "aten::_upsample_bicubic2d_aa": elementwise_flop_counter(0, 16),
     **{f"aten::{name}": _nothing for name in _FREE.split()},
