@@ -66,7 +66,7 @@ def _box_of(mask: Booleans) -> list[int]:
 def pack_mask(mask: Booleans) -> str:
     """A mask (H, W) as COCO's compressed run lengths: down the columns, beginning with zeros.
 
-    From the third run on a length is stored as its difference to that before the last, five bits a
+    From the fourth run on a length is stored as its difference to that two before, five bits a
     character, the lowest first, with a sixth that says whether more follow.
     """
     flat = np.concatenate([[False], mask.T.ravel(), [False]])
