@@ -4,9 +4,9 @@
     python benchmarks/accuracy.py --checkpoint segmenter/checkpoint.pth --data DIR
 
 The instruments are the demo's Segmenter and DPT on generated scenes that they never saw; the second
-command adds a Segmenter of one's own on windows of the images in DIR/images/val. Every way of a plan runs
-the same blocks on as many clusters. Segmentation: the share of places whose class differs, in
-percent; depth: RMSE in metres. Behind ± stands the standard error over images.
+command adds a Segmenter of one's own on windows of the images in DIR/images/val. Every way runs the
+same blocks on as many clusters. Segmentation: the share of places whose class differs, in percent;
+depth: RMSE in metres. Behind ± stands the standard error over images.
 """
 
 from collections.abc import Iterator

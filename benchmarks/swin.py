@@ -4,7 +4,8 @@
     python benchmarks/swin.py DIR/swin_detector.py:load --data SCENES
 
 DIR and SCENES are what `examples/train_mask2former.py` and `examples/train_maskrcnn.py` write. Each
-output is read for every task that it can be of.
+output is read for every task that it can be of. With `--options` the rows are options of window
+clustering, and the one column is how many pixels get another class than by the unpatched model.
 """
 
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ import torch
 import typer
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor
 
 from expedite.evaluate.flops import count_flops
 from expedite.evaluate.layouts import open_data
@@ -24,11 +26,19 @@ from expedite.evaluate.tasks import TASKS
 from expedite.evaluate.tasks.base import Task
 from expedite.loading import LoadedModel, TaskName, load_model
 from expedite.patching import patch
-from expedite.plan import Method, make_plan
+from expedite.plan import make_plan
 
 # The third stage of both models is their blocks 3 to 10, with windows of 8×8 tokens.
 PLANS = [(alpha, clusters) for alpha in (2, 4) for clusters in (6, 5, 4)]
-WAYS: tuple[Method, ...] = ("expedite", "paper")
+WAYS: dict[str, dict[str, Any]] = {"expedite": {}, "paper": {"method": "paper"}}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "in windows, tables read at offsets": {},
+    "in windows, tables resized": {"position_tables": "resized"},
+    "the whole map, tables read at offsets": {"window_borders": False},
+    "the whole map, tables resized": {"window_borders": False, "position_tables": "resized"},
+    "in windows, clusters relocated": {"relocated": 0.3},
+    "paper": {"method": "paper"},
+}
 SHOWN: dict[TaskName, tuple[str, ...]] = {
     "segmentation": ("miou",),
     "instance": ("mask_ap", "box_ap"),
@@ -71,6 +81,14 @@ class Bench:
             values = meter.values()
             yield from (values[m.name] for m in self.tasks[name].metrics if m.name in SHOWN[name])
 
+    def classes(self) -> Tensor:
+        """The class of every pixel of every image, (N, H, W)."""
+        task = self.tasks["segmentation"]
+        loaded = replace(self.loaded, task="segmentation")
+        images = (sample.image for sample in self.folders["segmentation"])
+        answers = (predict(loaded, self.model, image) for image in images)
+        return torch.stack([task.as_truth(answer) for answer in answers])
+
 
 def _once(model: Callable[[torch.Tensor], Any]) -> Callable[[torch.Tensor], Any]:
     """A model of one image, which it sees once however often it is asked."""
@@ -88,18 +106,37 @@ def main(
     data: Annotated[Path, typer.Option(help="The scenes.")],
     split: Annotated[str, typer.Option(help="Of the scenes.")] = "test",
     scenes: Annotated[int, typer.Option(help="How many.")] = 100,
+    options: Annotated[bool, typer.Option("--options", help="Compare the options.")] = False,
 ) -> None:
     """Measure every way of every plan."""
     bench = Bench(load_model(model), data, split, scenes)
+    Console(width=140).print(_compare_options(bench) if options else _compare_ways(bench))
+
+
+def _compare_ways(bench: Bench) -> Table:
     table = Table("plan", "way", "GFLOPs", *bench.titles())
     table.add_row("unpatched", "", *bench.row())
+    for plan, way in _patched(bench, WAYS):
+        table.add_row(plan, way, *bench.row())
+    return table
+
+
+def _compare_options(bench: Bench) -> Table:
+    table, plain = Table("plan", "way", "other pixels %"), bench.classes()
+    for plan, way in _patched(bench, OPTIONS):
+        share = 100 * (bench.classes() != plain).float().mean((1, 2))  # (N,)
+        table.add_row(plan, way, f"{share.mean():.2f} ±{share.std() / len(share) ** 0.5:.2f}")
+    return table
+
+
+def _patched(bench: Bench, ways: dict[str, dict[str, Any]]) -> Iterator[tuple[str, str]]:
+    """Patch the model every way of every plan, one after the other."""
     for alpha, clusters in PLANS:
-        for way in WAYS:
+        for way, settings in ways.items():
             # The paper's 20 nearest clusters are more than 4×4.
-            nearest = {"k": min(20, clusters**2)} if way == "paper" else {}
-            patch(bench.model, make_plan(alpha, clusters, method=way, **nearest))
-            table.add_row(f"α={alpha}, {clusters}×{clusters}", way, *bench.row())
-    Console(width=140).print(table)
+            nearest: dict[str, Any] = {"k": min(20, clusters**2)} if way == "paper" else {}
+            patch(bench.model, make_plan(alpha, clusters, **settings, **nearest))
+            yield f"α={alpha}, {clusters}×{clusters}", way
 
 
 if __name__ == "__main__":
