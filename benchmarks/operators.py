@@ -28,10 +28,12 @@ def compare(
     """Pairs of one block on all tokens, and of descending to clusters and returning."""
     tokens = torch.randn(1, grid[0] * grid[1], width)
     block = Block(width, heads).eval()
-    projection = Plan((Span(0, clusters),)).projection
+    plan = Plan((Span(0, clusters),))
 
     def descend_and_return() -> None:
-        centroids, record = cluster(tokens, grid, clusters, projection=projection)
+        centroids, record = cluster(
+            tokens, grid, clusters, projection=plan.projection, hard=plan.hard
+        )
         reconstruct(centroids, record)
 
     return time_pairs(lambda: block(tokens), descend_and_return, tokens.device, seconds=5)

@@ -1,20 +1,16 @@
 """What the examples share: one model on one image, unpatched and patched."""
 
 import copy
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
-import typer
 from PIL import Image
-from rich.console import Console
 from rich.table import Table
+from running import console
 from torch import Tensor, nn
 
 import expedite
-from expedite import ExpediteError
 from expedite.evaluate.demo import unseen_scenes
 from expedite.evaluate.flops import count_flops
 from expedite.evaluate.picture import draw_plan
@@ -23,8 +19,6 @@ from expedite.evaluate.speed import time_pairs
 from expedite.evaluate.tasks import task_of
 from expedite.loading import LoadedModel
 from expedite.patching import grid_of
-
-console = Console()
 
 
 def compare(loaded: LoadedModel, image: Path | None, alpha: int, keep: float, out: Path) -> None:
@@ -69,12 +63,3 @@ def _agreement(loaded: LoadedModel, fast: nn.Module, image: np.ndarray) -> str:
     values = meter.values()
     found = [f"{metric.title} {metric.text(values[metric.name])}" for metric in task.metrics]
     return f"against the unpatched model: {', '.join(found)}"
-
-
-def run_script(command: Callable[..., None]) -> None:
-    """Run a command line; what cannot be done ends in one sentence and exit code 2."""
-    try:
-        typer.run(command)
-    except (ExpediteError, OSError) as error:
-        console.print(f"error: {error}", soft_wrap=True)
-        sys.exit(2)

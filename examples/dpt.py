@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from comparing import compare, run_script
+from comparing import compare
+from running import run_script
 
 from expedite.evaluate.demo import demo_depth_model
 from expedite.loading import load_model

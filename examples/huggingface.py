@@ -13,8 +13,9 @@ from typing import Annotated, Any
 
 import transformers
 import typer
-from comparing import console, costs, run_script
+from comparing import costs
 from PIL import Image
+from running import console, run_script
 
 import expedite
 from expedite.evaluate.demo import unseen_scenes

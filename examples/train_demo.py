@@ -6,32 +6,23 @@ The shipped one took 110 minutes, rendering included, on two busy cores of a Xeo
 units, and has 93.4 % mean IoU on the 100 scenes of the test split.
 """
 
-from pathlib import Path
-from typing import Annotated
-
 import torch
-import typer
+from lessons import Out, Render, Resume, Scenes, Work, render_splits
+from running import run_script
 from train_segmenter import Settings, Task, measure, print_ious, save, train
-from training import run_script
 
 from expedite.evaluate.datasets import open_folder
-from expedite.evaluate.scenes import CLASSES, write_scenes
+from expedite.evaluate.scenes import CLASSES
 
-SIZE = (256, 384)
 COUNTS = {"train": 8000, "val": 100, "test": 100}
 SETTINGS = Settings(width=128, layers=8, small_epochs=7, full_epochs=2)
 
 
 def main(
-    scenes: Annotated[Path, typer.Option(help="Where the scenes are, or go.")],
-    work: Annotated[Path, typer.Option(help="Where training keeps its state.")],
-    out: Annotated[Path, typer.Option(help="Where checkpoint.pth and variant.yml go.")],
-    render: Annotated[bool, typer.Option(help="Render the scenes first.")] = True,
-    resume: Annotated[bool, typer.Option(help="Go on from WORK/training.pth.")] = False,
+    scenes: Scenes, work: Work, out: Out, render: Render = True, resume: Resume = False
 ) -> None:
     """Render, train, store as float16 and measure on scenes seen in no way before."""
-    for split, count in COUNTS.items() if render else ():
-        write_scenes(scenes, split, count, SIZE, workers=2)
+    render_splits(scenes, COUNTS if render else {})
     folders = {split: open_folder(scenes, split) for split in COUNTS}
     task = Task(folders["train"], folders["val"], len(CLASSES), dataset="scenes")
     cpu = torch.device("cpu")

@@ -22,9 +22,10 @@ import typer
 from numpy.random import Generator
 from numpy.typing import NDArray
 from rich.table import Table
+from running import console, run_script
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from training import Run, console, jitter_colours, run_script, start, train_epoch
+from training import Run, jitter_colours, start, train_epoch
 
 from expedite.errors import ExpediteError
 from expedite.evaluate.datasets import ImageFolder, open_folder
@@ -169,7 +170,7 @@ def pass_over(run: Run[Segmenter], folder: ImageFolder, settings: Settings) -> f
         run,
         loader,
         pixels,
-        lambda images, labels: segmentation_loss(run.model, images, labels, settings.bf16),
+        lambda batch: segmentation_loss(run.model, batch[0], batch[1], settings.bf16),
     )
 
 

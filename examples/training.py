@@ -5,23 +5,17 @@ generated scenes.
 """
 
 import math
-import sys
 from collections.abc import Callable, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar, cast
 
 import torch
-import typer
 from numpy.random import Generator
-from rich.console import Console
 from torch import Tensor, nn
 from torch.optim import Muon, Optimizer
 from torch.optim.swa_utils import AveragedModel
 
-from expedite.errors import ExpediteError
-
-console = Console()
 Model = TypeVar("Model", bound=nn.Module)
 
 
@@ -69,17 +63,17 @@ class Run(Generic[Model]):
 
 
 def start(model: Model, steps: int, lr: float, other_lr: float) -> Run[Model]:
-    """A run from a model's weights: Muon for the matrices of its blocks, AdamW for all else.
+    """A run from a model's weights: Muon for matrices of blocks and layers, AdamW for all else.
 
     Args:
         model: To be trained.
         steps: How many there will be; the average spans about the last twentieth of them.
-        lr: Highest learning rate of the blocks' matrices.
+        lr: Highest learning rate of those matrices.
         other_lr: Of all other parameters.
     """
     share = min(0.5, 20 / max(steps, 1))
     averaged = AveragedModel(model, avg_fn=lambda mean, new, _: torch.lerp(mean, new, share))
-    inside = {name: p for name, p in model.named_parameters() if ".blocks." in name and p.ndim == 2}
+    inside = {name: p for name, p in model.named_parameters() if _is_matrix(name, p)}
     others = [p for name, p in model.named_parameters() if name not in inside]
     matrices = list(inside.values())
     optimizers: list[Optimizer] = [
@@ -87,6 +81,11 @@ def start(model: Model, steps: int, lr: float, other_lr: float) -> Run[Model]:
         torch.optim.AdamW(others, other_lr, weight_decay=0.0),
     ]
     return Run(model, averaged, optimizers, [lr, other_lr])
+
+
+def _is_matrix(name: str, parameter: nn.Parameter) -> bool:
+    deep = any(part in f".{name}" for part in (".blocks.", ".layers.", ".body."))
+    return deep and name.endswith("weight") and parameter.ndim == 2
 
 
 def progress_of(pixels: Sequence[int], epoch: int, share: float) -> float:
@@ -103,13 +102,13 @@ def train_epoch(
     run: Run[Any],
     batches: Batches,
     pixels: Sequence[int],
-    loss_of: Callable[..., Tensor],
+    loss_of: Callable[[Any], Tensor],
 ) -> float:
-    """One pass over `batches`; returns the mean loss.
+    """One pass over `batches`; returns the mean loss of the steps that counted.
 
     Args:
         run: Is changed.
-        batches: Tuples of tensors, the arguments of `loss_of`.
+        batches: What `loss_of` takes, one for each step.
         pixels: How many an image has in each epoch.
         loss_of: Maps a batch to its loss.
     """
@@ -119,16 +118,20 @@ def train_epoch(
         for optimizer, rate in zip(run.optimizers, run.rates, strict=True):
             for group in optimizer.param_groups:
                 group["lr"] = rate * share
-        losses.append(step_down(run, loss_of(*batch)))
+        losses.append(step_down(run, loss_of(batch)))
     run.epoch += 1
-    return sum(losses) / len(losses)
+    return torch.tensor(losses).nanmean().item()
 
 
 def step_down(run: Run[Any], loss: Tensor) -> float:
-    """Update the weights and their average; returns the loss."""
+    """Update the weights and their average; returns the loss.
+
+    A step without a finite gradient, as bfloat16 may have, is left out, and its loss is NaN.
+    """
     run.model.zero_grad()
     torch.autograd.backward(loss)
-    torch.nn.utils.clip_grad_norm_(run.model.parameters(), 1.0)
+    if not torch.nn.utils.clip_grad_norm_(run.model.parameters(), 1.0).isfinite():
+        return math.nan
     for optimizer in run.optimizers:
         optimizer.step()
     run.averaged_model.update_parameters(run.model)
@@ -141,12 +144,3 @@ def jitter_colours(image: Tensor, rng: Generator) -> Tensor:
     image = (image - 0.5) * contrast + 0.5 + brightness
     grey = image.mean(0)
     return torch.clamp(grey + (image - grey) * saturation, 0, 1)
-
-
-def run_script(command: Callable[..., None]) -> None:
-    """Run a command line; what cannot be done ends in one sentence and exit code 2."""
-    try:
-        typer.run(command)
-    except ExpediteError as error:
-        console.print(f"error: {error}", soft_wrap=True)
-        sys.exit(2)

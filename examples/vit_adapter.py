@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from comparing import compare, run_script
+from comparing import compare
+from running import run_script
 
 from expedite.loading import load_model
 

@@ -5,6 +5,7 @@ from expedite.loading import load
 from expedite.patchers.host import Host
 from expedite.patching import describe, patch, patched, unpatch
 from expedite.plan import Plan, Span
+from expedite.tuning import tune
 from expedite.version import __version__
 
 __all__ = [
@@ -17,5 +18,6 @@ __all__ = [
     "load",
     "patch",
     "patched",
+    "tune",
     "unpatch",
 ]

@@ -14,14 +14,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from expedite.assignment import EMPTY_MASS, Assignment, HardAssignment, SoftAssignment
 from expedite.constants import remembered
 from expedite.errors import ExpediteError
+from expedite.relocation import check_relocated, relocate
 from expedite.tiling import Tiles, make_tiles
 
 # The "auto" temperature over the mean squared distance between a token and its first centre.
 AUTO_TEMPERATURE = 0.05
-# A cluster with less mass than this stands for no token.
-EMPTY_MASS = 1e-6
 # Where the largest feature is 1, smaller temperatures would only sharpen rounding errors.
 _LEAST_AUTO_TEMPERATURE = 1e-10
 _TINY = 1e-30
@@ -41,13 +41,17 @@ class Clustering:
     features: Tensor  # (B, N, D)
     centers: Tensor  # (B, h·w, D)
     mass: Tensor  # (B, h·w) float32: how many tokens each cluster stands for
-    assignment: Tensor  # (B, T, n, m) float32: the soft weights of the last E-step, in tiles
+    assignment: Assignment | None  # None where nothing was merged
     temperature: Tensor  # (B, 1, 1)
     grid: tuple[int, int]
     clusters: tuple[int, int]
     neighborhood: int
     nearest: bool
-    is_identity: bool = False
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether nothing was merged."""
+        return self.assignment is None
 
     def tiles(self) -> Tiles:
         """The tiles in which `assignment` is laid out."""
@@ -68,12 +72,15 @@ def cluster(
     mass: Tensor | None = None,
     nearest: bool = False,
     projection: int | None = None,
+    hard: bool = False,
+    relocated: float = 0.0,
 ) -> tuple[Tensor, Clustering]:
     """Cluster the tokens of a grid into a smaller grid of centroids.
 
     Centres begin as adaptive averages over h×w bins (Eq. 2). Each step assigns every token to the
     cells around its own first cell by softmax(-d²/τ), then moves the centres to the means of what
-    they were assigned (Eq. 3). A centre that nothing was assigned to stays where it is.
+    they were assigned (Eq. 3). A centre that nothing was assigned to stays where it is; its
+    centroid is the token in the middle of its cell.
 
     Args:
         tokens: (B, N, C) in row-major order of the grid, N = H·W.
@@ -88,6 +95,9 @@ def cluster(
         nearest: Take first cells as the published code does, see `tiling.Axis`.
         projection: Measure distances on so many random projections of the features, see `project`;
             None measures on all features.
+        hard: In the last step every token joins its nearest centre alone.
+        relocated: The share of the clusters that move at last from even ground to single tokens,
+            see `relocation.relocate`; it needs `hard`.
 
     Returns:
         Centroids (B, h·w, C) in the dtype of the tokens, and the record for `reconstruct`.
@@ -101,24 +111,25 @@ def cluster(
         >>> centroids.shape, record.mass.sum(1).round()
         (torch.Size([2, 30, 8]), tensor([192., 192.]))
     """
-    _check_shapes(tokens, grid, clusters)
-    _check_settings(iterations, neighborhood, temperature, projection)
+    check_shapes(tokens, grid, clusters)
+    _check_settings(iterations, neighborhood, temperature, projection, hard, relocated)
     if _keeps_every_token(grid, clusters):
-        return tokens, _identity(tokens, grid, neighborhood, mass)
+        return tokens, unmerged(tokens, grid, neighborhood, mass)
     with full_precision(tokens.device):
-        z, unit = _standardize(tokens if features is None else features)
-        z = project(z, projection)
-        centers = _average_pool(z, grid, clusters)
+        z, unit = standardize(tokens if features is None else features, projection)
+        centers = average_pool(z, grid, clusters)
         tiles = make_tiles(grid, clusters, neighborhood // 2, tokens.device, nearest=nearest)
-        tau = _temperature(temperature, z, centers, unit, tiles)
-        assignment, centers, total = _em(z, mass, centers, tau, iterations, tiles)
-        values = tokens.float()
-        pooled = _average_pool(values, grid, clusters)
-        centroids = _means(tiles.split(values), assignment, total, pooled, tiles)
-    centroids = centroids.to(tokens.dtype)
+        tau = resolve_temperature(temperature, z, centers[:, tiles.first_cell], unit)
+        weight = z.new_ones(*z.shape[:2], 1) if mass is None else mass.float()[..., None]
+        assignment, centers = _em(z, weight, centers, tau, iterations, tiles, hard)
+        count = int(relocated * clusters[0] * clusters[1])
+        if isinstance(assignment, HardAssignment) and count:
+            assignment, centers = relocate(assignment, z, centers, weight, clusters, count)
+        centroids = assignment.means(tokens, tokens[:, tiles.middle]).to(tokens.dtype)
     return centroids, Clustering(
-        tokens, centroids, z, centers, total, assignment, tau, grid, clusters, neighborhood, nearest
-    )
+        tokens, centroids, z, centers, assignment.mass, assignment, tau, grid, clusters,
+        neighborhood, nearest,
+    )  # fmt: skip
 
 
 class TokenClustering(nn.Module):
@@ -141,15 +152,19 @@ class TokenClustering(nn.Module):
         temperature: float | Literal["auto"] = "auto",
         nearest: bool = False,
         projection: int | None = None,
+        hard: bool = False,
+        relocated: float = 0.0,
     ) -> None:
         super().__init__()
-        _check_settings(iterations, neighborhood, temperature, projection)
+        _check_settings(iterations, neighborhood, temperature, projection, hard, relocated)
         self.clusters = clusters
         self.iterations = iterations
         self.neighborhood = neighborhood
         self.temperature: float | Literal["auto"] = temperature
         self.nearest = nearest
         self.projection = projection
+        self.hard = hard
+        self.relocated = relocated
 
     def forward(
         self,
@@ -169,6 +184,8 @@ class TokenClustering(nn.Module):
             mass=mass,
             nearest=self.nearest,
             projection=self.projection,
+            hard=self.hard,
+            relocated=self.relocated,
         )
 
 
@@ -188,13 +205,11 @@ def pool(values: Tensor, clustering: Clustering) -> Tensor:
         >>> torch.allclose(pool(tokens, record), centroids)
         True
     """
-    if clustering.is_identity:
+    if clustering.assignment is None:
         return values
-    tiles = clustering.tiles()
     with full_precision(values.device):
-        x = values.float()
-        pooled = _average_pool(x, clustering.grid, clustering.clusters)
-        means = _means(tiles.split(x), clustering.assignment, clustering.mass, pooled, tiles)
+        middle = values[:, clustering.tiles().middle]
+        means = clustering.assignment.means(values, middle)
     return means.to(values.dtype)
 
 
@@ -222,8 +237,18 @@ def project(features: Tensor, channels: int | None) -> Tensor:
     if channels is None or channels >= depth:
         return features
     (signs,) = _signs(depth, features.device)
-    signed = F.pad(features * signs.to(features.dtype), (0, -depth % channels))
-    return signed.reshape(*signed.shape[:2], signed.shape[2] // channels, channels).sum(-2)
+    return _fold(features, signs, channels)
+
+
+def _fold(features: Tensor, factors: Tensor, width: int) -> Tensor:
+    """Sums of every `width`-th channel times its factor, float32: one pass, no large temporary."""
+    total = features.new_zeros(width, dtype=torch.float32)
+    for start in range(0, features.shape[-1], width):
+        part, factor = (x[..., start : start + width].float() for x in (features, factors))
+        if missing := width - part.shape[-1]:
+            part, factor = F.pad(part, (0, missing)), F.pad(factor, (0, missing))
+        total = torch.addcmul(total, part, factor)
+    return total
 
 
 @remembered
@@ -244,14 +269,10 @@ def labels(clustering: Clustering) -> Tensor:
         >>> labels(record).shape
         torch.Size([1, 192])
     """
-    if clustering.is_identity:
-        return torch.arange(clustering.mass.shape[1], device=clustering.mass.device).expand_as(
-            clustering.mass
-        )
-    tiles = clustering.tiles()
-    best = clustering.assignment.argmax(-1)  # (B, T, n) places in a window
-    windows = tiles.cell.expand(len(best), -1, -1)  # (B, T, m)
-    return tiles.join(windows.gather(2, best)[..., None]).squeeze(-1)
+    if clustering.assignment is None:
+        mass = clustering.mass
+        return torch.arange(mass.shape[1], device=mass.device).expand_as(mass)
+    return clustering.assignment.labels
 
 
 def full_precision(device: torch.device) -> AbstractContextManager[None]:
@@ -262,24 +283,37 @@ def full_precision(device: torch.device) -> AbstractContextManager[None]:
 
 
 def _em(
-    z: Tensor, mass: Tensor | None, centers: Tensor, tau: Tensor, iterations: int, tiles: Tiles
-) -> tuple[Tensor, Tensor, Tensor]:
-    weight = z.new_ones(*z.shape[:2], 1) if mass is None else mass.float()[..., None]
+    z: Tensor,
+    weight: Tensor,
+    centers: Tensor,
+    tau: Tensor,
+    iterations: int,
+    tiles: Tiles,
+    hard: bool,
+) -> tuple[Assignment, Tensor]:
     counted = tiles.split(weight) * tiles.filled[..., None]  # (B, T, n, 1)
     # One more column of ones makes each product do two things: the E-step's also adds what does not
     # depend on the token, the M-step's also sums the mass.
     points = tiles.split(F.pad(z, (0, 1), value=1.0))  # (B, T, n, D + 1)
     weighted = points * counted
     unreachable = torch.where(tiles.reachable, 0.0, -torch.inf)  # (T, n, m)
-    for _ in range(iterations):
+
+    def scores(centers: Tensor) -> Tensor:
         # ‖z‖² is left out of d²: it is the same for every cluster and the softmax cancels it.
         half_norms = centers.square().sum(-1, keepdim=True) / 2
         keys = tiles.windows(torch.cat([centers, -half_norms], -1) * (2 / tau))  # (B, T, m, D + 1)
-        assignment = add_product(unreachable, points, keys.mT).softmax(-1)  # (B, T, n, m)
+        return add_product(unreachable, points, keys.mT)  # (B, T, n, m)
+
+    for _ in range(iterations - hard):
+        assignment = scores(centers).softmax(-1)
         sums = tiles.add_windows(assignment.mT @ weighted)  # (B, h·w, D + 1)
         total = sums[..., -1:]
         centers = torch.where(total > EMPTY_MASS, sums[..., :-1] / total.clamp_min(_TINY), centers)
-    return assignment * counted, centers, total.squeeze(-1)
+    if not hard:
+        return SoftAssignment(assignment * counted, total.squeeze(-1), tiles), centers
+    nearest = tiles.cells_at(scores(centers).argmax(-1, keepdim=True))
+    joined = HardAssignment.of(tiles.join(nearest)[..., 0], weight, centers.shape[1])
+    return joined, joined.means(z, centers)
 
 
 def add_product(bias: Tensor, left: Tensor, right: Tensor, factor: float = 1) -> Tensor:
@@ -294,40 +328,29 @@ def add_product(bias: Tensor, left: Tensor, right: Tensor, factor: float = 1) ->
     return shaped
 
 
-def _means(
-    values: Tensor, assignment: Tensor, total: Tensor, otherwise: Tensor, tiles: Tiles
-) -> Tensor:
-    """Means (B, h·w, C) of tiled values (B, T, n, C), `otherwise` for clusters without mass."""
-    total = total[..., None]
-    # Shares that sum to one before the product: sums of huge values would overflow.
-    share = assignment / tiles.windows(total.clamp_min(_TINY)).mT  # (B, T, n, m)
-    means = tiles.add_windows(share.mT @ values)
-    return torch.where(total > EMPTY_MASS, means, otherwise)
-
-
-def _standardize(features: Tensor) -> tuple[Tensor, Tensor]:
+def standardize(features: Tensor, projection: int | None) -> tuple[Tensor, Tensor]:
     """Features of unit size without their mean, which would drown the distances, and the unit."""
-    x = features.float()
-    unit = x.abs().amax((1, 2), keepdim=True).clamp_min(_TINY)
-    x = x / unit
+    high, low = features.amax((1, 2), keepdim=True), features.amin((1, 2), keepdim=True)
+    unit = torch.maximum(high, -low).float().clamp_min(_TINY)
+    depth = features.shape[-1]
+    if projection is None or projection >= depth:
+        x = (features / unit).float()
+    else:
+        (signs,) = _signs(depth, features.device)
+        x = _fold(features, signs / unit, projection)
     return x - x.mean(1, keepdim=True), unit
 
 
-def _temperature(
-    temperature: float | str, z: Tensor, centers: Tensor, unit: Tensor, tiles: Tiles
-) -> Tensor:
+def resolve_temperature(temperature: float | str, z: Tensor, own: Tensor, unit: Tensor) -> Tensor:
+    """The temperature (B, 1, 1) of features z (B, N, D) whose first centres are `own` (B, N, D)."""
     if temperature == "auto":
-        distance: Tensor = torch.linalg.vector_norm(
-            z - centers[:, tiles.first_cell], dim=-1
-        )  # (B, N)
+        distance: Tensor = torch.linalg.vector_norm(z - own, dim=-1)  # (B, N)
         spread = distance.square().mean(1)  # (B,)
-        tau = (AUTO_TEMPERATURE * spread).clamp_min(_LEAST_AUTO_TEMPERATURE)[:, None, None]
-    else:
-        tau = (float(temperature) / unit.square()).clamp_min(_TINY)
-    return tau  # (B, 1, 1)
+        return (AUTO_TEMPERATURE * spread).clamp_min(_LEAST_AUTO_TEMPERATURE)[:, None, None]
+    return (float(temperature) / unit.square()).clamp_min(_TINY)
 
 
-def _average_pool(x: Tensor, grid: tuple[int, int], clusters: tuple[int, int]) -> Tensor:
+def average_pool(x: Tensor, grid: tuple[int, int], clusters: tuple[int, int]) -> Tensor:
     """Adaptive average pooling to (B, h·w, C), as matrix products so that any size exports."""
     (rows,), (columns,) = (
         _pooling_matrix(size, cells, x.device) for size, cells in zip(grid, clusters, strict=True)
@@ -350,19 +373,19 @@ def _keeps_every_token(grid: tuple[int, int], clusters: tuple[int, int]) -> bool
     return grid == clusters
 
 
-def _identity(
-    tokens: Tensor, grid: tuple[int, int], neighborhood: int, mass: Tensor | None
+def unmerged(
+    tokens: Tensor, grid: tuple[int, int], neighborhood: int = 1, mass: Tensor | None = None
 ) -> Clustering:
+    """The record where every token stays itself."""
     batch, count, _ = tokens.shape
     weight = tokens.new_ones(batch, count, dtype=torch.float32) if mass is None else mass.float()
-    nothing = weight.new_empty(batch, 0, 0, 0)
     return Clustering(
-        tokens, tokens, tokens, tokens, weight, nothing, nothing, grid, grid, neighborhood,
-        nearest=False, is_identity=True,
-    )  # fmt: skip
+        tokens, tokens, tokens, tokens, weight, None, weight, grid, grid, neighborhood, False
+    )
 
 
-def _check_shapes(tokens: Tensor, grid: tuple[int, int], clusters: tuple[int, int]) -> None:
+def check_shapes(tokens: Tensor, grid: tuple[int, int], clusters: tuple[int, int]) -> None:
+    """Refuse tokens that are not of the grid, and more clusters than tokens along a side."""
     if tokens.dim() != 3 or not tokens.is_floating_point():
         raise ExpediteError(
             f"tokens of shape {tuple(tokens.shape)} and {tokens.dtype} were given; floating-point "
@@ -381,8 +404,14 @@ def _check_shapes(tokens: Tensor, grid: tuple[int, int], clusters: tuple[int, in
 
 
 def _check_settings(
-    iterations: int, neighborhood: int, temperature: float | str, projection: int | None
+    iterations: int,
+    neighborhood: int,
+    temperature: float | str,
+    projection: int | None,
+    hard: bool,
+    relocated: float,
 ) -> None:
+    check_relocated(relocated, hard)
     if projection is not None and projection < 1:
         raise ExpediteError(f"{projection} projections were asked; at least 1, or None, is due")
     if iterations < 1:

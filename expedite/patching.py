@@ -14,7 +14,7 @@ from expedite.errors import ExpediteError
 from expedite.patchers import FAMILY_NAMES, find_hosts
 from expedite.patchers.hooks import find_sessions, install, remove
 from expedite.patchers.host import Host
-from expedite.patchers.session import Session
+from expedite.patchers.session import BringsSession, Session
 from expedite.patchers.unknown import explain
 from expedite.plan import Method, Plan, make_plan
 from expedite.windows import clustered
@@ -66,8 +66,9 @@ def patch(
     plan = _plan(plan, alpha, clusters, keep, beta, method, settings)
     host = host or _the_host(model)[1]
     _check_fit(plan, host)
+    session = plan.session(host) if isinstance(plan, BringsSession) else Session(host, plan)
     remove(model)
-    install(Session(host, plan))
+    install(session)
     _forget_compiled_code()
     return model
 

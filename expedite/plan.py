@@ -16,6 +16,7 @@ Exit = Literal["backbone", "head"]
 Space = Literal["norm", "tokens"]
 Scope = Literal["local", "knn"]
 Weighting = Literal["linear", "softmax", "l2", "hard"]
+Tables = Literal["offsets", "resized"]
 Depth = int | Sequence[int]  # how many blocks; of every stage, where there are stages
 
 # The paper's operators: every improvement turned off (ablations of Section 4.3: κ 5, λ 5×5, τ 50,
@@ -30,6 +31,9 @@ _PAPER: Mapping[str, Any] = MappingProxyType(
         "weights": "softmax",
         "k": 20,
         "delta": False,
+        "position_tables": "resized",
+        "hard": False,
+        "relocated": 0.0,
     }
 )
 
@@ -105,7 +109,15 @@ class Plan:
             None means True at the backbone and False at the head, where it makes the head's
             projections run on every token and was measured to bring nothing.
         reconstruct_at: "backbone", or "head" for heads that work token by token.
+        hard: In the last EM step every token joins its nearest cluster alone.
+        relocated: The share of the clusters that leave even ground for single tokens at last, see
+            `relocation.relocate`. None means `relocation.SHARE`, and 0 without `hard` or where
+            blocks, or a span that goes on from the clusters, take them to stand in regular cells.
         nearest_cells: Take a token's first cell as the published code does.
+        window_borders: In hosts with windows, cluster every window alone; False clusters the whole
+            map to as many clusters.
+        position_tables: Where hosts keep relative positions in tables, "offsets" reads them at the
+            offsets between clusters, "resized" resizes them as the published code does.
 
     Raises:
         ExpediteError: A value is impossible.
@@ -121,6 +133,8 @@ class Plan:
     neighborhood: int = 5
     temperature: float | Literal["auto"] = "auto"
     projection: int | None = 64
+    hard: bool = True
+    relocated: float | None = None
     space: Space = "norm"
     log_mass: bool = True
     reconstruction: Scope = "local"
@@ -129,6 +143,8 @@ class Plan:
     delta: bool | None = None
     reconstruct_at: Exit = "backbone"
     nearest_cells: bool = False
+    window_borders: bool = True
+    position_tables: Tables = "offsets"
 
     def __post_init__(self) -> None:
         if not self.spans or not all(isinstance(span, Span) for span in self.spans):
@@ -145,6 +161,7 @@ class Plan:
             raise ExpediteError(f"temperature={tau!r} was asked; a number above 0 or 'auto' works")
         if self.delta is None:
             object.__setattr__(self, "delta", self.reconstruct_at != "head")
+        _check_relocated(self.relocated, self.hard)
         for name, kind in _CHOICES.items():
             _check_choice(name, getattr(self, name), get_args(kind))
 
@@ -189,7 +206,10 @@ _CHOICES = {
     "weights": Weighting,
     "delta": Literal[True, False],
     "reconstruct_at": Exit,
+    "hard": Literal[True, False],
     "nearest_cells": Literal[True, False],
+    "window_borders": Literal[True, False],
+    "position_tables": Tables,
 }
 
 
@@ -275,6 +295,15 @@ def _is_number(value: object) -> bool:
 def _check_count(name: str, value: object, least: int) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise ExpediteError(f"{name}={value!r} was asked; an integer of at least {least} works")
+
+
+def _check_relocated(share: float | None, hard: bool) -> None:
+    if share is not None and not (_is_number(share) and 0 <= share <= 0.5):
+        raise ExpediteError(f"relocated={share!r} was asked; a share from 0 to 0.5 works")
+    if share and not hard:
+        raise ExpediteError(
+            f"relocated={share} was asked with hard=False; clusters of one token need hard=True"
+        )
 
 
 def _check_choice(name: str, value: object, choices: tuple[object, ...]) -> None:

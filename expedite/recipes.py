@@ -5,63 +5,14 @@ methods they compare with. FPS is at batch 1 on a V100 with attention that is no
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 
 from expedite.errors import ExpediteError
-from expedite.plan import Plan, make_plan
+from expedite.plan import Plan
+from expedite.recipe import Recipe, Row, paper
+from expedite.swin_recipes import SWIN_RECIPES
 
-
-@dataclass(frozen=True)
-class Row:
-    """One line of a published table.
-
-    Args:
-        plan: In our terms; None for the unpatched model.
-        gflops: As printed; None where no count was.
-        fps: Images per second.
-        metric: As printed, see the recipe's `metric`; None where none was measured.
-        note: Where the plan is not what the table or the published code says.
-        reason: Why our count differs from the published one, where it does by more than 2.5 %.
-    """
-
-    plan: Plan | None
-    gflops: float | None
-    fps: float | None
-    metric: float | None
-    note: str = ""
-    reason: str = ""
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """A model as it was published, with the rows that were measured on it.
-
-    Args:
-        name: How it is asked for, wherever a MODEL is.
-        model: What builds it, in the grammar of `loading.load`.
-        image_size: (height, width) in pixels of an image, or of a sliding window.
-        classes: How many, where the model can have any number.
-        metric: The name of the rows' metric.
-        checkpoint: Name of the published file of weights.
-        origin: Where it was published.
-        rows: The unpatched model's first.
-        flops_per_multiply_add: The convention of the published counts; ours is 1.
-        dataset: What it was trained on, as `evaluate.datasets.LABEL_RULES` calls it.
-        windows: Pixels of an image's shorter side and between sliding windows, where there are any.
-    """
-
-    name: str
-    model: str
-    image_size: tuple[int, int]
-    classes: int | None
-    metric: str
-    checkpoint: str
-    origin: str
-    rows: tuple[Row, ...]
-    flops_per_multiply_add: int = 1
-    dataset: str = ""
-    windows: tuple[int, int] | None = None
+__all__ = ["RECIPES", "Recipe", "Row", "find_recipe"]
 
 
 def find_recipe(name: str) -> Recipe:
@@ -77,17 +28,14 @@ def find_recipe(name: str) -> Recipe:
     return RECIPES[name]
 
 
-# The published code takes first cells by nearest interpolation and gives weights a Euclidean norm
-# of 1; its τ multiplies squared distances, ours divides them. All spans end with the last block.
-_paper: Callable[..., Plan] = partial(make_plan, method="paper", weights="l2", nearest_cells=True)
 # Class scores are reconstructed, after a decoder that runs on clusters (λ 5, κ 5, τ 50, k 20).
-_segmenter: Callable[..., Plan] = partial(_paper, reconstruct_at="head")
+_segmenter: Callable[..., Plan] = partial(paper, reconstruct_at="head")
 # Every tap copies the nearest cluster; a τ of 1 is the parser's default.
-_dpt: Callable[..., Plan] = partial(_paper, temperature=1.0, weights="hard")
+_dpt: Callable[..., Plan] = partial(paper, temperature=1.0, weights="hard")
 # Only the class token is read, so nothing is reconstructed.
-_swag: Callable[..., Plan] = partial(_paper, temperature=1.0)
+_swag: Callable[..., Plan] = partial(paper, temperature=1.0)
 # Clusters of a window of 14×14; the scripts that were timed set τ 200.
-_sam: Callable[..., Plan] = partial(_paper, temperature=200.0)
+_sam: Callable[..., Plan] = partial(paper, temperature=200.0)
 
 _segmenter_recipe = partial(Recipe, metric="mIoU %", checkpoint="checkpoint.pth")
 _dpt_recipe = partial(
@@ -246,4 +194,4 @@ _ALL = (
         ),
     ),
 )
-RECIPES = {recipe.name: recipe for recipe in _ALL}
+RECIPES = {recipe.name: recipe for recipe in (*_ALL, *SWIN_RECIPES)}

@@ -6,13 +6,14 @@ delta form that keeps each token's own detail. The record comes from `clustering
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from expedite.clustering import EMPTY_MASS, Clustering, add_product, full_precision
+from expedite.assignment import EMPTY_MASS, HardAssignment, flat_index
+from expedite.clustering import Clustering, add_product, full_precision
 from expedite.errors import ExpediteError
 from expedite.tiling import Tiles, make_one_tile, make_tiles
 
@@ -26,17 +27,26 @@ Scope = Literal["local", "knn"]
 Weighting = Literal["linear", "softmax", "l2", "hard"]
 
 
+class Spread(Protocol):
+    """How values of clusters are spread over tokens."""
+
+    def apply(self, cluster_values: Tensor) -> Tensor: ...
+
+
 @dataclass(frozen=True)
 class TokenWeights:
     """How much of each cluster goes into each token; one set serves any number of taps."""
 
-    weights: Tensor  # (B, T, n, m) float32 in tiles, at most k of m not zero
-    tiles: Tiles
+    weights: Tensor  # (B, N, k) float32
+    index: Tensor  # (B, N, k) int64 of the clusters they are for
 
     def apply(self, cluster_values: Tensor) -> Tensor:
         """Spread values of clusters (B, h·w, C) over the tokens, (B, N, C) float32."""
-        with full_precision(cluster_values.device):
-            return self.tiles.join(self.weights @ self.tiles.windows(cluster_values.float()))
+        clusters, channels = cluster_values.shape[1:]
+        values = cluster_values.float().flatten(0, 1)  # (B·h·w, C)
+        rows = flat_index(self.index, clusters).flatten(0, 1)  # (B·N, k)
+        spread = _weighted_rows(values, rows, self.weights.flatten(0, 1))
+        return spread.view(*self.index.shape[:2], channels)
 
 
 def token_weights(
@@ -73,7 +83,8 @@ def token_weights(
         nearest, index = distance.topk(min(k, distance.shape[3]), largest=False)  # (B, T, n, k)
         tau = clustering.temperature[..., None]  # (B, 1, 1, 1)
         chosen = _WEIGHTINGS[weights](nearest, index, centers, tau)
-        return TokenWeights(torch.zeros_like(distance).scatter(3, index, chosen), tiles)
+        spread = TokenWeights(tiles.join(chosen), tiles.join(tiles.cells_at(index)))
+        return _with_single_tokens(spread, clustering)
 
 
 def reconstruct(
@@ -152,24 +163,47 @@ class TokenReconstruction(nn.Module):
         delta: bool = True,
     ) -> None:
         super().__init__()
-        self.weigh = TokenWeighting(reconstruction, weights, k)
+        self.weigh: nn.Module = TokenWeighting(reconstruction, weights, k)
         self.delta = delta
 
     def forward(
         self,
         cluster_tokens: Tensor,
         clustering: Clustering,
-        token_weights: TokenWeights | None = None,
+        token_weights: Spread | None = None,
     ) -> Tensor:
         _check_values(cluster_tokens, clustering, self.delta)
         if clustering.is_identity:
             return cluster_tokens
-        spread: TokenWeights = token_weights or self.weigh(clustering)
+        spread: Spread = token_weights or self.weigh(clustering)
         after = cluster_tokens.float()
         if not self.delta:
             return spread.apply(after).to(cluster_tokens.dtype)
-        change = spread.apply(after - clustering.centroids.float())
-        return (clustering.tokens.float() + change).to(cluster_tokens.dtype)
+        change = spread.apply(after - clustering.centroids)
+        return change.add_(clustering.tokens).to(cluster_tokens.dtype)
+
+
+def _with_single_tokens(spread: TokenWeights, clustering: Clustering) -> TokenWeights:
+    """Let a token that is a cluster of its own be that cluster, wherever its place is."""
+    if not isinstance(clustering.assignment, HardAssignment):
+        return spread
+    alone = clustering.assignment.share > 1 - 1e-6  # (B, N, 1)
+    itself = torch.arange(spread.weights.shape[2], device=alone.device) == 0
+    return TokenWeights(
+        torch.where(alone, itself.float(), spread.weights),
+        torch.where(alone, clustering.assignment.labels[..., None], spread.index),
+    )
+
+
+def _weighted_rows(values: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
+    """Sums (n, C) of rows (n, k) of values (m, C) times weights (n, k)."""
+    if values.device.type in ("cpu", "cuda") and not torch.compiler.is_compiling():
+        return F.embedding_bag(rows, values, mode="sum", per_sample_weights=weights)
+    # What compilers fuse and ONNX has; never all k rows of every token at once.
+    total = values[rows[:, 0]] * weights[:, :1]
+    for index, weight in zip(rows.T[1:], weights.T[1:, :, None], strict=True):
+        total = torch.addcmul(total, values[index], weight)
+    return total
 
 
 class _Points(NamedTuple):

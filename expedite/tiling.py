@@ -128,6 +128,17 @@ class Tiles(NamedTuple):
         """Whether one tile holds everything, in order, so that nothing needs to be copied."""
         return self.rows.tiles == self.columns.tiles == 1
 
+    @property
+    def middle(self) -> Tensor:
+        """The token in the middle of each cell, (h·w,)."""
+        rows, columns = (
+            (2 * torch.arange(side.cells, device=self.cell.device) + 1)
+            * side.tokens
+            // (2 * side.cells)
+            for side in (self.rows, self.columns)
+        )
+        return (rows[:, None] * self.columns.tokens + columns).flatten()
+
     def split(self, tokens: Tensor) -> Tensor:
         """Lay tokens (B, N, C) out in tiles, (B, T, n, C); an empty slot repeats some token."""
         return tokens[:, None] if self.is_one else tokens[:, self.token]
@@ -139,6 +150,11 @@ class Tiles(NamedTuple):
     def windows(self, cells: Tensor) -> Tensor:
         """Copy cells (B, h·w, C) to every window that shows them, (B, T, m, C)."""
         return cells[:, None] if self.is_one else cells[:, self.cell]
+
+    def cells_at(self, place: Tensor) -> Tensor:
+        """The cells (B, T, n, k) at places (B, T, n, k) of every token's window."""
+        shown = self.cell[:, None].expand(*place.shape[:3], -1)  # (B, T, n, m)
+        return shown.gather(3, place)
 
     def add_windows(self, windows: Tensor) -> Tensor:
         """Sum window contents (B, T, m, C) per cell, (B, h·w, C): the transpose of `windows`.
@@ -164,7 +180,7 @@ def make_tiles(
 ) -> Tiles:
     """Cut a grid of tokens into tiles whose tokens reach `reach` cells to every side."""
     rows, columns = (
-        Axis(tokens, cells, reach, _tile_side(cells, reach), nearest)
+        Axis(tokens, cells, reach, _tile_side(cells), nearest)
         for tokens, cells in zip(grid, clusters, strict=True)
     )
     return Tiles(rows, columns, *_combine(rows, columns, device))
@@ -188,9 +204,9 @@ def make_one_tile(grid: tuple[int, int], clusters: tuple[int, int], device: torc
     )
 
 
-def _tile_side(cells: int, reach: int) -> int:
-    """Cells per tile, in equal tiles as wide as their margins: there work and copies balance."""
-    return -(-cells // max(1, cells // max(2 * reach, 4)))
+def _tile_side(cells: int) -> int:
+    """Cells per tile, in equal tiles of 4 or a little more: there work and copies balance."""
+    return -(-cells // max(1, cells // 4))
 
 
 @remembered

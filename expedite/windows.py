@@ -2,7 +2,8 @@
 
 Maps are (B, H, W, C). Windows begin at the top left corner; the border may cut the last ones short,
 and only what is there is clustered. So a map is at most four regions of equal windows, and each
-region is one call of `clustering.cluster` with the windows in its batch.
+region is one call of `clustering.cluster` with the windows in its batch. Without borders between
+windows the map is one region.
 """
 
 from dataclasses import dataclass
@@ -36,11 +37,17 @@ class WindowClustering:
     grid: Size  # (H, W)
     window: Size  # tokens of a whole window
     cells: Size  # clusters of a whole window
+    borders: bool  # whether every window was clustered alone
 
     @property
     def clusters(self) -> Size:
         """The clustered map (h, w)."""
         return clustered(self.grid, self.window, self.cells)
+
+    @property
+    def layouts(self) -> tuple["_Layout", "_Layout"]:
+        """Where the regions lie on the map of tokens, and on that of clusters."""
+        return _layouts(self.grid, self.window, self.cells, self.borders)
 
     @property
     def is_identity(self) -> bool:
@@ -66,6 +73,7 @@ def cluster_windows(
     *,
     features: Tensor | None = None,
     mass: Tensor | None = None,
+    borders: bool = True,
     **settings: Any,
 ) -> tuple[Tensor, WindowClustering]:
     """Cluster every window of a map alone.
@@ -78,6 +86,8 @@ def cluster_windows(
             rows of clusters, and so for columns.
         features: (B, H, W, D) in which distances are measured; None measures them on the tokens.
         mass: (B, H, W) how much each token counts; None counts each once.
+        borders: False lets clusters reach over the borders of windows: the whole map is clustered
+            to as many.
         settings: The other settings of `clustering.cluster`.
 
     Returns:
@@ -97,7 +107,7 @@ def cluster_windows(
             f"tokens of shape {tuple(tokens.shape)} were given; windows are those of a map "
             "(B, H, W, C)"
         )
-    layer = WindowTokenClustering(window, cells, **settings)
+    layer = WindowTokenClustering(window, cells, borders=borders, **settings)
     grid = tokens.shape[1], tokens.shape[2]
     output: tuple[Tensor, WindowClustering] = layer(tokens, grid, features, mass)
     return output
@@ -145,10 +155,13 @@ class WindowTokenClustering(nn.Module):
     Settings are those of `clustering.TokenClustering`, in its order.
     """
 
-    def __init__(self, window: Size, cells: Size, *settings: Any, **named: Any) -> None:
+    def __init__(
+        self, window: Size, cells: Size, *settings: Any, borders: bool = True, **named: Any
+    ) -> None:
         super().__init__()
         self.window = window
         self.cells = cells
+        self.borders = borders
         cells_of = partial(clustered, window=window, cells=cells)
         self.cluster = TokenClustering(cells_of, *settings, **named)
 
@@ -159,7 +172,7 @@ class WindowTokenClustering(nn.Module):
         features: Tensor | None = None,
         mass: Tensor | None = None,
     ) -> tuple[Tensor, WindowClustering]:
-        above, below = _layouts(grid, self.window, self.cells)
+        above, below = _layouts(grid, self.window, self.cells, self.borders)
         centroids, records = [], []
         for size, body, space, weight in zip(
             above.sizes,
@@ -173,7 +186,9 @@ class WindowTokenClustering(nn.Module):
             centroids.append(means)
             records.append(record)
         total = below.join([record.mass[..., None] for record in records])[..., 0]
-        clustering = WindowClustering(tuple(records), total, grid, self.window, self.cells)
+        clustering = WindowClustering(
+            tuple(records), total, grid, self.window, self.cells, self.borders
+        )
         return tokens if clustering.is_identity else below.join(centroids), clustering
 
 
@@ -216,7 +231,7 @@ class WindowTokenReconstruction(nn.Module):
     ) -> Tensor:
         if clustering.is_identity:
             return cluster_tokens
-        above, below = _layouts(clustering.grid, clustering.window, clustering.cells)
+        above, below = clustering.layouts
         regions = clustering.regions
         spread = weights or self.weigh(clustering)
         return above.join(
@@ -245,7 +260,7 @@ def pool_windows(values: Tensor, clustering: WindowClustering) -> Tensor:
         >>> torch.allclose(pool_windows(tokens, record), centroids, atol=1e-6)
         True
     """
-    above, below = _layouts(clustering.grid, clustering.window, clustering.cells)
+    above, below = clustering.layouts
     parts = zip(above.split(values), clustering.regions, strict=True)
     return below.join([pool(body, region) for body, region in parts])
 
@@ -319,8 +334,10 @@ class _Layout:
         return torch.cat(bands, 1)
 
 
-def _layouts(grid: Size, window: Size, cells: Size) -> tuple[_Layout, _Layout]:
+def _layouts(grid: Size, window: Size, cells: Size, borders: bool) -> tuple[_Layout, _Layout]:
     """The windows of tokens on a map, and those of clusters on the clustered map."""
+    if not borders:
+        window, cells = grid, clustered(grid, window, cells)
     sides = [_stretches(*side) for side in zip(grid, window, cells, strict=True)]
     rows, columns = (tuple((count, size) for count, size, _ in side) for side in sides)
     h, w = (tuple((count, size) for count, _, size in side) for side in sides)

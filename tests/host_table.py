@@ -140,6 +140,18 @@ def sam_of_transformers() -> Model:
     return hosts.huggingface_sam().model
 
 
+def swin(
+    name: str,
+    small: Callable[[], Model],
+    full: str,
+    make_full: Callable[[], Made],
+    clusters: int = 8,
+    outputs: Callable[[Model, Tensor], list[Tensor]] = called,
+) -> Host:
+    plan = {"alpha": 8, "clusters": clusters}
+    return Host(name, small, outputs, full, make_full, plan, patch_size=2)
+
+
 # A third to two fifths of the tokens from a third of the blocks on, unless published otherwise.
 HOSTS = [
     Host(
@@ -374,6 +386,35 @@ HOSTS = [
         {"alpha": 4, "clusters": 8},
         patch_size=2,
     ),
+    swin(
+        "timm SwinTransformer",
+        hosts.timm_swin,
+        "swin_base_patch4_window12_384, α=8, 8×8 a window",
+        named("timm:swin_base_patch4_window12_384"),
+        outputs=intermediates,
+    ),
+    swin(
+        "timm SwinTransformerV2",
+        hosts.timm_swinv2,
+        "swinv2_base_window12to16_192to256, α=8, 11×11 a window",
+        named("timm:swinv2_base_window12to16_192to256"),
+        outputs=intermediates,
+        clusters=11,
+    ),
+    swin(
+        "timm SwinTransformerV2Cr",
+        hosts.timm_swinv2_cr,
+        "swinv2_cr_base_384, α=8, 8×8 a window",
+        named("timm:swinv2_cr_base_384"),
+        outputs=intermediates,
+    ),
+    swin(
+        "torchvision SwinTransformer",
+        hosts.torchvision_swin,
+        "swin_b at 224², α=8, 5×5 a window",
+        named("torchvision:swin_b"),
+        clusters=5,
+    ),
 ]
 
 
@@ -406,10 +447,8 @@ def _full_grid(host: Host, plain: list[Tensor]) -> bool:
 
 def _equal_cells(host: Host) -> bool:
     """Whether tokens that are equal in cells of 2×2 become one cluster a cell without loss."""
-    model, images = host.small(), blocky(host.images, host.patch_size)
-    for name, parameter in model.named_parameters():
-        if any(part in name for part in ("pos_emb", "position", "rel_pos")):
-            parameter.zero_()
+    model = hosts.without_positions(host.small())
+    images = blocky(host.images, host.patch_size)
     plain = host.outputs(model, images)
     expedite.patch(model, alpha=1, clusters=host.clusters // 2, **HARD)
     return _same(host.outputs(model, images), plain)

@@ -311,6 +311,17 @@ def randomized(model: Model) -> Model:
     return model.eval()
 
 
+def without_positions(model: Model) -> Model:
+    """The model with every position at 0, absolute or inside its blocks."""
+    for name, parameter in model.named_parameters():
+        if any(part in name for part in POSITIONS):
+            parameter.detach().zero_()
+    return model
+
+
+POSITIONS = ("pos_emb", "position", "rel_pos", "cpb_mlp", "meta_mlp")
+
+
 def images(batch: int = 2, height: int = 32, width: int = 32) -> Tensor:
     return torch.randn(batch, 3, height, width, generator=torch.Generator().manual_seed(1))
 

@@ -1,12 +1,19 @@
 """Slow float64 loops written from the paper's equations, to check the operators against."""
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from expedite.relocation import SHARE
+
 Grid = tuple[int, int]
+
+# How plans cluster by default: where blocks take clusters to stand at regular cells, and elsewhere.
+IN_PLACE: dict[str, Any] = {"projection": 64, "hard": True}
+RELOCATED: dict[str, Any] = {**IN_PLACE, "relocated": SHARE}
 
 
 def first_cells(grid: Grid, clusters: Grid) -> list[tuple[int, int]]:

@@ -189,6 +189,56 @@ def depth_sweep(tmp_path: Path) -> list[object]:
     return ["sweep", f"{tmp_path}/mine.py:net", *words, "--seconds", "0", "--device", "cpu"]
 
 
+def test_sweep_of_rival_methods(sweep: list[object], run: Run, tmp_path: Path) -> None:
+    words = [*sweep, "--method", "pool,tome,downsample", "--limit", 1, "--json"]
+    content = json.loads(run(*words))
+    methods = [row["method"] for row in content["rows"]]
+    assert methods == ["", "pool", "pool", "tome", "tome", "downsample"]
+    assert set(content) == {"report", "setting", "rows", "recommended", "code", "verdict"}
+    assert content["verdict"].endswith(".")
+
+
+def test_sweep_of_plans_in_a_file(
+    sweep: list[object], run: Run, refusal: Run, tmp_path: Path
+) -> None:
+    path = tmp_path / "plans.yml"
+    path.write_text("- {method: [paper, evit], alpha: 1, clusters: 5}\n")
+    place = sweep.index("--alpha")
+    printed = run(*sweep[:place], *sweep[place + 4 :], "--plans", path, "--limit", 1)
+    assert "paper α1" in printed
+    assert "evit α1" in printed
+    assert "given with other plans" in refusal(*sweep, "--plans", path)
+    assert "neither --alpha nor --plans" in refusal(*sweep[:place], *sweep[place + 4 :])
+
+
+def test_compare(sweep: list[object], run: Run, refusal: Run, tmp_path: Path) -> None:
+    run(*sweep, "--limit", 1)
+    other = tmp_path / "other"
+    run(*sweep, "--limit", 2, "--out", other)
+    assert "images: 1 → 2" in run("compare", tmp_path / "out", other)
+    content = json.loads(run("compare", tmp_path / "out", other / "results.json", "--json"))
+    assert content["differing"] == {"images": [1, 2]}
+    assert [row["plan"] for row in content["rows"]] == ["unpatched", "α1 4x4", "α2 4x4"]
+    assert "is not there" in refusal("compare", tmp_path / "out", tmp_path / "nothing")
+
+
+def test_tune(checkpoint: Path, data: Path, execute: Execute, refusal: Run) -> None:
+    quick = ("--images", data, "--seconds", 0, "--limit", 1, "--device", "cpu")
+    model = f"segmenter:{checkpoint}"
+    code, out, err = execute("tune", model, *quick, "--gflops", 0.016, "--json")
+    content = json.loads(out)
+    assert code == (0 if content["plan"] else 1), err  # so small a model is not always faster
+    assert set(content) == {"setting", "trials", "plan", "code", "verdict"}
+    assert all(trial["gflops"] < 0.02 for trial in content["trials"])
+    code, out, _ = execute("tune", model, *quick, "--gflops", 0.001)
+    assert code == 1
+    assert "no plan meets it" in out
+    assert "no budget was asked" in refusal("tune", model, *quick)
+    assert "weights are random" in refusal(
+        "tune", "timm:vit_tiny_patch16_224", *quick, "--speedup", 1.5
+    )
+
+
 def test_sweep_of_a_depth_model(depth_sweep: list[object], run: Run, tmp_path: Path) -> None:
     printed = run(*depth_sweep)
     assert "AbsRel" in printed
@@ -467,6 +517,7 @@ class TestBadInput:
             (("--classes", "3"), "3 classes were asked"),
             (("--classes", "0"), "0 classes were asked"),
             (("--image-size", "1x2x3"), "the size '1x2x3' was given"),
+            (("--task", "dreaming"), "the task 'dreaming' was asked; there are panoptic, seg"),
         ],
     )
     def test_impossible_sweep(
@@ -479,7 +530,7 @@ class TestBadInput:
         ("words", "sentence"),
         [
             (("--depth-scale", "256"), "is for segmentation"),
-            (("--max-depth", "10"), "gives no depth in metres"),
+            (("--max-depth", "10"), "gives no depth"),
         ],
     )
     def test_options_of_depth_for_classes(

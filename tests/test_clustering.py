@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from expedite import clustering
+from expedite.assignment import SoftAssignment
 from expedite.clustering import AUTO_TEMPERATURE, TokenClustering, cluster, labels, pool, project
 from expedite.errors import ExpediteError
 from expedite.evaluate.flops import count_flops
-from tests.oracles import cluster_loop, first_cells
+from tests.oracles import cluster_loop, first_cells, near
 
 CASES = [
     ((7, 13), (3, 5)),
@@ -42,7 +43,7 @@ def test_equals_the_equations_in_a_slow_loop(
 def test_centres_begin_as_adaptive_averages() -> None:
     tokens = torch.randn(2, 11 * 17, 4)
     expected = F.adaptive_avg_pool2d(tokens.transpose(1, 2).reshape(2, 4, 11, 17), (4, 7))
-    found = clustering._average_pool(tokens, (11, 17), (4, 7))
+    found = clustering.average_pool(tokens, (11, 17), (4, 7))
     torch.testing.assert_close(found, expected.flatten(2).transpose(1, 2))
 
 
@@ -104,11 +105,12 @@ def test_each_image_is_independent() -> None:
         torch.testing.assert_close(together[image], alone[0])
 
 
-def test_nan_in_one_image_does_not_reach_another() -> None:
+@pytest.mark.parametrize("hard", [True, False])
+def test_nan_in_one_image_does_not_reach_another(hard: bool) -> None:
     tokens = torch.randn(2, 80, 6)
-    clean, _ = cluster(tokens, (8, 10), (3, 4))
+    clean, _ = cluster(tokens, (8, 10), (3, 4), hard=hard)
     tokens[0, 5, 2] = torch.nan
-    centroids, record = cluster(tokens, (8, 10), (3, 4))
+    centroids, record = cluster(tokens, (8, 10), (3, 4), hard=hard)
     assert centroids[0].isnan().any()
     torch.testing.assert_close(centroids[1], clean[1])
     assert record.mass[1].isfinite().all()
@@ -127,10 +129,16 @@ def test_nan_in_one_image_does_not_reach_another() -> None:
     ids=["zero", "constant", "huge", "nearly the largest", "tiny", "fp16 at its limit"],
 )
 @pytest.mark.parametrize("temperature", ["auto", 50.0, 1e-12])
-def test_finite_for_constant_or_huge_inputs(tokens: Tensor, temperature: Any) -> None:
-    centroids, record = cluster(tokens, (8, 10), (3, 4), temperature=temperature)
+@pytest.mark.parametrize("projection", [None, 4])
+def test_finite_for_constant_or_huge_inputs(
+    tokens: Tensor, temperature: Any, projection: int | None
+) -> None:
+    settings: dict[str, Any] = {"temperature": temperature, "projection": projection}
+    assert cluster(tokens, (8, 10), (3, 4), hard=True, **settings)[0].isfinite().all()
+    centroids, record = cluster(tokens, (8, 10), (3, 4), **settings)
     assert centroids.isfinite().all()
-    assert record.assignment.isfinite().all()
+    assert isinstance(record.assignment, SoftAssignment)
+    assert record.assignment.weights.isfinite().all()
     low, high = tokens.float().min(), tokens.float().max()
     slack = 1e-3 * tokens.float().abs().max()
     assert (centroids.float() >= low - slack).all()
@@ -146,7 +154,11 @@ def test_an_outlier_channel_does_not_drown_the_distances(dtype: torch.dtype) -> 
     without[..., 3] = 0
     _, plain = cluster(without, (20, 20), (10, 10), temperature=8.0)
     _, shifted = cluster(with_outlier, (20, 20), (10, 10), temperature=8.0)
-    torch.testing.assert_close(shifted.assignment, plain.assignment, rtol=1e-2, atol=1e-3)
+    assert isinstance(shifted.assignment, SoftAssignment)
+    assert isinstance(plain.assignment, SoftAssignment)
+    torch.testing.assert_close(
+        shifted.assignment.weights, plain.assignment.weights, rtol=1e-2, atol=1e-3
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -159,17 +171,51 @@ def test_float32_inside_under_autocast(dtype: torch.dtype) -> None:
     torch.testing.assert_close(found, expected)
 
 
-def test_clusters_without_mass_stay_where_they_were() -> None:
+@pytest.mark.parametrize("hard", [True, False])
+def test_clusters_without_mass_are_the_token_in_the_middle_of_their_cell(hard: bool) -> None:
     # Two kinds of tokens, sharply assigned: most cells of a half win nothing.
     tokens = torch.zeros(1, 64, 2)
     tokens[0, ::2, 0] = 1
-    centroids, record = cluster(
-        tokens + 1e-3 * torch.randn(1, 64, 2), (8, 8), (4, 4), temperature=1e-9
-    )
+    tokens = tokens + 1e-3 * torch.randn(1, 64, 2)
+    centroids, record = cluster(tokens, (8, 8), (4, 4), temperature=1e-9, hard=hard)
     empty = record.mass[0] < 1e-6
     assert empty.any()
-    assert centroids.isfinite().all()
-    assert centroids[0, empty].abs().max() <= 1.1
+    middle = tokens.view(8, 8, 2)[1::2, 1::2].reshape(16, 2)
+    assert torch.equal(centroids[0, empty], middle[empty])
+
+
+@pytest.mark.parametrize(("grid", "clusters"), CASES)
+@pytest.mark.parametrize("iterations", [1, 3])
+def test_a_hard_last_step_gives_each_token_to_its_nearest_centre(
+    grid: tuple[int, int], clusters: tuple[int, int], iterations: int
+) -> None:
+    tokens = torch.randn(2, grid[0] * grid[1], 6)
+    mass = torch.randint(1, 5, (2, grid[0] * grid[1])).float()
+    settings: dict[str, Any] = {"mass": mass, "temperature": 2.0}
+    centroids, record = cluster(
+        tokens, grid, clusters, iterations=iterations, hard=True, **settings
+    )
+    centers = clustering.average_pool(record.features, grid, clusters)
+    if iterations > 1:
+        _, soft = cluster(tokens, grid, clusters, iterations=iterations - 1, **settings)
+        centers = soft.centers
+    found = labels(record)
+    for image in range(2):
+        distance = torch.cdist(record.features[image], centers[image])
+        for p, first in enumerate(first_cells(grid, clusters)):
+            for cell in range(distance.shape[1]):
+                if not near(first, cell, clusters[1], reach=2):
+                    distance[p, cell] = torch.inf
+        assert torch.equal(found[image], distance.argmin(1))
+        for cell in range(distance.shape[1]):
+            own = found[image] == cell
+            assert record.mass[image, cell] == mass[image, own].sum()
+            if own.any():
+                mean = (tokens[image, own] * mass[image, own, None]).sum(0) / mass[image, own].sum()
+                torch.testing.assert_close(centroids[image, cell], mean, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(pool(tokens, record), centroids)
+    some = record.mass > 0
+    torch.testing.assert_close(pool(record.features, record)[some], record.centers[some])
 
 
 def test_distances_are_measured_on_features_and_means_taken_of_tokens() -> None:

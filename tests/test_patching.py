@@ -44,6 +44,7 @@ from tests.hosts import (
     torchvision_swinv2,
     torchvision_vit,
 )
+from tests.published_swin import published_backbone, published_swin, published_swinv2
 
 Make = Callable[[], nn.Module]
 HOSTS: dict[str, Make] = {
@@ -67,6 +68,9 @@ HOSTS: dict[str, Make] = {
     "torchvision SwinV2": torchvision_swinv2,
     "transformers Swin": huggingface_swin,
     "transformers SwinV2": huggingface_swinv2,
+    "published Swin": published_swin,
+    "published SwinV2": published_swinv2,
+    "published Swin backbone": published_backbone,
 }
 PLAN = Plan((Span(alpha=1, clusters=4),))
 

@@ -123,6 +123,9 @@ def test_the_papers_method_turns_every_improvement_off() -> None:
         log_mass=False,
         reconstruction="knn",
         weights="softmax",
+        position_tables="resized",
+        hard=False,
+        relocated=0.0,
         k=20,
         delta=False,
     )

@@ -14,6 +14,7 @@ from expedite.models.segmenter_files import BACKBONES
 from expedite.recipes import RECIPES, Recipe, Row, find_recipe
 
 PLAIN = [name for name in RECIPES if name.startswith(("segmenter", "swag"))]
+SWINS = [name for name in RECIPES if "-swin-l-" in name]
 # Depth, width and patch size.
 SIZES = {
     "vit_large_patch16_384": (24, 1024, 16),
@@ -34,6 +35,8 @@ def test_names() -> None:
         "swag-vit-l16",
         "swag-vit-h14",
         "sam-vit-h",
+        *SWINS,
+        "swinv2-l-htc",
     ]
     assert all(find_recipe(name).name == name for name in RECIPES)
     with pytest.raises(ExpediteError, match="known are segmenter-vit-l16-ade20k, "):
@@ -47,7 +50,7 @@ def test_rows_begin_with_the_unpatched_model_and_buy_speed(recipe: Recipe) -> No
     assert rows
     for row in rows:
         assert row.plan is not None
-        assert row.plan.temperature in (1, 50, 200)
+        assert row.plan.temperature in (1, 20, 50, 100, 200)
         assert (row.gflops or 0) < (base.gflops or 1)
         assert (row.fps or 1) > (base.fps or 0)
     assert recipe.dataset in {"", *LABEL_RULES}
@@ -113,3 +116,78 @@ def test_published_counts_are_near_a_count_by_hand(name: str) -> None:
     for row in RECIPES[name].rows:
         near = 0.055 if row.reason else 0.025
         assert row.gflops == pytest.approx(by_hand(RECIPES[name], row), rel=near)
+
+
+def swin_by_hand(recipe: Recipe, row: Row) -> float:
+    """Multiply-adds of Swin-L in GFLOPs, without norms and the operators."""
+    side, width, block = recipe.image_size[0] // 4, 192, 0
+    total = side**2 * 3 * 4**2 * width
+    for stage, depth in enumerate((2, 2, 18, 2)):
+        if stage:  # merging four tokens
+            side, width = -(-side // 2), 2 * width
+            total += side**2 * 2 * width * width
+        for _ in range(depth):
+            window, span = 12, row.plan.spans[0] if row.plan else None
+            if stage == 2 and span and block >= span.alpha:
+                window = span.grid_for((12, 12))[0]
+            length = -(-side * window // 12)
+            padded = (-(-length // window) * window) ** 2
+            total += 4 * padded * width**2 + 2 * padded * window**2 * width
+            total += 8 * length**2 * width**2
+            block += 1
+    return total / 1e9
+
+
+@pytest.mark.parametrize("name", SWINS)
+def test_published_counts_of_swin_l_are_near_a_count_by_hand(name: str) -> None:
+    for row in RECIPES[name].rows:
+        near = 0.055 if row.reason else 0.025
+        assert row.gflops == pytest.approx(swin_by_hand(RECIPES[name], row), rel=near)
+
+
+def test_the_alpha_of_each_row_of_swin_l_is_that_of_its_count() -> None:
+    """From 938 GFLOPs each clustered block takes 21.25, at 8×8 clusters a window of 12×12."""
+    others = {}
+    for name in SWINS:
+        for row in RECIPES[name].rows[1:]:
+            assert row.plan is not None
+            assert row.gflops is not None
+            ((span, first, end),) = row.plan.ranges((2, 2, 18, 2))
+            assert end == 22
+            if span.clusters == (8, 8) and RECIPES[name].image_size == (1152, 1152):
+                counted = 22 - (938 - row.gflops) / 21.25
+                assert counted == pytest.approx(round(counted), abs=0.1)
+                if round(counted) != first:
+                    others[name] = (first, round(counted))
+                    assert row.note == f"its count is that of α {round(counted)}"
+    assert others == {
+        "mask2former-swin-l-coco-panoptic": (10, 9),
+        "mask2former-swin-l-coco-instance": (12, 11),
+    }
+
+
+def test_swinv2_has_the_span_of_the_paper() -> None:
+    row = RECIPES["swinv2-l-htc"].rows[1]
+    assert row.plan is not None
+    ((span, first, end),) = row.plan.ranges((2, 2, 18, 2))
+    assert (first, end, span.clusters) == (12, 22, (23, 23))
+
+
+@pytest.mark.parametrize("name", ["dino-swin-l-coco", "swinv2-l-htc"])
+def test_plans_of_swins_fit_their_models(name: str) -> None:
+    recipe = RECIPES[name]
+    with torch.device("meta"):
+        model = load_model(name).model.get_submodule(recipe.counted)
+    for row in recipe.rows[1:]:
+        expedite.patch(model, row.plan)
+    height, width = recipe.image_size
+    assert expedite.describe(model, (height // 4, width // 4)).kept[0][0] < height // 16
+
+
+def test_the_counted_part_of_a_mask2former_is_its_backbone() -> None:
+    recipe = RECIPES["mask2former-swin-l-coco-panoptic"]
+    with torch.device("meta"):
+        model = load_model(recipe.model).model
+    host = expedite.describe(expedite.patch(model, recipe.rows[1].plan))
+    assert host.path == recipe.counted
+    assert host.plan == recipe.rows[1].plan

@@ -94,6 +94,22 @@ def test_as_many_clusters_as_tokens_are_the_tokens() -> None:
     assert reconstruct_windows(centroids, record) is centroids
 
 
+@given(height=sides, width=sides, window=st.tuples(sides, sides), data=st.data())
+def test_without_borders_the_map_is_clustered_as_one(
+    height: int, width: int, window: tuple[int, int], data: st.DataObject
+) -> None:
+    cells = data.draw(st.integers(1, window[0])), data.draw(st.integers(1, window[1]))
+    size = clustered((height, width), window, cells)
+    k = data.draw(st.integers(1, min(8, cells[0] * cells[1], size[0] * size[1])))
+    tokens = torch.randn(2, height, width, 6)
+    centroids, record = cluster_windows(tokens, window, cells, borders=False)
+    means, plain = cluster(tokens.flatten(1, 2), (height, width), size)
+    assert torch.equal(centroids.flatten(1, 2), means)
+    assert torch.equal(record.mass.flatten(1), plain.mass)
+    back = reconstruct(2 * means, plain, k=k)
+    assert torch.equal(reconstruct_windows(2 * centroids, record, k=k).flatten(1, 2), back)
+
+
 def test_hard_assignment_without_the_shortcut_gives_every_token_its_place(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -7,12 +7,14 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 
 from expedite.errors import ExpediteError
-from expedite.evaluate.truths import LabelRule, Sample, TruthRule, open_image
+from expedite.evaluate.truths import LabelRule, Sample, TruthRule, Truths, open_image
+
+Item = TypeVar("Item")
 
 _CLASS_MAPS = LabelRule()
 _IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
@@ -37,7 +39,7 @@ class ImageFolder:
 
     images: tuple[Path, ...]
     truths: tuple[Path, ...] = ()
-    rule: TruthRule | None = None  # of the truths
+    rule: Truths | None = None  # of the truths
 
     def __len__(self) -> int:
         return len(self.images)
@@ -51,9 +53,9 @@ class ImageFolder:
         if self.rule is None:
             return sample
         truth = self.rule.read(self.truths[index])
-        if truth.shape != sample.image.shape[:2]:
+        if (shape := self.rule.shape_of(truth)) not in (None, sample.image.shape[:2]):
             raise ExpediteError(
-                f"{self.truths[index]} has shape {truth.shape} for an image of "
+                f"{self.truths[index]} has shape {shape} for an image of "
                 f"{sample.image.shape[:2]}; one value per pixel of its image is due"
             )
         return self.rule.attach(sample, truth)
@@ -76,18 +78,23 @@ def open_folder(
     Raises:
         ExpediteError: There is no image, the truth of some is missing, or `limit` is below 1.
     """
-    if limit is not None and limit < 1:
-        raise ExpediteError(f"a limit of {limit} images was asked; at least 1 is due")
     folder = root / "images" / split
     if not folder.is_dir() and not (root / "images").is_dir():
         folder = root
-    images = _images_in(folder)
-    if limit is not None and limit < len(images):
-        # Neighbouring names are often neighbouring frames: a spread says more than a prefix.
-        images = [images[i * len(images) // limit] for i in range(limit)]
+    images = spread(images_in(folder), limit)
     if rule is None or not (root / rule.folder / split).is_dir():
         return ImageFolder(tuple(images))
     return ImageFolder(tuple(images), _truths_of(images, root / rule.folder / split, rule), rule)
+
+
+def spread(items: list[Item], limit: int | None) -> list[Item]:
+    """Take `limit` of the items, evenly over all; None takes all."""
+    if limit is not None and limit < 1:
+        raise ExpediteError(f"a limit of {limit} images was asked; at least 1 is due")
+    if limit is None or limit >= len(items):
+        return items
+    # Neighbouring names are often neighbouring frames: a spread says more than a prefix.
+    return [items[i * len(items) // limit] for i in range(limit)]
 
 
 def _truths_of(images: list[Path], folder: Path, rule: TruthRule) -> tuple[Path, ...]:
@@ -104,7 +111,12 @@ def _truths_of(images: list[Path], folder: Path, rule: TruthRule) -> tuple[Path,
     return tuple(path for path in found if path is not None)
 
 
-def _images_in(folder: Path) -> list[Path]:
+def images_in(folder: Path) -> list[Path]:
+    """The images that lie in a folder, by their names.
+
+    Raises:
+        ExpediteError: It is no folder, or has no image.
+    """
     if not folder.is_dir():
         raise ExpediteError(
             f"images were asked from {folder}, which is not a folder; the layout is "

@@ -26,13 +26,13 @@ _GIGA = 1e9
 
 # Known to count nothing under the convention above.
 _FREE = """
-    abs add add_ addcmul amax atan2 bitwise_and bitwise_not bitwise_or ceil clamp clamp_max
-    clamp_min clone cos cumsum div div_ eq erf exp expand_as eye feature_dropout fill_ flip
-    floor_divide gather ge gelu glu gt isfinite isnan le linalg_vector_norm linspace log log2 lt
-    mT masked_fill masked_fill_ max_pool2d maximum mean meshgrid min minimum movedim mul mul_ ne
+    __or__ abs add add_ addcmul amax amin argmax atan2 bitwise_and bitwise_not bitwise_or ceil clamp
+    clamp_max clamp_min clone cos cumsum div div_ eq erf exp expand_as eye feature_dropout fill_
+    flip floor_divide gather ge gelu glu gt isfinite isnan le linalg_vector_norm linspace log log2
+    lt mT masked_fill masked_fill_ max_pool2d maximum mean meshgrid min minimum movedim mul mul_ ne
     neg new_ones new_zeros numel ones_like pad pow reciprocal relu relu_ remainder repeat
-    reshape_as round rsub scatter sigmoid sign silu sin softmax sort sqrt square std_mean sub
-    sub_ sum tanh tile topk unflatten view_as where zero_ zeros_like
+    reshape_as round rsub scatter scatter_add scatter_reduce sigmoid sign silu sin softmax sort sqrt
+    square std_mean sub sub_ sum tanh tile topk unflatten view_as where zero_ zeros_like
 """
 
 
@@ -118,6 +118,15 @@ def _baddbmm(inputs: list[Any], outputs: list[Any]) -> int:
     return prod(left) * right[-1]
 
 
+def _embedding_bag(inputs: list[Any], outputs: list[Any]) -> int:
+    values, rows = _shape(inputs[0]), _shape(inputs[1])
+    return prod(rows) * values[-1]
+
+
+def _index_add(inputs: list[Any], outputs: list[Any]) -> int:
+    return prod(_shape(inputs[3]))
+
+
 def _shape(tensor: Any) -> list[int]:
     shape: list[int] = get_shape(tensor)
     return shape
@@ -130,8 +139,13 @@ def _nothing(inputs: list[Any], outputs: list[Any]) -> int:
 _HANDLES: dict[str, Callable[[list[Any], list[Any]], int]] = {
     "aten::scaled_dot_product_attention": _attention,
     "aten::baddbmm": _baddbmm,
+    "aten::embedding_bag": _embedding_bag,
+    "aten::index_add": _index_add,
+    "aten::index_add_": _index_add,
+    "aten::adaptive_avg_pool1d": elementwise_flop_counter(1, 0),  # as that of two dimensions
     # As fvcore counts bilinear ones: one for every input that an output is a mean of.
     "aten::upsample_linear1d": elementwise_flop_counter(0, 2),
+    "aten::_upsample_bilinear2d_aa": elementwise_flop_counter(0, 4),
     "aten::upsample_bicubic2d": elementwise_flop_counter(0, 16),
     "aten::_upsample_bicubic2d_aa": elementwise_flop_counter(0, 16),
     **{f"aten::{name}": _nothing for name in _FREE.split()},

@@ -51,6 +51,13 @@ class Agreement:
         """Mean IoU over the classes that occur in the truth, 0 to 1; NaN where nothing counted."""
         return float(self.iou().nanmean())
 
+    def mean_accuracy(self) -> float:
+        """Mean over the classes in the truth of the share of their pixels that are found, 0 to 1.
+
+        NaN where nothing counted.
+        """
+        return float((self.counts.diag().double() / self.counts.sum(1)).nanmean())
+
     def accuracy(self) -> float:
         """Share of counted pixels that agree, 0 to 1; NaN where nothing counted."""
         return float(self.counts.diag().sum().double() / self.counts.sum())

@@ -1,19 +1,25 @@
 """Accuracy and fidelity against what they cost, as plots."""
 
+from itertools import cycle
+
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from expedite.evaluate.results import Results, flat
 from expedite.evaluate.sweep import Row
-from expedite.evaluate.table import Measure, front_of, label, main_measures
+from expedite.evaluate.table import Measure, front_of, main_measures, place
 
 COSTS = {"gflops": "GFLOPs", "fps": "FPS"}
-# Okabe and Ito's colours, distinct to every kind of colour vision.
+# Okabe and Ito's colours, distinct to every kind of colour vision; then the same with other marks.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+_MARKS = "o" * len(_COLOURS) + "s" * len(_COLOURS) + "^" * len(_COLOURS)
 
 
 def plot(results: Results, cost: str) -> Figure:
-    """Accuracy and fidelity, as measured, against "gflops" or "fps", with the Pareto front."""
+    """Accuracy and fidelity, as measured, against "gflops" or "fps", with the Pareto front.
+
+    Colours tell methods apart where there are several, and else values of α.
+    """
     shown = main_measures(results)
     figure = Figure(figsize=(5.2 * max(1, len(shown)), 3.8), layout="constrained")
     for index, measure in enumerate(shown):
@@ -23,21 +29,12 @@ def plot(results: Results, cost: str) -> Figure:
 
 def _draw(axes: Axes, rows: list[Row], cost: str, measure: Measure) -> None:
     rows = [row for row in rows if measure.of(row) is not None]
-    alphas = sorted({flat(row)["alpha"] for row in rows if row.plan})
-    for index, alpha in enumerate(alphas):
-        members = [row for row in rows if row.plan and flat(row)["alpha"] == alpha]
-        colour = _COLOURS[index % len(_COLOURS)]
+    styles = zip(cycle(_COLOURS), cycle(_MARKS), strict=False)
+    for (name, members), (colour, mark) in zip(_groups(rows).items(), styles, strict=False):
         points = _points(members, cost, measure)
-        axes.plot(*zip(*points, strict=True), "o", color=colour, label=f"α = {alpha}")
+        axes.plot(*zip(*points, strict=True), mark, color=colour, label=name)
         for row, point in zip(members, points, strict=True):
-            axes.annotate(
-                label(row).split(" ", 1)[1],
-                point,
-                textcoords="offset points",
-                xytext=(5, -9),
-                fontsize=7,
-                color=colour,
-            )
+            _annotate(axes, place(row), point, colour)
     if base := [row for row in rows if row.plan is None]:
         points = _points(base, cost, measure)
         axes.plot(*zip(*points, strict=True), "k*", markersize=10, label="unpatched")
@@ -48,6 +45,21 @@ def _draw(axes: Axes, rows: list[Row], cost: str, measure: Measure) -> None:
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(fontsize=8, frameon=False)
+
+
+def _groups(rows: list[Row]) -> dict[str, list[Row]]:
+    """Rows of plans by their method, or by α where there is one method."""
+    plans = [(row, flat(row)) for row in rows if row.plan]
+    one_method = len({plan["method"] for _, plan in plans}) == 1
+    groups: dict[str, list[Row]] = {}
+    for row, plan in plans:
+        name = f"α = {plan['alpha']}" if one_method else plan["method"]
+        groups.setdefault(name, []).append(row)
+    return dict(sorted(groups.items())) if one_method else groups
+
+
+def _annotate(axes: Axes, text: str, point: tuple[float, float], colour: str) -> None:
+    axes.annotate(text, point, textcoords="offset points", xytext=(5, -9), fontsize=7, color=colour)
 
 
 def _points(rows: list[Row], cost: str, measure: Measure) -> list[tuple[float, float]]:

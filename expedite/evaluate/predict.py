@@ -1,6 +1,7 @@
 """From an image to what a model says of it, in the form of its task."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,12 +18,11 @@ def predict(loaded: LoadedModel, model: Callable[[Tensor], Any], image: Image) -
 
     Args:
         loaded: Says how images are prepared, and what the model is for.
-        model: What to run, (B, 3, H, W) to scores (B, classes, h, w) or (B, classes), or to depth
-            (B, h, w): the loaded model, patched or not.
+        model: What to run, (B, 3, H, W) to what a task reads: the loaded model, patched or not.
         image: (H, W, 3) RGB.
 
     Returns:
-        `tasks.Classes` of the pixels or of the image, or depth (H, W), on the CPU.
+        The answer in the form of its task, for pixels of the image, on the CPU.
 
     Raises:
         ExpediteError: The model gives anything else.
@@ -32,6 +32,8 @@ def predict(loaded: LoadedModel, model: Callable[[Tensor], Any], image: Image) -
 
 
 def _output(loaded: LoadedModel, model: Callable[[Tensor], Any], image: Image) -> Any:
+    if loaded.prepares_images:
+        return model(_pixels(replace(loaded, mean=(0.0,) * 3, deviation=(1.0,) * 3), image)[None])
     if loaded.window_stride is None:
         return model(_pixels(loaded, resize(image, loaded.image_size))[None])
     small = image if loaded.short_side is None else resize_short_side(image, loaded.short_side)

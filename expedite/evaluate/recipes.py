@@ -67,6 +67,7 @@ def check_recipe(recipe: Recipe) -> Iterator[Check]:
     """
     try:
         model = load_model(recipe.model, recipe.image_size, recipe.classes).model
+        model = model.get_submodule(recipe.counted)
     except ExpediteError as error:
         yield from (_failed(recipe, row, error) for row in recipe.rows)
         return
@@ -86,7 +87,7 @@ def _count(model: nn.Module, plan: Plan | None, images: Tensor) -> FlopCount:
 
 
 def _compared(recipe: Recipe, row: Row, ours: FlopCount) -> Check:
-    published = None if row.gflops is None else row.gflops / recipe.flops_per_multiply_add
+    published = _published(recipe, row)
     difference = None if published is None else ours.total / published - 1
     agrees = difference is None or abs(difference) <= AGREEMENT
     return Check(
@@ -102,8 +103,11 @@ def _compared(recipe: Recipe, row: Row, ours: FlopCount) -> Check:
 
 
 def _failed(recipe: Recipe, row: Row, error: ExpediteError) -> Check:
-    published = None if row.gflops is None else row.gflops / recipe.flops_per_multiply_add
-    return Check(recipe.name, row, published, None, None, False, str(error), {})
+    return Check(recipe.name, row, _published(recipe, row), None, None, False, str(error), {})
+
+
+def _published(recipe: Recipe, row: Row) -> float | None:
+    return None if row.gflops is None else row.gflops / recipe.flops_per_multiply_add
 
 
 def recipes_table(recipes: Iterable[Recipe]) -> Table:

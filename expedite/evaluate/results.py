@@ -14,10 +14,14 @@ from pathlib import Path
 from typing import IO, Any
 
 from expedite.errors import ExpediteError
+from expedite.evaluate.comparators import method_of
+from expedite.evaluate.comparators.rival import Rival
 from expedite.evaluate.sweep import Row
 from expedite.loading import TaskName
 from expedite.models.files import first_line
 from expedite.plan import Plan, Span
+
+_FILE = "results.json"
 
 
 @dataclass
@@ -61,7 +65,7 @@ class Results:
             "notes": self.notes,
             "rows": [asdict(row) for row in self.rows],
         }
-        with replacing(folder / "results.json") as file:
+        with replacing(folder / _FILE) as file:
             file.write(json.dumps(content, indent=2).encode())
         with replacing(folder / "results.csv") as file:
             file.write(self._csv().encode())
@@ -82,14 +86,33 @@ def load_results(folder: Path, request: dict[str, Any], task: TaskName) -> Resul
     Raises:
         ExpediteError: The folder is a file, holds another sweep, or a file that is not of a sweep.
     """
-    path = folder / "results.json"
+    path = folder / _FILE
     if folder.exists() and not folder.is_dir():
         raise ExpediteError(f"results were to go to {folder}, which is a file; a folder is due")
     if not path.exists():
         return Results(request, task)
+    found = read_results(path)
+    if (found.request, found.task) != (json.loads(json.dumps(request)), task):
+        differing = [key for key in request if found.request.get(key) != request[key]]
+        raise ExpediteError(
+            f"{folder} holds a sweep with another {', '.join(differing) or 'task'}; give "
+            "another --out to keep both, or remove it"
+        )
+    return found
+
+
+def read_results(path: Path) -> Results:
+    """The sweep in a results.json, or in a folder with one.
+
+    Raises:
+        ExpediteError: There is none, or the file is not of a sweep.
+    """
+    path = path / _FILE if path.is_dir() else path
+    if not path.exists():
+        raise ExpediteError(f"{path} was to hold the rows of a sweep, and is not there")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        found = Results(
+        return Results(
             {**content["request"]},
             content["task"],
             content["command"],
@@ -101,13 +124,6 @@ def load_results(folder: Path, request: dict[str, Any], task: TaskName) -> Resul
         raise ExpediteError(
             f"{path} does not hold the rows of a sweep: {first_line(error)}"
         ) from error
-    if (found.request, found.task) != (json.loads(json.dumps(request)), task):
-        differing = [key for key in request if found.request.get(key) != request[key]]
-        raise ExpediteError(
-            f"{folder} holds a sweep with another {', '.join(differing) or 'task'}; give "
-            "another --out to keep both, or remove it"
-        )
-    return found
 
 
 @contextmanager
@@ -123,7 +139,7 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
 
 
 def flat(row: Row) -> dict[str, Any]:
-    """One line of a table: the spans, what was measured, the plan's settings.
+    """One line of a table: the method and spans, what was measured, the plan's settings.
 
     Several spans are joined by a plus sign. Every metric has a column, and another of the same name
     after `fidelity_`.
@@ -139,7 +155,8 @@ def flat(row: Row) -> dict[str, Any]:
     measured["unsupported_ops"] = " ".join(measured["unsupported_ops"])
     measured |= measured.pop("metrics")
     measured |= {f"fidelity_{name}": value for name, value in measured.pop("fidelity").items()}
-    return {**_spans(row.plan), **measured, **plan}
+    method = method_of(row.plan) if row.plan else ""
+    return {"method": method, **_spans(row.plan), **measured, **plan}
 
 
 def _spans(plan: Plan | None) -> dict[str, str]:
@@ -163,4 +180,5 @@ def _plan(content: dict[str, Any]) -> Plan:
         Span(**{**span, "clusters": span["clusters"] and tuple(span["clusters"])})
         for span in content["spans"]
     )
-    return Plan(**{**content, "spans": spans})
+    kind = Rival if "merge" in content else Plan
+    return kind(**{**content, "spans": spans})

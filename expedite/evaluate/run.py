@@ -11,6 +11,7 @@ from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from expedite.evaluate.datasets import Samples
+from expedite.evaluate.plans import unique
 from expedite.evaluate.results import Results, load_results
 from expedite.evaluate.speed import setting
 from expedite.evaluate.sweep import Row, Sweep
@@ -52,7 +53,8 @@ def run_sweep(request: Request, console: Console) -> Results:
     results.command = request.command
     columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
     progress = Progress(*columns, console=console)
-    plans = progress.add_task("plans", total=len(request.plans) + 1)
+    missing = sum(not results.has(plan) for plan in unique(iter(request.plans)))
+    plans = progress.add_task("plans", total=missing + (results.base is None))
     images = progress.add_task("images", total=len(request.samples))
     sweep = Sweep(
         request.loaded,
@@ -71,6 +73,7 @@ def run_sweep(request: Request, console: Console) -> Results:
             results.notes = _notes(request, results.rows)
             results.save(request.out)
             progress.advance(plans)
+    results.save(request.out)  # also where nothing was missing but the table for spreadsheets
     return results
 
 

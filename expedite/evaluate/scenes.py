@@ -28,6 +28,13 @@ from expedite.evaluate.rendering import (
 )
 from expedite.evaluate.scene_layout import World, draw_world
 from expedite.evaluate.scene_objects import CLASSES, ROAD, WATER
+from expedite.evaluate.scene_truths import (
+    Entry,
+    colours_of,
+    panoptic_ids,
+    segments_of,
+    write_annotations,
+)
 from expedite.evaluate.shading import Surface, albedo, haze, illuminate, sky, water
 
 __all__ = ["CLASSES", "FARTHEST", "Scene", "render_scene", "scene_seed", "write_scenes"]
@@ -108,9 +115,10 @@ def write_scenes(
 ) -> None:
     """Render scenes into the layout that `datasets.open_folder` reads.
 
-    `images/SPLIT/NNNNN.jpg`, `annotations/SPLIT/NNNNN.png` with indices into `CLASSES`, and
-    `depth/SPLIT/NNNNN.png` with millimetres in 16 bits, 0 in the sky and beyond 65.535 m. Splits
-    never share a scene; scene NNNNN does not depend on `count`.
+    `images/SPLIT/NNNNN.jpg`, `annotations/SPLIT/NNNNN.png` with indices into `CLASSES`,
+    `depth/SPLIT/NNNNN.png` with millimetres in 16 bits, 0 in the sky and beyond 65.535 m, and as
+    COCO has them `panoptic/SPLIT/NNNNN.png` with `panoptic/SPLIT.json`, and `instances/SPLIT.json`.
+    Splits never share a scene; scene NNNNN does not depend on `count`.
 
     Args:
         root: Made if it is missing; files of the same names are replaced.
@@ -127,24 +135,30 @@ def write_scenes(
         raise ExpediteError(
             f"{count} scenes of size {size} were asked; counts begin at 0 and sides at 1"
         )
-    for kind in ("images", "annotations", "depth"):
-        (root / kind / split).mkdir(parents=True, exist_ok=True)
+    for folder in (f"{kind}/{split}" for kind in ("images", "annotations", "depth", "panoptic")):
+        (root / folder).mkdir(parents=True, exist_ok=True)
+    (root / "instances").mkdir(exist_ok=True)
     write = partial(_write_scene, root, split, size, seed)
     if workers <= 1:
-        for index in range(count):
-            write(index)
-        return
-    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
-        list(pool.map(write, range(count), chunksize=16))
+        segments = [write(index) for index in range(count)]
+    else:
+        with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+            segments = list(pool.map(write, range(count), chunksize=16))
+    write_annotations(root, split, size, segments)
 
 
-def _write_scene(root: Path, split: str, size: tuple[int, int], seed: int, index: int) -> None:
+def _write_scene(
+    root: Path, split: str, size: tuple[int, int], seed: int, index: int
+) -> list[Entry]:
     scene = render_scene(scene_seed(split, index, seed), size)
     millimetres = np.where(scene.depth < FARTHEST, scene.depth * 1000, 0).astype(np.uint16)
     name = f"{split}/{index:05d}"
     Image.fromarray(scene.image).save(root / f"images/{name}.jpg", quality=95, subsampling=0)
     Image.fromarray(scene.labels).save(root / f"annotations/{name}.png")
     Image.fromarray(millimetres).save(root / f"depth/{name}.png")
+    ids = panoptic_ids(scene.labels, scene.instances)
+    Image.fromarray(colours_of(ids)).save(root / f"panoptic/{name}.png")
+    return segments_of(ids, scene.labels)
 
 
 def _lookup(values: list[int], surface: Integers) -> Integers:

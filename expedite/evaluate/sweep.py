@@ -90,7 +90,7 @@ class Sweep:
         seconds: float = 2.0,
         on_image: Callable[[int, int], None] = lambda done, total: None,
     ) -> None:
-        self.loaded = loaded
+        self.loaded = replace(loaded, task=task.name)
         self.task = task
         self.samples = samples
         self.seconds = seconds
@@ -152,7 +152,7 @@ class Sweep:
     ) -> Row:
         if not self.loaded.trained:
             return row
-        accuracy, fidelity = self.task.meter(), self.task.meter()
+        accuracy, fidelity = self.task.meter(), self.task.fidelity_meter()
         for (sample, answer), own in zip(answers, self._own_answers(), strict=True):
             fidelity.add(self.task.as_truth(own), answer)
             truth = self.task.truth(sample)

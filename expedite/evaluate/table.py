@@ -133,18 +133,28 @@ def front_of(rows: list[Row], cost: str, measure: Measure) -> list[Row]:
 
 
 def label(row: Row) -> str:
-    """A plan in a few characters.
+    """A plan in a few characters: its method unless that is expedite's own, α, size and settings.
 
     Example:
-        >>> from expedite.plan import make_plan
-        >>> label(Row(make_plan(4, 20), tokens=400, of_tokens=1600))
+        >>> from expedite.evaluate.comparators import plan_of
+        >>> label(Row(plan_of("expedite", 4, 20), tokens=400, of_tokens=1600))
         'α4 20x20'
+        >>> label(Row(plan_of("tome", 4, keep=0.25, log_mass=False), tokens=400, of_tokens=1600))
+        'tome α4 keep 0.25 log_mass=False'
     """
     if row.plan is None:
         return "unpatched"
     plan = flat(row)
-    size = plan["clusters"] or f"keep {plan['keep']}"
-    return f"α{plan['alpha']} {size}"
+    method, *settings = plan["method"].split(" ")
+    shown = [] if method == "expedite" else [method]
+    return " ".join([*shown, place(row), *settings])
+
+
+def place(row: Row) -> str:
+    """Where a plan's spans begin and how many clusters they have, in a few characters."""
+    plan = flat(row)
+    beta = f"β{plan['beta']} " if plan["beta"].strip("+") else ""
+    return f"α{plan['alpha']} {beta}{plan['clusters'] or 'keep ' + plan['keep']}"
 
 
 def _accuracies(results: Results) -> dict[str, Callable[[Row], str]]:

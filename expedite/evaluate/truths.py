@@ -12,9 +12,20 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from expedite.errors import ExpediteError
+from expedite.evaluate.instances import Instances
+from expedite.evaluate.segments import Segments
 
 VOID = 255
 NO_DEPTH = inf  # as in the sky
+_MILLIMETRES = 1000.0
+
+
+@dataclass(frozen=True)
+class ImageClass:
+    """The class of a whole image by its index, and how many classes there are."""
+
+    index: int
+    of_classes: int
 
 
 @dataclass(frozen=True)
@@ -26,17 +37,41 @@ class Sample:
         image: RGB, (H, W, 3) uint8.
         labels: Indices of classes, `VOID` where nothing counts, (H, W) int64.
         depth: Metres, `NO_DEPTH` where none is known, (H, W) float32.
+        panoptic: Segments, void where there is none.
+        instances: Objects.
+        image_class: What the whole image shows.
     """
 
     name: str
     image: NDArray[np.uint8]
     labels: NDArray[np.int64] | None = None
     depth: NDArray[np.float32] | None = None
+    panoptic: Segments | None = None
+    instances: Instances | None = None
+    image_class: ImageClass | None = None
 
 
 @dataclass(frozen=True)
-class TruthRule(ABC):
-    """How the truth of images is stored: where, and how a file is read.
+class Truths(ABC):
+    """How the truth of an image is read."""
+
+    @abstractmethod
+    def read(self, path: Path) -> Any:
+        """What is known of an image by a path of its own."""
+
+    def shape_of(self, truth: Any) -> tuple[int, ...] | None:
+        """(H, W) of what was read, which is its image's; None where it has none."""
+        shape: tuple[int, ...] = truth.shape
+        return shape
+
+    @abstractmethod
+    def attach(self, sample: Sample, truth: Any) -> Sample:
+        """The sample with what was read."""
+
+
+@dataclass(frozen=True)
+class TruthRule(Truths):
+    """How truth is stored in a file for each image: where, and how it is read.
 
     Attributes:
         folder: Beside `images`.
@@ -47,14 +82,6 @@ class TruthRule(ABC):
     folder: ClassVar[str]
     suffixes: ClassVar[tuple[str, ...]]
     noun: ClassVar[str]
-
-    @abstractmethod
-    def read(self, path: Path) -> NDArray[Any]:
-        """The map (H, W) in a file."""
-
-    @abstractmethod
-    def attach(self, sample: Sample, truth: NDArray[Any]) -> Sample:
-        """The sample with what was read."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +123,8 @@ class DepthRule(TruthRule):
     """How depth is stored: in PNG files of 16 bits, or as metres in NPY files; 0 is not known.
 
     Args:
-        scale: What stands for a metre in PNG files: 1000 for millimetres, 256 in KITTI.
+        scale: What stands for a metre in PNG files; None is 1000, for millimetres, or what a
+            published data set has.
 
     Raises:
         ExpediteError: A scale that is not above 0.
@@ -106,10 +134,10 @@ class DepthRule(TruthRule):
     suffixes: ClassVar = (".png", ".npy")
     noun: ClassVar = "depth"
 
-    scale: float = 1000.0
+    scale: float | None = None
 
     def __post_init__(self) -> None:
-        if not self.scale > 0:
+        if self.scale is not None and not self.scale > 0:
             raise ExpediteError(f"a depth scale of {self.scale} was asked; it is above 0")
 
     def read(self, path: Path) -> NDArray[np.float32]:
@@ -128,13 +156,14 @@ class DepthRule(TruthRule):
             raise ExpediteError(
                 f"{path} is an image of mode {image.mode}; depth is due in one channel of 16 bits"
             )
-        return np.asarray(image) / self.scale
+        return np.asarray(image) / (self.scale or _MILLIMETRES)
 
 
 # By the data set's name in a published variant.yml.
 LABEL_RULES = {
     "ade20k": LabelRule(reduce_zero_label=True),
     "pascal_context": LabelRule(),  # 60 classes, the background among them
+    "pascal_context_59": LabelRule(reduce_zero_label=True),
     "cityscapes": LabelRule(),
     "camvid": LabelRule(ignore_index=11),
 }

@@ -22,7 +22,9 @@ _FORMS = {
     "segmenter": "FILE (a checkpoint with its variant.yml) or BACKBONE",
     "dpt": "FILE or VARIANT",
     "hf": "FOLDER (of a model of transformers, or its name on the hub)",
+    "mask2former": "FILE or VARIANT",
     "sam": "FILE or VARIANT",
+    "swin": "FILE or VARIANT",
     "timm": "NAME",
     "torchvision": "NAME",
     "vit_adapter": "FILE or VARIANT",
@@ -34,10 +36,11 @@ def load(spec: str, checkpoint: str | Path | None = None) -> nn.Module:
 
     Args:
         spec: A recipe, `segmenter:FILE`, `segmenter:BACKBONE`, `dpt:FILE`, `dpt:VARIANT`,
-            `hf:FOLDER`, `sam:FILE`, `sam:VARIANT`, `timm:NAME`, `torchvision:NAME`,
-            `vit_adapter:FILE`, `vit_adapter:VARIANT`, or `FILE.py:FACTORY`, a function without
-            arguments that returns a model with weights, and may give it a `pretrained_cfg` with
-            "input_size", "mean", "std" and "task".
+            `hf:FOLDER`, `mask2former:FILE`, `mask2former:VARIANT`, `sam:FILE`, `sam:VARIANT`,
+            `swin:FILE`, `swin:VARIANT`, `timm:NAME`, `torchvision:NAME`, `vit_adapter:FILE`,
+            `vit_adapter:VARIANT`, or `FILE.py:FACTORY`, a function without arguments that returns a
+            model with weights, and may give it a `pretrained_cfg` with "input_size", "mean", "std"
+            and "task".
         checkpoint: A file of weights for what would have random ones: tensors in safetensors or in
             a pickle, bare or under "model" or "state_dict". Nothing in it is run.
 

@@ -15,10 +15,7 @@ def build(wanted: Wanted) -> LoadedModel:
         model, variant = load_dpt(path)
         trained = True
     elif wanted.name in VARIANTS:
-        if wanted.classes is not None:
-            raise ExpediteError(
-                f"{wanted.classes} classes were asked of '{wanted.spec}', which has its own number"
-            )
+        wanted.refuse_classes()
         model, variant = build_dpt(wanted.name)
         trained = wanted.fill(model)
     else:

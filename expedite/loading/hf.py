@@ -15,7 +15,7 @@ from expedite.models.segmenter_files import NORMALIZATIONS
 # Where nothing is said, transformers asks on the terminal whether to run a folder's code.
 _NO_CODE = {"trust_remote_code": False}
 # Models of depth in metres whose configuration does not say so.
-_METRIC = ("ZoeDepthForDepthEstimation",)
+_METRIC = ("ZoeDepthForDepthEstimation", "GLPNForDepthEstimation")
 
 
 def build(wanted: Wanted) -> LoadedModel:

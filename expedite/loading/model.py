@@ -12,7 +12,9 @@ from expedite.models.files import load_weights, read_state_dict
 
 Triple = tuple[float, float, float]
 State = Mapping[str, Tensor]
-TaskName = Literal["segmentation", "classification", "depth", "features"]
+TaskName = Literal[
+    "segmentation", "panoptic", "instance", "detection", "classification", "depth", "features"
+]
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,12 @@ class LoadedModel:
     task: TaskName | None = None
     metric_depth: bool = True
 
+    @property
+    def prepares_images(self) -> bool:
+        """Whether the model resizes and normalises images itself, as torchvision's detectors do."""
+        transform = getattr(self.model, "transform", None)
+        return type(transform).__name__ == "GeneralizedRCNNTransform"
+
 
 @dataclass(frozen=True)
 class Wanted:
@@ -69,12 +77,16 @@ class Wanted:
         path = None if checkpoint is None else Path(checkpoint)
         return cls(spec, kind, name, image_size, classes, path)
 
-    def refuse_others(self) -> None:
-        """Refuse what cannot be chosen for a model that brings its own weights."""
+    def refuse_classes(self) -> None:
+        """Refuse a number of classes for a model that has its own."""
         if self.classes is not None:
             raise ExpediteError(
                 f"{self.classes} classes were asked of '{self.spec}', which has its own number"
             )
+
+    def refuse_others(self) -> None:
+        """Refuse what cannot be chosen for a model that brings its own weights."""
+        self.refuse_classes()
         if self.checkpoint is not None:
             raise ExpediteError(
                 f"the checkpoint {self.checkpoint} was given for '{self.spec}', which brings its "

@@ -1,13 +1,18 @@
 """`timm:NAME`, with random weights or a checkpoint's."""
 
+import re
 from typing import Any
 
 import timm
 from timm.data.config import resolve_data_config
+from torch import Tensor
 
 from expedite.errors import ExpediteError
-from expedite.loading.model import LoadedModel, Wanted
+from expedite.loading.model import LoadedModel, State, Wanted
 from expedite.models.files import first_line
+
+# What Microsoft's files of Swin and SwinV2 hold besides weights.
+_NO_WEIGHTS = ("relative_position_index", "relative_coords_table", "attn_mask")
 
 
 def build(wanted: Wanted) -> LoadedModel:
@@ -27,5 +32,24 @@ def build(wanted: Wanted) -> LoadedModel:
         ) from error
     config: dict[str, Any] = resolve_data_config(model=model)  # type: ignore[no-untyped-call]
     size = wanted.image_size or config["input_size"][1:]
-    trained = wanted.fill(model)
+    trained = wanted.fill(model, as_in_timm)
     return LoadedModel(wanted.spec, model, size, config["mean"], config["std"], trained)
+
+
+def as_in_timm(state: State) -> State:
+    """Microsoft's weights of a Swin or SwinV2 under timm's names; any others as they are.
+
+    Microsoft merges patches where a stage ends, timm where the next one begins.
+    """
+    if "layers.0.downsample.reduction.weight" not in state:
+        return state
+    found: dict[str, Tensor] = {}
+    for name, tensor in state.items():
+        if not name.endswith(_NO_WEIGHTS):
+            new = re.sub(r"^layers\.(\d+)\.downsample", _next_stage, name)
+            found[re.sub(r"^head\.", "head.fc.", new)] = tensor
+    return found
+
+
+def _next_stage(found: re.Match[str]) -> str:
+    return f"layers.{int(found[1]) + 1}.downsample"

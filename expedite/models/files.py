@@ -6,6 +6,7 @@ Which keys an architecture expects is that architecture's own concern.
 import contextlib
 import pickle
 import warnings
+import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from expedite.errors import ExpediteError
+from expedite.models.arrays import read_arrays
 
 _SHOWN_KEYS = 4
 # Keys under which training code stores a state dict, one inside another at times.
@@ -25,7 +27,9 @@ _WRAPPING_PREFIXES = ("module.", "model.", "_orig_mod.")
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """Read a state dict, from safetensors or from a pickle of tensors, however it is wrapped.
+    """Read a state dict, however it is wrapped.
+
+    From safetensors, from a pickle of tensors, or from a .pkl of arrays as detectron2 writes it.
 
     Raises:
         ExpediteError: The file is missing, cut short, holds more than tensors and plain containers,
@@ -98,6 +102,8 @@ def _read_tensors(path: Path) -> Any:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
+        if path.suffix == ".pkl" and not zipfile.is_zipfile(path):  # which torch.save writes
+            return read_arrays(path)
         with quiet_refusals():
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:

@@ -8,6 +8,7 @@ from expedite.patchers import (
     dpt,
     huggingface_swin,
     huggingface_vit,
+    published_swin,
     sam,
     segmenter,
     timm_swin,
@@ -29,13 +30,14 @@ FAMILIES: tuple[Callable[[nn.Module], Host | None], ...] = (
     timm_swin.find_host,
     torchvision_swin.find_host,
     huggingface_swin.find_host,
+    published_swin.find_host,
 )
 FAMILY_NAMES = (
     "Segmenter, DPT, ViT-Adapter and META (expedite.models)",
     "timm VisionTransformer, Eva and Beit",
     "torchvision VisionTransformer",
     "transformers ViT, DeiT, DINOv2, DINOv3, DPT and BEiT",
-    "Swin and SwinV2 (timm, torchvision, transformers)",
+    "Swin and SwinV2 (timm, torchvision, transformers, and as published)",
     "Segment Anything's image encoder (segment_anything, timm, transformers)",
 )
 

@@ -14,7 +14,9 @@ from expedite.constants import remembered
 _CLASS_ROWS = 3
 
 
-def cluster_bias(table: Tensor, grid: tuple[int, int], clusters: tuple[int, int]) -> Tensor:
+def cluster_bias(
+    table: Tensor, grid: tuple[int, int], clusters: tuple[int, int], resized: bool = False
+) -> Tensor:
     """What is added to attention scores among the class token and the clusters.
 
     Args:
@@ -22,6 +24,7 @@ def cluster_bias(table: Tensor, grid: tuple[int, int], clusters: tuple[int, int]
             from (1-H, 1-W) on, then the rows of the class token.
         grid: (H, W).
         clusters: (h, w).
+        resized: Resize the table, in place of reading it at the offsets between clusters.
 
     Returns:
         (1, heads, 1 + h·w, 1 + h·w).
@@ -31,16 +34,19 @@ def cluster_bias(table: Tensor, grid: tuple[int, int], clusters: tuple[int, int]
         torch.Size([1, 4, 21, 21])
     """
     (index,) = _offset_index(*clusters, table.device)
-    return resample(table, grid, clusters).mT[:, index][None]
+    return resample(table, grid, clusters, resized).mT[:, index][None]
 
 
-def window_bias(table: Tensor, window: tuple[int, int], cells: tuple[int, int]) -> Tensor:
+def window_bias(
+    table: Tensor, window: tuple[int, int], cells: tuple[int, int], resized: bool = False
+) -> Tensor:
     """What is added to attention scores among the clusters of a window.
 
     Args:
         table: ((2H-1)·(2W-1), heads), as for `cluster_bias`, without a class token.
         window: (H, W) of the tokens.
         cells: (h, w) of the clusters.
+        resized: See `cluster_bias`.
 
     Returns:
         (heads, h·w, h·w).
@@ -49,7 +55,7 @@ def window_bias(table: Tensor, window: tuple[int, int], cells: tuple[int, int]) 
         >>> window_bias(torch.randn(13 * 13, 4), (7, 7), (5, 5)).shape
         torch.Size([4, 25, 25])
     """
-    return spread(_resample_offsets(table, window, cells), cells)
+    return spread(_resample_offsets(table, window, cells, resized), cells)
 
 
 def spread(table: Tensor, cells: tuple[int, int]) -> Tensor:
@@ -63,7 +69,9 @@ def spread(table: Tensor, cells: tuple[int, int]) -> Tensor:
     return table.mT[:, index]
 
 
-def resample(table: Tensor, grid: tuple[int, int], clusters: tuple[int, int]) -> Tensor:
+def resample(
+    table: Tensor, grid: tuple[int, int], clusters: tuple[int, int], resized: bool = False
+) -> Tensor:
     """The table over offsets between clusters, ((2h-1)·(2w-1) + 3, heads), bilinear in the tokens'.
 
     Example:
@@ -71,17 +79,20 @@ def resample(table: Tensor, grid: tuple[int, int], clusters: tuple[int, int]) ->
         >>> torch.equal(resample(table, (8, 12), (8, 12)), table)
         True
     """
-    offsets = _resample_offsets(table[:-_CLASS_ROWS], grid, clusters)
+    offsets = _resample_offsets(table[:-_CLASS_ROWS], grid, clusters, resized)
     return torch.cat([offsets, table[-_CLASS_ROWS:]])
 
 
-def _resample_offsets(table: Tensor, grid: tuple[int, int], clusters: tuple[int, int]) -> Tensor:
+def _resample_offsets(
+    table: Tensor, grid: tuple[int, int], clusters: tuple[int, int], resized: bool
+) -> Tensor:
     rows, columns = (2 * side - 1 for side in grid)
     offsets = table.float().reshape(rows, columns, -1)
-    below, above, share = _offsets(grid[0], clusters[0], table.device)
+    between = _resized if resized else _offsets
+    below, above, share = between(grid[0], clusters[0], table.device)
     share = share[:, None, None]
     offsets = offsets[below] * (1 - share) + offsets[above] * share  # (2h-1, 2W-1, heads)
-    below, above, share = _offsets(grid[1], clusters[1], table.device)
+    below, above, share = between(grid[1], clusters[1], table.device)
     share = share[:, None]
     offsets = offsets[:, below] * (1 - share) + offsets[:, above] * share  # (2h-1, 2w-1, heads)
     return offsets.flatten(0, 1).to(table.dtype)
@@ -100,6 +111,15 @@ def _offsets(side: int, cells: int, device: torch.device) -> tuple[Tensor, Tenso
     first = below + side - 1
     # The last offset has no next one, and needs none: it is there only where cells are tokens.
     return first, (first + 1).clamp_max(2 * side - 2), share
+
+
+@remembered
+def _resized(side: int, cells: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """As `_offsets`, where a bilinear resize of the table, edges and all, takes its entries."""
+    length, count = 2 * side - 1, 2 * cells - 1
+    place = ((torch.arange(count, device=device) + 0.5) * (length / count) - 0.5).clamp_min(0)
+    below = place.long()
+    return below, (below + 1).clamp_max(length - 1), place - below
 
 
 @remembered

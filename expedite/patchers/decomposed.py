@@ -14,7 +14,7 @@ from expedite.constants import remembered
 
 @remembered
 def places(
-    side: int, window: int, clusters: int, cells: int, device: torch.device
+    side: int, window: int, clusters: int, cells: int, borders: bool, device: torch.device
 ) -> tuple[Tensor, ...]:
     """Where the cells of every window lie along one side.
 
@@ -24,6 +24,8 @@ def places(
         clusters: Cells that stand for all tokens.
         cells: Cells of a window. In the last window, which the border may cut short, those that
             stand for no token stand for the padding.
+        borders: Whether the cells of a window stand for its tokens; else every cell of the map
+            stands for as many.
         device: Where to put the result.
 
     Returns:
@@ -31,13 +33,13 @@ def places(
         stands for tokens, (windows, cells) bool; how many tokens each window has, (windows, 1).
 
     Example:
-        >>> middle, there, tokens = places(6, 4, 3, 2, torch.device("cpu"))
+        >>> middle, there, tokens = places(6, 4, 3, 2, True, torch.device("cpu"))
         >>> middle.tolist(), there.tolist(), tokens.tolist()
         ([[0.5, 2.5], [0.5, 2.5]], [[True, True], [True, False]], [[4], [2]])
     """
     index = torch.arange(-(-side // window), device=device)[:, None]
-    tokens = (side - index * window).clamp(max=window)
     count = (clusters - index * cells).clamp(max=cells)
+    tokens = (side - index * window).clamp(max=window) if borders else count * side / clusters
     cell = torch.arange(cells, device=device)
     inside = (cell + 0.5) * tokens / count
     missing = (cells - count).clamp(min=1)
@@ -48,11 +50,11 @@ def places(
 
 @remembered
 def middles(
-    side: int, window: int, clusters: int, cells: int, device: torch.device
+    side: int, window: int, clusters: int, cells: int, borders: bool, device: torch.device
 ) -> tuple[Tensor]:
     """The middle of each cell in tokens from the first of the map, (1, clusters)."""
-    middle, _, _ = places(side, window, clusters, cells, device)
-    start = torch.arange(len(middle), device=device)[:, None] * window
+    middle, _, tokens = places(side, window, clusters, cells, borders, device)
+    start = tokens.cumsum(0) - tokens
     return ((start + middle).flatten()[None, :clusters],)
 
 

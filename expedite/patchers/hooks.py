@@ -222,40 +222,41 @@ def install(session: Session) -> None:
         for index in range(first, end):
             _hook_block(session, index)
     if host.bias is not None and host.bias.shared is not None:
-        _after(host.bias.shared, NoteSharedBias(session))
+        after(host.bias.shared, NoteSharedBias(session))
     if host.pooled is not None:
-        _after(host.pooled, AverageClusters(session))
+        after(host.pooled, AverageClusters(session))
     if plan.reconstruct_at == "head" and host.head is not None:
         _hook_head(session, host.head)
     for injection in host.injections:
         if injection.places is None:
-            _after(injection.module, LeaveInjection(session))
+            after(injection.module, LeaveInjection(session))
         else:
-            _before(injection.module, EnterInjection(session, injection.places))
+            before(injection.module, EnterInjection(session, injection.places))
     for method in host.methods:
         in_place_of(host.backbone, method.name, CallMethod, session, method.reads)
+    session.add_hooks()
 
 
 def _hook_block(session: Session, index: int) -> None:
     host, block = session.host, session.host.blocks[index]
-    _before(block, EnterBlock(session, index))
+    before(block, EnterBlock(session, index))
     if host.mask is not None:
-        _before(host.mask.module(block), AddMask(session))
+        before(host.mask.module(block), AddMask(session))
     if host.run is not None:
         in_place_of(block, "forward", RunBlock, session)
-    _after(block, LeaveBlock(session, index))
+    after(block, LeaveBlock(session, index))
     if host.bias is not None and (maker := host.bias.own(block)) is not None:
         in_place_of(maker, host.bias.method, MakeBias, session)
 
 
 def _hook_head(session: Session, head: TokenHead) -> None:
     for index, block in enumerate(head.blocks):
-        _before(block, EnterHeadBlock(session, index, head.queries))
-        _before(block, AddMask(session))
+        before(block, EnterHeadBlock(session, index, head.queries))
+        before(block, AddMask(session))
     if not session.plan.delta:
-        _after(head.last, LeaveHead(session, queries=0))
+        after(head.last, LeaveHead(session, queries=0))
     elif head.blocks:
-        _after(head.blocks[-1], LeaveHead(session, head.queries))
+        after(head.blocks[-1], LeaveHead(session, head.queries))
 
 
 def remove(model: nn.Module) -> None:
@@ -291,11 +292,13 @@ def _tables(module: nn.Module) -> list[tuple[dict[int, Any], ...]]:
     ]
 
 
-def _before(module: nn.Module, hook: Any) -> None:
+def before(module: nn.Module, hook: Any) -> None:
+    """Put a hook in place that runs before a module, after those that are there."""
     module.register_forward_pre_hook(hook, with_kwargs=True)
 
 
-def _after(module: nn.Module, hook: Any) -> None:
+def after(module: nn.Module, hook: Any) -> None:
+    """Put a hook in place that runs after a module, before those that are there."""
     # In front of hooks that are there already: a recorder among them must see the full grid.
     module.register_forward_hook(hook, prepend=True, with_kwargs=True)
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from expedite.plan import Depth
 
 # Along one side of a map: tokens, tokens of a window, clusters, clusters of a window.
-Side = tuple[int, int, int, int]
+Side = tuple[int, int, int, int, bool]
 
 # What the head reads of the last block's output when the whole model is called: the prefix tokens
 # alone, the mean of all others, every token, or nothing that is not among the call's taps.
@@ -137,20 +137,25 @@ class Cells:
         window: Tokens of a window.
         clusters: (h, w) of the map.
         cells: Clusters of a window.
+        borders: Whether every window was clustered alone.
         log_mass: (B, h, w) what every cluster adds to its attention scores as a key; None where
             clusters do not weigh by their mass.
+        resized: Whether tables of relative positions are resized as the published code does.
     """
 
     grid: tuple[int, int]
     window: tuple[int, int]
     clusters: tuple[int, int]
     cells: tuple[int, int]
+    borders: bool
     log_mass: Tensor | None
+    resized: bool
 
     @property
     def sides(self) -> tuple[Side, ...]:
         """The rows', then the columns'."""
-        return tuple(zip(self.grid, self.window, self.clusters, self.cells, strict=True))
+        sides = zip(self.grid, self.window, self.clusters, self.cells, strict=True)
+        return tuple((*side, self.borders) for side in sides)
 
 
 @dataclass(frozen=True)
@@ -258,6 +263,8 @@ class Host:
             themselves, given also the keywords of the call; returns what the block returns.
         stages: Set where maps shrink between blocks. A span lies within a stage; blocks may take
             and return (B, H·W, C).
+        hands_masks: Whether the model hands its blocks masks of its own making for windows of
+            tokens, in place of which `run` makes those for windows of clusters.
         injections: Modules between blocks that change tokens. The blocks before them are taps.
     """
 
@@ -283,6 +290,7 @@ class Host:
     window: tuple[int, int] | None = None
     run: Callable[[nn.Module, Tensor, Cells, dict[str, Any]], Any] | None = None
     stages: tuple[Stage, ...] = ()
+    hands_masks: bool = False
     injections: tuple[Injection, ...] = ()
 
     @property

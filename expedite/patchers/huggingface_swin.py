@@ -11,10 +11,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from expedite.errors import ExpediteError
 from expedite.patchers.host import Cells, Host, Reads, apply_child, attribute, map_grid
-from expedite.patchers.huggingface_vit import pair, usual_grid
-from expedite.patchers.shifted_blocks import Layout, Projections, Size
+from expedite.patchers.huggingface_vit import pair, refuse_attentions, usual_grid
+from expedite.patchers.shifted_blocks import Layout, Projections
 from expedite.patchers.swin import make_host, mlp_of_offsets, table_of_offsets
 
 _MODELS = {
@@ -73,10 +72,7 @@ def _kind_of(block: nn.Module) -> _Blocks:
 
 def _reads(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Reads:
     if _asks_for("output_attentions", model, kwargs):
-        raise ExpediteError(
-            f"output_attentions=True was asked of a transformers {type(model).__name__} whose "
-            "blocks run on clusters; unpatch it to see attention among tokens"
-        )
+        refuse_attentions(model)
     shows_blocks = type(model).__name__.startswith("MaskFormerSwin")
     if not shows_blocks or not _asks_for("output_hidden_states", model, kwargs):
         return Reads()
@@ -106,8 +102,8 @@ def _project(attention: nn.Module, x: Tensor, names: tuple[str, str, str]) -> Pr
     return q, k, v
 
 
-def _table_of_a_module(attention: nn.Module, window: Size, cells: Size) -> Tensor:
-    return table_of_offsets(attention.get_submodule("relative_position_bias"), window, cells)
+def _table_of_a_module(attention: nn.Module, cells: Cells) -> Tensor:
+    return table_of_offsets(attention.get_submodule("relative_position_bias"), cells)
 
 
 def _with_no_weights(x: Tensor) -> tuple[Tensor, None]:

@@ -8,7 +8,7 @@ all come from there, so what is read of a call follows from the model and how it
 from collections.abc import Mapping
 from functools import partial
 from inspect import signature
-from typing import Any
+from typing import Any, NoReturn
 
 from torch import Tensor, nn
 
@@ -144,6 +144,14 @@ def usual_grid(config: Any) -> tuple[int, int]:
     """The grid at the size of image that a configuration says."""
     (height, width), (rows, columns) = pair(config.image_size), pair(config.patch_size)
     return height // rows, width // columns
+
+
+def refuse_attentions(model: nn.Module) -> NoReturn:
+    """Say that attention among tokens is not there to be shown."""
+    raise ExpediteError(
+        f"output_attentions=True was asked of a transformers {type(model).__name__} whose "
+        "blocks run on clusters; unpatch it to see attention among tokens"
+    )
 
 
 def pair(side: Any) -> tuple[int, int]:

@@ -24,7 +24,7 @@ from expedite.patchers.host import (
     nothing_more,
     runs_as,
 )
-from expedite.patchers.huggingface_vit import requested_states
+from expedite.patchers.huggingface_vit import refuse_attentions, requested_states
 from expedite.patchers.timm_methods import methods
 from expedite.patchers.window_blocks import Layout, run_block
 
@@ -91,10 +91,7 @@ def _reads_states(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any
     # Where attention is fused, nothing is recorded in any case.
     is_shown = type(model.get_submodule("layers.0.attn")).__name__ == "SamVisionAttention"
     if is_shown and kwargs.get("output_attentions", config.output_attentions):
-        raise ExpediteError(
-            "output_attentions=True was asked of a transformers SamVisionEncoder whose blocks run "
-            "on clusters; unpatch it to see attention among tokens"
-        )
+        refuse_attentions(model)
     wanted = kwargs.get("output_hidden_states", config.output_hidden_states)
     states = requested_states(wanted, config.num_hidden_layers)
     return Reads(frozenset(state - 1 for state in states if state > 0), first=0 in states)

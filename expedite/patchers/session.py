@@ -8,8 +8,9 @@ classes changes while a model runs.
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from math import prod
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +22,8 @@ from expedite.patchers.bias import cluster_bias
 from expedite.patchers.host import Cells, Host, Reads
 from expedite.patchers.rotary import cluster_positions, grid_positions, rotate
 from expedite.plan import Plan
-from expedite.reconstruction import TokenReconstruction, TokenWeights
+from expedite.reconstruction import Spread, TokenReconstruction
+from expedite.relocation import SHARE
 from expedite.windows import (
     WindowClustering,
     WindowTokenClustering,
@@ -40,7 +42,7 @@ class Level:
     """One clustering in force, with its token weights once somebody needed them."""
 
     record: Clustering | WindowClustering
-    weights: TokenWeights | WindowWeights | None = None
+    weights: Spread | WindowWeights | None = None
 
 
 @dataclass
@@ -65,6 +67,8 @@ class Frame:
     cells: Cells | None = None  # the clustered map, where blocks attend in windows
     # Cluster tokens set aside while the reader of a tap is handed the full grid.
     stream: Tensor | None = None
+    # What the hooks of a plan's own session keep for each other.
+    notes: dict[str, Any] = field(default_factory=dict)
 
     @property
     def keeps_every_token(self) -> bool:
@@ -97,6 +101,13 @@ class Store:
         return Store, ()
 
 
+@runtime_checkable
+class BringsSession(Protocol):
+    """A plan whose operators are its own."""
+
+    def session(self, host: Host) -> "Session": ...
+
+
 class Session:
     """A host, its plan and the operators: what all hooks of one patched host share."""
 
@@ -105,15 +116,50 @@ class Session:
         self.plan = plan
         self.store = Store()
         ranges = plan.ranges(host.depth)
-        self.clusterings = _clusterings(host, plan)
+        self.clusterings = self.make_clusterings()
         # A span that ends where the next begins hands its clusters over, within a stage.
         self.exits = {
             end - 1
             for _, first, end in ranges
             if end not in self.clusterings or host.stage_of(end) != host.stage_of(first)
         }
-        layer = TokenReconstruction if host.window is None else WindowTokenReconstruction
-        self.reconstruction = layer(plan.reconstruction, plan.weights, plan.k, bool(plan.delta))
+        self.reconstruction = self.make_reconstruction()
+
+    def make_clusterings(self) -> dict[int, nn.Module]:
+        """The layer of every span by the index of its first block."""
+        plan, depth = self.plan, self.host.depth
+        settings = (
+            plan.iterations,
+            plan.neighborhood,
+            plan.temperature,
+            plan.nearest_cells,
+            plan.projection,
+            plan.hard,
+        )
+        ranges = plan.ranges(depth)
+        if self.host.window is None:
+            return {
+                first: TokenClustering(span.grid_for, *settings, self._relocated(end))
+                for span, first, end in ranges
+            }
+        steps = zip(ranges, plan.grids(depth, *self.host.windows), strict=True)
+        layer = partial(
+            WindowTokenClustering, borders=plan.window_borders, relocated=plan.relocated or 0.0
+        )
+        return {first: layer(*step, *settings) for (_, first, _), step in steps}
+
+    def make_reconstruction(self) -> TokenReconstruction | WindowTokenReconstruction:
+        """The layer that brings the full grid back."""
+        plan = self.plan
+        layer = TokenReconstruction if self.host.window is None else WindowTokenReconstruction
+        return layer(plan.reconstruction, plan.weights, plan.k, bool(plan.delta))
+
+    def measured(self, frame: Frame, index: int, block: nn.Module, body: Tensor) -> Any:
+        """In what clustering is to measure distances between tokens; None for the tokens."""
+        return self.host.first_norm(block, body) if self.plan.space == "norm" else None
+
+    def add_hooks(self) -> None:
+        """Put hooks in place beyond those of every session: none, unless a plan brings some."""
 
     @property
     def operators(self) -> list[nn.Module]:
@@ -247,6 +293,8 @@ class Session:
 
     def of_full_grid(self, frame: Frame, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
         """Whether a block got a mask, or anything else that has the size of the grid."""
+        if self.host.hands_masks:
+            return False
         known = self.host.rotary.argument if self.host.rotary else None
         others = [*args[1:], *(value for name, value in kwargs.items() if name != known)]
         replaced = [frame.shared_bias, self._made_for_export(frame, args, kwargs)]
@@ -282,7 +330,8 @@ class Session:
         """The clusters' relative position bias, (1, heads, 1 + h·w, 1 + h·w)."""
         assert self.host.bias is not None and frame.grid is not None
         table = self.host.bias.table(maker, frame.grid)
-        return cluster_bias(table, frame.grid, frame.levels[-1].record.clusters)
+        resized = self.plan.position_tables == "resized"
+        return cluster_bias(table, frame.grid, frame.levels[-1].record.clusters, resized)
 
     def average(self, frame: Frame, tokens: Tensor) -> Tensor:
         """One token, the mean that the clusters' masses weigh, in place of all but the prefix."""
@@ -321,7 +370,7 @@ class Session:
             )
         if not last and self.host.stages:
             _check_size(self.host, index, grid)
-        features = self.host.first_norm(block, body) if self.plan.space == "norm" else None
+        features = self.measured(frame, index, block, body)
         mass = last.mass if last else None
         if is_flat := self._is_flat_map(body):
             body = as_map(body, grid)
@@ -354,7 +403,24 @@ class Session:
         record, stage = frame.levels[-1].record, self.host.stage_of(index)
         assert isinstance(record, WindowClustering) and frame.grid is not None
         grid, window = self.host.grids(frame.grid)[stage], self.host.windows[stage]
-        return Cells(grid, window, record.clusters, record.cells, self._log_mass(frame))
+        return Cells(
+            grid,
+            window,
+            record.clusters,
+            record.cells,
+            self.plan.window_borders,
+            self._log_mass(frame),
+            self.plan.position_tables == "resized",
+        )
+
+    def _relocated(self, end: int) -> float:
+        """The share of clusters that move in a span up to block `end`."""
+        plan, host = self.plan, self.host
+        if plan.relocated is not None:
+            return plan.relocated
+        # A bias among regular cells needs them in place, as does a clustering of the clusters.
+        goes_on = any(first == end for _, first, _ in plan.ranges(host.depth))
+        return SHARE if plan.hard and host.bias is None and not goes_on else 0.0
 
     def _stays_clustered(self, frame: Frame, index: int) -> bool:
         """Whether nobody reads the full grid of the last block's output."""
@@ -369,22 +435,6 @@ class Session:
     def _clusters_head_blocks(self) -> bool:
         head = self.host.head
         return self.plan.reconstruct_at == "head" and head is not None and bool(head.blocks)
-
-
-def _clusterings(host: Host, plan: Plan) -> dict[int, nn.Module]:
-    """The layer of every span by the index of its first block."""
-    settings = (
-        plan.iterations,
-        plan.neighborhood,
-        plan.temperature,
-        plan.nearest_cells,
-        plan.projection,
-    )
-    ranges = plan.ranges(host.depth)
-    if host.window is None:
-        return {first: TokenClustering(span.grid_for, *settings) for span, first, _ in ranges}
-    steps = zip(ranges, plan.grids(host.depth, *host.windows), strict=True)
-    return {first: WindowTokenClustering(*step, *settings) for (_, first, _), step in steps}
 
 
 def _check_size(host: Host, index: int, grid: tuple[int, int]) -> None:

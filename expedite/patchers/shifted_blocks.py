@@ -38,7 +38,7 @@ class Layout:
         attention: The module with the projections; of SwinV2 it has `logit_scale`.
         heads: The attribute that says how many heads it has.
         project: Queries, keys and values (B, N, C) of tokens.
-        positions: The bias (heads, h·w, h·w) of an attention among cells, given window and cells.
+        positions: The bias (heads, h·w, h·w) of an attention among the cells of a window.
         is_shifted: Whether a block shifts its windows along each side, given also the keywords of
             its call.
         before: What stands before the attention, on the whole map.
@@ -55,7 +55,7 @@ class Layout:
     attention: str
     heads: str
     project: Callable[[nn.Module, Tensor], Projections]
-    positions: Callable[[nn.Module, Size, Size], Tensor]
+    positions: Callable[[nn.Module, Cells], Tensor]
     is_shifted: Callable[[nn.Module, Cells, dict[str, Any]], tuple[bool, bool]]
     before: tuple[str, ...]
     after_attention: tuple[str, ...]
@@ -87,12 +87,12 @@ def _attend(block: nn.Module, x: Tensor, cells: Cells, shift: Size, layout: Layo
     moved = _moved(x, cells, shift, layout.pads_first)
     attention = block.get_submodule(layout.attention)
     q, k, v = _heads(attention, partition(moved, cells.cells).flatten(1, 2), layout)
-    bias = layout.positions(attention, cells.window, cells.cells).to(q.dtype)[None]
+    bias = layout.positions(attention, cells).to(q.dtype)[None]
     if others := _bias_of_windows(cells, shift, layout.pads_first, x):
         # (B or 1, n·m, heads, kh·kw, kh·kw) of every image's windows
         bias = sum(others, bias).expand(len(x), -1, -1, -1, -1).flatten(0, 1)
     dropout = dropout_rate(attention, layout.dropout)
-    scale = 1.0 if hasattr(attention, "logit_scale") else None
+    scale = 1.0 if hasattr(attention, "logit_scale") else getattr(attention, "scale", None)
     y = F.scaled_dot_product_attention(
         q, k, v, attn_mask=bias.to(q.dtype), dropout_p=dropout, scale=scale
     )

@@ -8,26 +8,34 @@ from torch import Tensor, nn
 
 from expedite.patchers.bias import window_bias
 from expedite.patchers.continuous import continuous_bias
-from expedite.patchers.host import Host, Stage, apply_child, attribute, every_token, kind_of
+from expedite.patchers.host import Cells, Host, Stage, apply_child, attribute, every_token, kind_of
 from expedite.patchers.shifted_blocks import Layout, Projections, Size, run_block
 
 Stages = list[tuple[nn.Module, ...]]
 
 
 def make_host(
-    model: nn.Module, stages: Stages, layout: Layout, windows: Iterable[Size], **more: Any
+    model: nn.Module,
+    stages: Stages,
+    layout: Layout,
+    windows: Iterable[Size],
+    scales: Iterable[int] | None = None,
+    **more: Any,
 ) -> Host:
-    """A host of stages of blocks, each stage with a map half as large as the one before.
+    """A host of stages of blocks.
 
     Args:
         model: The whole.
         stages: Their blocks.
         layout: Of the blocks.
         windows: Rows and columns of the windows of every stage.
+        scales: How many tokens of the embedding stand for one of every stage, along each side;
+            None for a map half as large as the one before.
         more: Other fields of `Host`.
     """
-    pairs = zip(stages, windows, strict=True)
-    found = [Stage(len(blocks), window, 2**number) for number, (blocks, window) in enumerate(pairs)]
+    scales = scales or [2**number for number in range(len(stages))]
+    depths = map(len, stages)
+    found = [Stage(*stage) for stage in zip(depths, windows, scales, strict=True)]
     fields = {
         "backbone": model,
         "prefix_tokens": 0,
@@ -56,19 +64,18 @@ def project(attention: nn.Module, x: Tensor) -> Projections:
     return q, k, v
 
 
-def table_of_offsets(attention: nn.Module, window: Size, cells: Size) -> Tensor:
+def table_of_offsets(attention: nn.Module, cells: Cells) -> Tensor:
     """The bias of a Swin's attention among the cells of a window."""
-    return window_bias(attribute(attention, "relative_position_bias_table"), window, cells)
+    table: Tensor = attribute(attention, "relative_position_bias_table")
+    return window_bias(table, cells.window, cells.cells, cells.resized)
 
 
-def mlp_of_offsets(
-    attention: nn.Module, window: Size, cells: Size, name: str = "cpb_mlp"
-) -> Tensor:
+def mlp_of_offsets(attention: nn.Module, cells: Cells, name: str = "cpb_mlp") -> Tensor:
     """The bias of a SwinV2's attention among the cells of a window; `name` is its MLP's."""
     # By whose size offsets are divided: another window's where weights come from one.
     rows, columns = getattr(attention, "pretrained_window_size", (0, 0))
-    trained = (rows, columns) if rows > 0 else window
-    return continuous_bias(attention.get_submodule(name), window, cells, trained)
+    trained = (rows, columns) if rows > 0 else cells.window
+    return continuous_bias(attention.get_submodule(name), cells.window, cells.cells, trained)
 
 
 def _the_same(block: nn.Module, tokens: Tensor) -> Tensor:

@@ -75,8 +75,8 @@ def _project_v2(attention: nn.Module, x: Tensor) -> Projections:
     return q, k, v
 
 
-def _positions_v2_cr(attention: nn.Module, window: Size, cells: Size) -> Tensor:
-    return logarithmic_bias(attention.get_submodule("meta_mlp"), window, cells)
+def _positions_v2_cr(attention: nn.Module, cells: Cells) -> Tensor:
+    return logarithmic_bias(attention.get_submodule("meta_mlp"), cells.window, cells.cells)
 
 
 _COMMON: dict[str, Any] = {

@@ -4,7 +4,7 @@ The blocks' own submodules do the work; cutting into windows, positions and mass
 libraries fix them to the size of a window of tokens.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,9 +50,9 @@ def run_block(
     if attribute(block, "window_size") > 0:
         attended = _in_windows(block, normed, cells, layout)
     else:
-        middle = [middles(*side, x.device)[0] for side in cells.sides]
         bias = None if cells.log_mass is None else cells.log_mass.flatten(1)
-        attended = _attend(block, normed, middle, cells.grid, bias, layout)
+        middle, size = _standing(middles, cells.grid, cells.clusters, cells, x.device)
+        attended = _attend(block, normed, middle, size, bias, layout)
     x = x + attended
     return x + through(block, layout.after_windows, x)
 
@@ -67,13 +67,29 @@ def through(block: nn.Module, names: Iterable[str], x: Tensor) -> Tensor:
 def _in_windows(block: nn.Module, x: Tensor, cells: Cells, layout: Layout) -> Tensor:
     """Attention in windows of clusters, padded with zeros as the windows of tokens are."""
     (h, w), (kh, kw) = cells.clusters, cells.cells
-    middle = [places(*side, x.device)[0] for side in cells.sides]
-    n, m = (len(side) for side in middle)
+    n, m = -(-h // kh), -(-w // kw)
     padded = F.pad(x, (0, 0, 0, m * kw - w, 0, n * kh - h))
     windows = partition(padded, cells.cells)  # (B·n·m, kh, kw, C)
     bias = log_mass_in_windows(cells, x.device)
-    attended = _attend(block, windows, middle, cells.window, bias, layout)
+    middle, size = _standing(places, cells.window, cells.cells, cells, x.device)
+    attended = _attend(block, windows, middle, size, bias, layout)
     return unpartition(attended, (n, m))[:, :h, :w]
+
+
+def _standing(
+    along: Callable[..., tuple[Tensor, ...]],
+    tokens: tuple[int, int],
+    count: tuple[int, int],
+    cells: Cells,
+    device: torch.device,
+) -> tuple[list[Tensor], tuple[int, int]]:
+    """Where `count` clusters stand along each side, and among how many.
+
+    As the tokens that tables of positions are read for, where these are resized.
+    """
+    if cells.resized:
+        return [torch.arange(side, device=device)[None] for side in count], count
+    return [along(*side, device)[0] for side in cells.sides], tokens
 
 
 def _attend(

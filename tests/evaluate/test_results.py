@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from expedite import ExpediteError, Plan, Span
-from expedite.evaluate.results import Results, load_results, replacing
+from expedite.evaluate.comparators import plan_of
+from expedite.evaluate.results import Results, load_results, read_results, replacing
 from expedite.evaluate.sweep import Row
 from expedite.loading import TaskName
 from expedite.plan import make_plan
@@ -16,6 +17,7 @@ ROWS = [
     Row(None, tokens=64, of_tokens=64, gflops=2.0, fps=10.0, metrics={"miou": 0.5}, retention=1.0),
     Row(make_plan(1, (4, 5)), 20, 64, 1.0, metrics={"miou": 0.45}, fidelity={"miou": 0.8}),
     Row(Plan((Span(1, keep=0.5, beta=1), Span(3, 4)), temperature=50.0), tokens=16, of_tokens=64),
+    Row(plan_of("evit", 2, 4), tokens=16, of_tokens=64),
 ]
 
 
@@ -37,10 +39,16 @@ def test_the_table_for_spreadsheets_has_one_line_a_row(tmp_path: Path) -> None:
     Results(REQUEST, TASK, rows=list(ROWS)).save(tmp_path)
     with (tmp_path / "results.csv").open() as file:
         lines = list(csv.DictReader(file))
-    assert [line["alpha"] for line in lines] == ["", "1", "1+3"]
-    assert [line["clusters"] for line in lines] == ["", "4x5", "+4x4"]
-    assert [line["miou"] for line in lines] == ["0.5", "0.45", ""]
-    assert [line["fidelity_miou"] for line in lines] == ["", "0.8", ""]
+    assert [line["method"] for line in lines] == [
+        "",
+        "expedite",
+        "expedite temperature=50.0",
+        "evit",
+    ]
+    assert [line["alpha"] for line in lines] == ["", "1", "1+3", "2"]
+    assert [line["clusters"] for line in lines] == ["", "4x5", "+4x4", "4x4"]
+    assert [line["miou"] for line in lines] == ["0.5", "0.45", "", ""]
+    assert [line["fidelity_miou"] for line in lines] == ["", "0.8", "", ""]
     assert lines[1]["gflops"] == "1.0"
     assert lines[2]["temperature"] == "50.0"
 
@@ -98,3 +106,11 @@ def test_a_failed_save_is_not_half_written(tmp_path: Path) -> None:
         Results({"model": object()}, TASK, rows=list(ROWS)).save(tmp_path)
     assert (tmp_path / "results.json").read_text() == before
     assert json.loads(before)["rows"]
+
+
+def test_a_sweep_is_read_by_its_folder_or_file(tmp_path: Path) -> None:
+    saved = Results(REQUEST, TASK, rows=list(ROWS))
+    saved.save(tmp_path)
+    assert read_results(tmp_path) == read_results(tmp_path / "results.json") == saved
+    with pytest.raises(ExpediteError, match="is not there"):
+        read_results(tmp_path / "nothing")

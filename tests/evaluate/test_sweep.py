@@ -71,11 +71,13 @@ def test_accuracies_are_those_of_the_predictions() -> None:
         assert sample.labels is not None
         labels.add(torch.from_numpy(sample.labels), after)
         fidelity.add(before, after)
-    assert row.metrics == {"miou": labels.mean_iou(), "pixel_accuracy": labels.accuracy()}
-    assert row.fidelity == {"miou": fidelity.mean_iou(), "pixel_accuracy": fidelity.accuracy()}
+    for values, expected in ((row.metrics, labels), (row.fidelity, fidelity)):
+        assert values["miou"] == expected.mean_iou()
+        assert values["mean_accuracy"] == expected.mean_accuracy()
+        assert values["pixel_accuracy"] == expected.accuracy()
     assert row.retention == row.metrics["miou"] / base.metrics["miou"]
     assert base.retention == 1
-    assert base.fidelity == {"miou": 1, "pixel_accuracy": 1}
+    assert {*base.fidelity.values()} == {1}
 
 
 def test_the_model_itself_is_never_patched() -> None:
@@ -120,11 +122,11 @@ def test_depth_is_compared_in_its_own_metrics() -> None:
     assert (base.fidelity["rmse"], base.fidelity["delta1"]) == (0, 1)
 
 
-def test_relative_depth_gets_fidelity_alone() -> None:
+def test_relative_depth_is_aligned_to_labels_alone() -> None:
     base, row = sweep(loaded(depth_vit(), task="depth", metric_depth=False), samples())
-    assert base.metrics == row.metrics == {}
-    assert row.retention is None
-    assert row.fidelity["rmse"] > 0
+    assert base.metrics["rmse"] > 0
+    assert row.retention == base.metrics["rmse"] / row.metrics["rmse"]
+    assert base.fidelity["rmse"] == 0 < row.fidelity["rmse"]
 
 
 def test_features_get_fidelity_alone() -> None:

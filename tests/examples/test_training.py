@@ -1,8 +1,11 @@
 """What the training scripts share: the schedule, and which optimizer gets what."""
 
+import math
+
 import pytest
+import torch
 from torch import nn
-from training import progress_of, start, warm_up_and_cosine
+from training import progress_of, start, step_down, warm_up_and_cosine
 
 
 def test_the_rate_rises_then_falls_over_sizes() -> None:
@@ -31,3 +34,15 @@ def test_matrices_of_blocks_go_to_muon_and_the_rest_to_adamw() -> None:
     ]
     assert shapes == [[(4, 3)], [(2,), (2, 4), (4,)]]
     assert (muon.param_groups[0]["lr"], adamw.param_groups[0]["lr"]) == (0.1, 0.01)
+
+
+def test_a_step_without_a_finite_gradient_is_left_out() -> None:
+    layers = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4))
+    model = nn.ModuleDict({"layers": layers})
+    run = start(model, steps=10, lr=0.1, other_lr=0.1)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    images = torch.ones(2, 3)
+    assert math.isnan(step_down(run, (layers(images) * math.inf).sum()))
+    assert all(torch.equal(before[name], found) for name, found in model.state_dict().items())
+    assert math.isfinite(step_down(run, layers(images)[:, 0].sum()))
+    assert not torch.equal(before["layers.0.weight"], model.state_dict()["layers.0.weight"])

@@ -221,6 +221,19 @@ def test_depth_of_zoedepth_is_metric(tmp_path: Path) -> None:
     assert (loaded.task, loaded.metric_depth) == ("depth", True)
 
 
+def test_depth_of_glpn_is_metric(tmp_path: Path) -> None:
+    hf: Any = transformers
+    config = hf.GLPNConfig(
+        hidden_sizes=[8, 8, 8, 8],
+        depths=[1, 1, 1, 1],
+        decoder_hidden_size=8,
+        num_attention_heads=[1] * 4,
+    )
+    hf.GLPNForDepthEstimation(config).save_pretrained(tmp_path)
+    loaded = load_model(f"hf:{tmp_path}")
+    assert (loaded.task, loaded.metric_depth) == ("depth", True)
+
+
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff", b"[]", b"{}"])
 def test_a_processor_that_is_damaged_is_refused(content: bytes, folder: Path) -> None:
     (folder / "preprocessor_config.json").write_bytes(content)

@@ -30,6 +30,13 @@ def deep():
     model.pretrained_cfg = {"input_size": (3, 32, 32), "task": "depth"}
     return model
 
+class Silent(torch.nn.Module):
+    def train(self, mode=True):
+        super().train(mode)  # and returns nothing, as published backbones do
+
+def silent():
+    return Silent()
+
 def nothing():
     return None
 
@@ -115,6 +122,10 @@ def test_a_factory_that_says_nothing_needs_an_image_size(factories: Path) -> Non
 def test_a_factory_that_makes_no_model(factories: Path) -> None:
     with pytest.raises(ExpediteError, match=r"returned a NoneType, and a torch\.nn\.Module is due"):
         load_model(f"{factories}:nothing")
+
+
+def test_a_model_whose_eval_returns_nothing(factories: Path) -> None:
+    assert not expedite.load(f"{factories}:silent").training
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from expedite import ExpediteError, clustering
 from expedite.clustering import cluster
 from expedite.evaluate.flops import count_flops
 from tests.hosts import Tokens, counted_reconstructions, images, randomized
+from tests.oracles import IN_PLACE
 from tests.patchers.test_huggingface_vit import BEIT, VIT, beit_segmenter
 from tests.patchers.test_oracles import HARD, blocky
 
@@ -112,7 +113,9 @@ def test_mean_pooling_gets_the_mass_weighted_mean() -> None:
     for layer in model.beit.layers[:3]:
         tokens = layer(tokens)
     body, last = tokens[:, 1:], model.beit.layers[3]
-    centroids, record = cluster(body, (8, 8), (4, 5), features=last.layernorm_before(body))
+    centroids, record = cluster(
+        body, (8, 8), (4, 5), features=last.layernorm_before(body), **IN_PLACE
+    )
     after = last(torch.cat([tokens[:, :1], centroids], 1))[:, 1:]
     pooled = (record.mass[..., None] / 64 * after).sum(1)
     expected = model.classifier(model.beit.pooler.layernorm(pooled))

@@ -4,11 +4,11 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import expedite
 from expedite import clustering
-from tests.hosts import images, segmenter, timm_beit, timm_eva, timm_vit
+from tests.hosts import images, segmenter, timm_beit, timm_eva, timm_vit, without_positions
 
 # Every token its own cluster, told apart by hard assignment after one step.
 HARD: dict[str, Any] = {"temperature": 1e-12, "iterations": 1, "k": 1}
@@ -50,13 +50,6 @@ def blocky(image: Tensor, patch_size: int) -> Tensor:
     patches = image.reshape(batch, channels, height // patch_size, patch_size, -1, patch_size)
     patches = patches[:, :, ::2, :, ::2].repeat_interleave(2, 2).repeat_interleave(2, 4)
     return patches.reshape(image.shape)
-
-
-def without_positions(model: nn.Module) -> nn.Module:
-    for name, parameter in model.named_parameters():
-        if name.endswith("pos_embed"):
-            parameter.zero_()
-    return model
 
 
 @pytest.mark.parametrize("delta", [True, False])

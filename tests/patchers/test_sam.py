@@ -28,7 +28,9 @@ from tests.hosts import (
     randomized,
     segment_anything_sam,
     timm_sam,
+    without_positions,
 )
+from tests.oracles import IN_PLACE
 from tests.patchers.test_oracles import HARD, blocky
 
 CPU = torch.device("cpu")
@@ -45,7 +47,9 @@ pytestmark = pytest.mark.usefixtures("no_gradients")
 
 # Windows that divide the map of 8×8, that leave a border of 2, and that leave one of 3.
 @pytest.mark.parametrize("window", [4, 6, 5])
-@pytest.mark.parametrize("settings", [{}, {"delta": False}, {"log_mass": False}])
+@pytest.mark.parametrize(
+    "settings", [{}, {"delta": False}, {"log_mass": False}, {"window_borders": False}]
+)
 @encoders
 def test_full_windows_without_the_shortcut_equal_the_plain_model(
     make: Any, settings: dict[str, Any], window: int, monkeypatch: pytest.MonkeyPatch
@@ -70,22 +74,17 @@ def test_full_windows_on_maps_of_other_shapes(
     torch.testing.assert_close(model(x), plain, rtol=2e-3, atol=2e-3)
 
 
-def without_positions(model: Any) -> Any:
-    for name, parameter in model.named_parameters():
-        if "pos_embed" in name or "rel_pos" in name:
-            parameter.zero_()
-    return model
-
-
 # 8×8 tokens in windows of 4: none padded; of 6: windows of 2 rows with 4 rows of padding.
 @pytest.mark.parametrize("window", [4, 6])
-@pytest.mark.parametrize("delta", [True, False])
+@pytest.mark.parametrize("settings", [{}, {"delta": False}, {"window_borders": False}])
 @encoders
-def test_cells_of_equal_tokens_cluster_without_loss(make: Any, delta: bool, window: int) -> None:
+def test_cells_of_equal_tokens_cluster_without_loss(
+    make: Any, settings: dict[str, Any], window: int
+) -> None:
     model = without_positions(make(patch_size=4, window_size=window))
     x = blocky(images(), 4)
     plain = model(x)
-    expedite.patch(model, alpha=0, clusters=window // 2, delta=delta, **HARD)
+    expedite.patch(model, alpha=0, clusters=window // 2, **settings, **HARD)
     torch.testing.assert_close(model(x), plain, rtol=1e-3, atol=1e-3)
 
 
@@ -102,7 +101,7 @@ def test_cells_of_equal_tokens_pass_a_chain_of_clusterings() -> None:
 
 def test_padding_counts_as_many_tokens_as_it_stands_for() -> None:
     # 7×8 tokens in windows of 5, 3×3 cells each: 2 rows and 3 columns remain, 2 cells for both.
-    (found,) = log_mass_of_padding((7, 5, 5, 3), (8, 5, 5, 3), CPU)
+    (found,) = log_mass_of_padding((7, 5, 5, 3, True), (8, 5, 5, 3, True), CPU)
     expected = torch.ones(6, 6)
     expected[:3, 5] = 10 / 3  # of 5×5 tokens 5×3 are there
     expected[5, :3] = 15 / 3
@@ -130,7 +129,7 @@ def test_other_distances_lie_between_them() -> None:
     """Against a loop over pairs of cells: 10 tokens in windows of 4, 3 cells each."""
     table, queries = torch.randn(2, 7, 8), torch.randn(9, 2, 9, 8)  # 3×3 windows
     spans = [[0, 4 / 3, 8 / 3, 4]] * 2 + [[0, 1, 2, 4]]  # the last two rows: two cells, padding
-    (middle, there, tokens) = places(10, 4, 8, 3, CPU)
+    (middle, there, tokens) = places(10, 4, 8, 3, True, CPU)
     sides = [between(part, middle, 4) for part in table]
     found = positions(queries, sides[0], sides[1])
     assert tokens.flatten().tolist() == [4, 4, 2]
@@ -152,9 +151,17 @@ def test_other_distances_lie_between_them() -> None:
 
 
 def test_cells_of_the_whole_map_stand_at_their_own_centres() -> None:
-    (found,) = middles(10, 4, 8, 3, CPU)
+    (found,) = middles(10, 4, 8, 3, True, CPU)
     expected = [[1 / 6, 1.5, 17 / 6, 25 / 6, 5.5, 41 / 6, 8, 9]]
     torch.testing.assert_close(found, torch.tensor(expected))
+
+
+def test_without_borders_all_cells_stand_for_as_many_tokens() -> None:
+    (found,) = middles(10, 4, 8, 3, False, CPU)
+    torch.testing.assert_close(found, torch.arange(8)[None] * 1.25 + 0.125)
+    _, there, tokens = places(10, 4, 8, 3, False, CPU)
+    assert tokens.flatten().tolist() == [3.75, 3.75, 2.5]
+    assert there.sum().item() == 8
 
 
 def attend(block: Any, x: Tensor, middle: Tensor, side: int, log_mass: Tensor) -> Tensor:
@@ -182,7 +189,7 @@ def test_blocks_equal_the_operators_by_hand() -> None:
     first, whole, windowed = model.blocks
     tokens = first(model.patch_embed(x) + model.pos_embed)
     features = whole.norm1(tokens)
-    short, record = cluster_windows(tokens, (6, 6), (3, 3), features=features, projection=64)
+    short, record = cluster_windows(tokens, (6, 6), (3, 3), features=features, **IN_PLACE)
     log_mass = record.mass.log()
     middle = torch.tensor([[0.5, 2.5, 4.5, 6.5]])
     short = short + attend(whole, whole.norm1(short), middle, 8, log_mass)
@@ -195,6 +202,22 @@ def test_blocks_equal_the_operators_by_hand() -> None:
     short = short + windowed.mlp(windowed.norm2(short))
     expected = model.neck(reconstruct_windows(short, record).permute(0, 3, 1, 2))
     expedite.patch(model, alpha=1, clusters=3)
+    torch.testing.assert_close(model(x), expected, rtol=1e-3, atol=1e-3)
+
+
+def test_resized_tables_are_those_of_the_librarys_own_blocks_on_a_smaller_map() -> None:
+    # As the published code has it: SAM's blocks resize their tables to the map that they get.
+    model, x = segment_anything_sam(patch_size=4, window_size=4, depth=3), images()
+    tokens = model.blocks[0](model.patch_embed(x) + model.pos_embed)
+    short, record = cluster_windows(tokens, (4, 4), (2, 2))
+    short = model.blocks[1](short)
+    model.blocks[2].window_size = 2
+    short = model.blocks[2](short)
+    model.blocks[2].window_size = 4
+    full = reconstruct_windows(short, record, k=4)
+    expected = model.neck(full.permute(0, 3, 1, 2))
+    plain: dict[str, Any] = {"space": "tokens", "hard": False, "log_mass": False, "k": 4}
+    expedite.patch(model, alpha=1, clusters=2, position_tables="resized", **plain)
     torch.testing.assert_close(model(x), expected, rtol=1e-3, atol=1e-3)
 
 

@@ -13,6 +13,7 @@ from expedite.models.segmenter import MaskTransformer, Segmenter
 from expedite.patchers.hooks import find_sessions
 from expedite.reconstruction import reconstruct, token_weights
 from tests.hosts import images, open_frames, segmenter
+from tests.oracles import RELOCATED
 
 CELLS = (4, 5)
 
@@ -35,7 +36,7 @@ def encode(model: Segmenter, x: Tensor, alpha: int) -> tuple[Tensor, Clustering]
     tokens = tokens_before(model, x, alpha)
     body = tokens[:, 1:]
     features = model.encoder.blocks[alpha].norm1(body)  # type: ignore[operator]
-    centroids, record = cluster(body, (8, 8), CELLS, features=features, projection=64)
+    centroids, record = cluster(body, (8, 8), CELLS, features=features, **RELOCATED)
     short = torch.cat([tokens[:, :1], centroids], 1)
     for block in model.encoder.blocks[alpha:]:
         short = block(short, mask(record, prefix=1))

@@ -7,13 +7,15 @@ from typing import Any
 import pytest
 import timm
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 import expedite
 from expedite import ExpediteError, Plan, Span, clustering
 from expedite.evaluate.flops import count_flops
-from expedite.patchers.bias import window_bias
+from expedite.patchers.bias import spread, window_bias
 from expedite.patchers.continuous import continuous_bias, logarithmic_bias
+from expedite.patchers.hooks import find_sessions
 from expedite.patchers.shifted_blocks import shift_mask
 from expedite.windows import cluster_windows, partition, reconstruct_windows, unpartition
 from tests.hosts import (
@@ -28,8 +30,11 @@ from tests.hosts import (
     timm_swinv2_cr,
     torchvision_swin,
     torchvision_swinv2,
+    without_positions,
 )
+from tests.oracles import IN_PLACE
 from tests.patchers.test_oracles import HARD, blocky
+from tests.published_swin import published_backbone
 
 CPU = torch.device("cpu")
 SWINS: dict[str, Callable[..., Any]] = {
@@ -40,6 +45,7 @@ SWINS: dict[str, Callable[..., Any]] = {
     "torchvision V2": torchvision_swinv2,
     "transformers": huggingface_swin,
     "transformers V2": huggingface_swinv2,
+    "published backbone": published_backbone,
 }
 swins = pytest.mark.parametrize("make", list(SWINS.values()), ids=list(SWINS))
 
@@ -48,7 +54,9 @@ pytestmark = pytest.mark.usefixtures("no_gradients")
 
 # Windows that divide the maps of 16×16 and 8×8, that leave a border of 1 or 3, of 4 or 2.
 @pytest.mark.parametrize("window", [4, 5, 6])
-@pytest.mark.parametrize("settings", [{}, {"delta": False}, {"log_mass": False}])
+@pytest.mark.parametrize(
+    "settings", [{}, {"delta": False}, {"log_mass": False}, {"window_borders": False}]
+)
 @swins
 def test_full_windows_without_the_shortcut_equal_the_plain_model(
     make: Any, settings: dict[str, Any], window: int, monkeypatch: pytest.MonkeyPatch
@@ -84,24 +92,19 @@ def test_windows_that_are_not_square(monkeypatch: pytest.MonkeyPatch) -> None:
     assert expedite.patch(model, alpha=0, clusters=(5, 2))(x).shape == plain.shape
 
 
-def without_positions(model: Any) -> Any:
-    for name, parameter in model.named_parameters():
-        if any(part in name for part in ("bias_table", "cpb_mlp", "meta_mlp", "bias_mlp")):
-            parameter.zero_()
-    return model
-
-
 # 16×16 tokens in windows of 8: shifts of 4 and 2; of 12, with 8 rows of padding: shifts of 6 and 3.
 @pytest.mark.parametrize("window", [8, 12])
-@pytest.mark.parametrize("delta", [True, False])
+@pytest.mark.parametrize("settings", [{}, {"delta": False}, {"window_borders": False}])
 @swins
-def test_cells_of_equal_tokens_cluster_without_loss(make: Any, delta: bool, window: int) -> None:
+def test_cells_of_equal_tokens_cluster_without_loss(
+    make: Any, settings: dict[str, Any], window: int
+) -> None:
     model = without_positions(make(window_size=window, depths=[4], num_heads=[2]))
     x = blocky(images(), 2)
     plain = model(x)
-    expedite.patch(model, alpha=0, clusters=window // 2, delta=delta, **HARD)
+    expedite.patch(model, alpha=0, clusters=window // 2, **settings, **HARD)
     torch.testing.assert_close(model(x), plain, rtol=1e-3, atol=1e-3)
-    expedite.patch(model, alpha=0, clusters=window // 4, delta=delta, **HARD)
+    expedite.patch(model, alpha=0, clusters=window // 4, **settings, **HARD)
     assert not torch.allclose(model(x), plain, rtol=1e-2, atol=1e-2)
 
 
@@ -206,6 +209,20 @@ def attend(block: Any, x: Tensor, bias: Tensor, log_mass: Tensor, shift: int) ->
     return unpartition(y, (2, 2)).roll((shift, shift), (1, 2))
 
 
+def test_resized_tables_are_the_librarys_own_resized() -> None:
+    model = timm_swin()
+    block = model.layers[0].blocks[0]
+    table = block.attn.relative_position_bias_table  # of windows of 8×8
+    expected = F.interpolate(table.mT.reshape(1, 2, 15, 15), (7, 7), mode="bilinear")
+    found = window_bias(table, (8, 8), (4, 4), resized=True)
+    torch.testing.assert_close(found, spread(expected.flatten(2)[0].mT, (4, 4)))
+    resized = expedite.patch(model, alpha=1, clusters=4, position_tables="resized")(images())
+    table.copy_(table + 1)  # which a softmax cancels
+    torch.testing.assert_close(model(images()), resized, rtol=1e-3, atol=1e-3)
+    read = expedite.patch(model, alpha=1, clusters=4)(images())
+    assert not torch.allclose(read, resized, rtol=1e-3, atol=1e-3)
+
+
 @pytest.mark.parametrize("make", [timm_swin, timm_swinv2])
 def test_blocks_equal_the_operators_by_hand(make: Any) -> None:
     # 16×16 tokens in windows of 8 clustered to 4×4: a map of 8×8, shifted by 2.
@@ -214,7 +231,7 @@ def test_blocks_equal_the_operators_by_hand(make: Any) -> None:
     is_post_norm = make is timm_swinv2
     tokens = first(model.patch_embed(x))
     features = tokens if is_post_norm else shifted.norm1(tokens)
-    short, record = cluster_windows(tokens, (8, 8), (4, 4), features=features, projection=64)
+    short, record = cluster_windows(tokens, (8, 8), (4, 4), features=features, **IN_PLACE)
     for block, shift in ((shifted, 2), (straight, 0), (last, 2)):
         if is_post_norm:
             bias = continuous_bias(block.attn.cpb_mlp, (8, 8), (4, 4), (8, 8))
@@ -244,6 +261,28 @@ def test_a_call_changes_nothing_on_the_model(make: Any) -> None:
     assert settings == [
         (m.window_size, m.shift_size) for m in model.modules() if hasattr(m, "shift_size")
     ]
+
+
+@swins
+def test_unpatch_is_exact_after_other_sizes_and_an_exception(make: Any) -> None:
+    model = make(window_size=5, any_size=True)
+    inputs = [images(1, *size) for size in ((32, 32), (40, 24), (36, 52))]
+    plain = [model(x) for x in inputs]
+    expedite.patch(model, alpha=1, clusters=3)
+    patched = [model(x) for x in inputs]
+    assert not any(map(torch.equal, patched, plain))
+
+    def fail(module: nn.Module, args: Any) -> None:
+        raise RuntimeError("on purpose")
+
+    block = next(find_sessions(model)).host.blocks[2]
+    handle = block.register_forward_pre_hook(fail)
+    with pytest.raises(RuntimeError, match="on purpose"):
+        model(inputs[1])
+    handle.remove()
+    assert all(map(torch.equal, [model(x) for x in inputs], patched))
+    expedite.unpatch(model)
+    assert all(map(torch.equal, [model(x) for x in inputs], plain))
 
 
 @pytest.mark.parametrize(
@@ -443,6 +482,7 @@ DROPOUT: dict[Any, dict[str, Any]] = {
     torchvision_swinv2: {"attention_dropout": 0.1},
     huggingface_swin: {"hidden_dropout_prob": 0.1, "drop_path_rate": 0.1},
     huggingface_swinv2: {"attention_probs_dropout_prob": 0.1},
+    published_backbone: {"drop": 0.1, "drop_path": 0.1},
 }
 
 

@@ -7,6 +7,7 @@ import expedite
 from expedite.clustering import cluster
 from expedite.evaluate.flops import count_flops
 from tests.hosts import counted_reconstructions, images, torchvision_vit
+from tests.oracles import RELOCATED
 
 pytestmark = pytest.mark.usefixtures("no_gradients")
 
@@ -17,7 +18,7 @@ def by_hand(model: VisionTransformer, x: Tensor) -> Tensor:
     blocks = model.encoder.layers
     tokens = blocks[0](tokens + model.encoder.pos_embedding)
     body = tokens[:, 1:]
-    centroids, record = cluster(body, (8, 8), (4, 5), features=blocks[1].ln_1(body))
+    centroids, record = cluster(body, (8, 8), (4, 5), features=blocks[1].ln_1(body), **RELOCATED)
     tokens = torch.cat([tokens[:, :1], centroids], 1)
     log_mass = torch.cat([torch.zeros(len(x), 1), record.mass.log()], 1)
     scores = log_mass[:, None, None].expand(-1, 2, 21, -1).flatten(0, 1)  # (B·heads, 21, 21)

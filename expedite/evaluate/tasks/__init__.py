@@ -14,10 +14,23 @@ from expedite.evaluate.tasks.base import Task
 from expedite.evaluate.tasks.classes import Classification, Segmentation
 from expedite.evaluate.tasks.depth import Depth
 from expedite.evaluate.tasks.features import Features
+from expedite.evaluate.tasks.objects import Detection, InstanceSegmentation
+from expedite.evaluate.tasks.panoptic import Panoptic
 from expedite.loading import LoadedModel
 
+# Where nobody says the task, it is the first that an output can be of: that is panoptic for models
+# which give masks by query, and answer three tasks with one output.
 TASKS: Mapping[str, type[Task[Any]]] = {
-    task.name: task for task in (Segmentation, Classification, Depth, Features)
+    task.name: task
+    for task in (
+        Panoptic,
+        Segmentation,
+        InstanceSegmentation,
+        Detection,
+        Classification,
+        Depth,
+        Features,
+    )
 }
 
 

@@ -2,12 +2,13 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from statistics import fmean
 from typing import Any, ClassVar, Generic, NamedTuple, Protocol, Self, TypeVar
 
 import torch.nn.functional as F
 from torch import Tensor
 
-from expedite.evaluate.truths import Sample
+from expedite.evaluate.truths import Sample, Truths
 from expedite.loading import LoadedModel, TaskName
 
 Answer = TypeVar("Answer")  # what a model says of an image
@@ -33,6 +34,25 @@ class Meter(Protocol[Answer_contra]):
     def add(self, truth: Any, answer: Answer_contra) -> None: ...
 
     def values(self) -> dict[str, float]: ...
+
+
+class MeanMeter(ABC, Generic[Answer]):
+    """Means over images of each image's metrics; an image that says nothing does not count."""
+
+    def __init__(self) -> None:
+        self.images: list[dict[str, float]] = []
+
+    def add(self, truth: Any, answer: Answer) -> None:
+        if found := self.measure(truth, answer):
+            self.images.append(found)
+
+    def values(self) -> dict[str, float]:
+        names = self.images[0] if self.images else ()
+        return {name: fmean(image[name] for image in self.images) for name in names}
+
+    @abstractmethod
+    def measure(self, truth: Any, answer: Answer) -> dict[str, float]:
+        """The metrics of one image; none where its truth says nothing."""
 
 
 class Task(ABC, Generic[Answer]):
@@ -88,6 +108,14 @@ class Task(ABC, Generic[Answer]):
     @abstractmethod
     def meter(self) -> Meter[Answer]:
         """A new meter, at zero."""
+
+    def fidelity_meter(self) -> Meter[Answer]:
+        """The same for answers that are compared with the unpatched model's."""
+        return self.meter()
+
+    def on(self, rule: Truths | None) -> Self:
+        """The task with what the truth's own files say of the protocol."""
+        return self
 
     def protocol(self) -> dict[str, Any]:
         """What tells figures of one protocol from those of another, for files."""

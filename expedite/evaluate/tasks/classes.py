@@ -1,14 +1,18 @@
 """Tasks whose answers are classes: segmentation, and classification of whole images."""
 
-from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from math import isnan
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from expedite.errors import ExpediteError
 from expedite.evaluate.metrics import Agreement
-from expedite.evaluate.tasks.base import Meter, Metric, Task, at_size
-from expedite.evaluate.truths import Sample
+from expedite.evaluate.tasks.base import MeanMeter, Meter, Metric, Task, at_size
+from expedite.evaluate.tasks.queries import class_count, has_queries, read_semantic
+from expedite.evaluate.truths import ImageClass, Sample
+
+_RANKS = 5
 
 
 class Classes(NamedTuple):
@@ -18,19 +22,36 @@ class Classes(NamedTuple):
     classes: int
 
 
+class Ranking(NamedTuple):
+    """The likeliest of `classes` classes by their indices, first the likeliest, (k,)."""
+
+    indices: Tensor
+    classes: int
+
+
 class Segmentation(Task[Classes]):
-    """A class for every pixel; mean IoU is counted over the whole data set."""
+    """A class for every pixel; mean IoU is counted over the whole data set.
+
+    Beside the metrics there is the IoU of each class in the truth, as `iou_` and its index.
+    """
 
     name = "segmentation"
     metrics = (
         Metric("miou", "mIoU", percent=True),
-        Metric("pixel_accuracy", "pixel accuracy", percent=True),
+        Metric("mean_accuracy", "mAcc", percent=True),
+        Metric("pixel_accuracy", "aAcc", percent=True),
     )
     output_rank = 4
     output_form = "scores of shape (B, classes, h, w)"
 
     @classmethod
-    def read(cls, output: Tensor, size: tuple[int, int]) -> Classes:
+    def find(cls, output: Any) -> Any | None:
+        return output if has_queries(output) else super().find(output)
+
+    @classmethod
+    def read(cls, output: Any, size: tuple[int, int]) -> Classes:
+        if has_queries(output):
+            return Classes(read_semantic(output, size), class_count(output))
         return Classes(at_size(output, size)[0].argmax(0).cpu(), output.shape[1])
 
     def truth(self, sample: Sample) -> Tensor | None:
@@ -40,36 +61,42 @@ class Segmentation(Task[Classes]):
         return answer.indices
 
     def meter(self) -> Meter[Classes]:
-        return _ClassMeter({"miou": Agreement.mean_iou, "pixel_accuracy": Agreement.accuracy})
+        return _PixelMeter()
 
 
-class Classification(Task[Classes]):
-    """One class for an image; there are no labels yet, so answers are compared among themselves."""
+class Classification(Task[Ranking]):
+    """One class for an image."""
 
     name = "classification"
-    metrics = (Metric("top1", "top-1", percent=True),)
+    metrics = (Metric("top1", "top-1", percent=True), Metric("top5", "top-5", percent=True))
     output_rank = 2
     output_form = "scores of shape (B, classes)"
 
     @classmethod
-    def read(cls, output: Tensor, size: tuple[int, int]) -> Classes:
-        return Classes(output[0].argmax(0).cpu(), output.shape[1])
+    def read(cls, output: Tensor, size: tuple[int, int]) -> Ranking:
+        classes = output.shape[1]
+        return Ranking(output[0].topk(min(_RANKS, classes)).indices.cpu(), classes)
 
-    def truth(self, sample: Sample) -> Tensor | None:
-        return None
+    def truth(self, sample: Sample) -> ImageClass | None:
+        return sample.image_class
 
-    def as_truth(self, answer: Classes) -> Tensor:
-        return answer.indices
+    def as_truth(self, answer: Ranking) -> ImageClass:
+        return ImageClass(int(answer.indices[0]), answer.classes)
 
-    def meter(self) -> Meter[Classes]:
-        return _ClassMeter({"top1": Agreement.accuracy})
+    def meter(self) -> Meter[Ranking]:
+        return _RankMeter()
+
+    def notes(self) -> list[str]:
+        return [
+            "Images are resized whole to the model's size, without the centre crop of published "
+            "protocols."
+        ]
 
 
-class _ClassMeter:
-    """Named figures of one confusion matrix over the data set."""
+class _PixelMeter:
+    """Figures of one confusion matrix over the data set."""
 
-    def __init__(self, figures: Mapping[str, Callable[[Agreement], float]]) -> None:
-        self.figures = figures
+    def __init__(self) -> None:
         self.agreement: Agreement | None = None
 
     def add(self, truth: Tensor, answer: Classes) -> None:
@@ -77,6 +104,23 @@ class _ClassMeter:
         self.agreement.add(truth, answer.indices)
 
     def values(self) -> dict[str, float]:
-        if self.agreement is None:
+        if (found := self.agreement) is None:
             return {}
-        return {name: figure(self.agreement) for name, figure in self.figures.items()}
+        by_class = {f"iou_{index}": iou for index, iou in enumerate(found.iou().tolist())}
+        return {
+            "miou": found.mean_iou(),
+            "mean_accuracy": found.mean_accuracy(),
+            "pixel_accuracy": found.accuracy(),
+            **{name: iou for name, iou in by_class.items() if not isnan(iou)},
+        }
+
+
+class _RankMeter(MeanMeter[Ranking]):
+    def measure(self, truth: ImageClass, answer: Ranking) -> dict[str, float]:
+        if truth.of_classes != answer.classes:
+            raise ExpediteError(
+                f"the data has {truth.of_classes} folders of classes and the model "
+                f"{answer.classes} classes; a folder for each is due, in the order of their names"
+            )
+        found = answer.indices == truth.index
+        return {"top1": float(found[0]), "top5": float(found.any())}

@@ -1,12 +1,11 @@
 """The task of an encoder without a head: its map of features, against the unpatched model's own."""
 
-from statistics import fmean
 from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor
 
-from expedite.evaluate.tasks.base import Meter, Metric, Task
+from expedite.evaluate.tasks.base import MeanMeter, Meter, Metric, Task
 from expedite.evaluate.truths import Sample
 
 
@@ -49,21 +48,10 @@ class Features(Task[Tensor]):
         ]
 
 
-class _FeatureMeter:
-    """Means over images of each image's metrics."""
-
-    def __init__(self) -> None:
-        self.images: list[dict[str, float]] = []
-
-    def add(self, truth: Tensor, answer: Tensor) -> None:
+class _FeatureMeter(MeanMeter[Tensor]):
+    def measure(self, truth: Tensor, answer: Tensor) -> dict[str, float]:
         truth, answer = truth.double(), answer.double()
-        self.images.append(
-            {
-                "cosine": float(F.cosine_similarity(truth, answer, dim=0).mean()),
-                "relative_l2": float((answer - truth).norm() / truth.norm()),
-            }
-        )
-
-    def values(self) -> dict[str, float]:
-        names = self.images[0] if self.images else ()
-        return {name: fmean(image[name] for image in self.images) for name in names}
+        return {
+            "cosine": float(F.cosine_similarity(truth, answer, dim=0).mean()),
+            "relative_l2": float((answer - truth).norm() / truth.norm()),
+        }

@@ -1,8 +1,10 @@
 import numpy as np
+import pytest
 import torch
 
+from expedite import ExpediteError
 from expedite.evaluate.tasks.classes import Classes, Classification, Segmentation
-from expedite.evaluate.truths import VOID, Sample
+from expedite.evaluate.truths import VOID, ImageClass, Sample
 
 IMAGE = np.zeros((1, 4, 3), np.uint8)
 LABELS = np.array([[0, 1, 1, VOID]])
@@ -15,8 +17,22 @@ def test_pixels_are_counted_over_the_data_set() -> None:
     meter.add(truth, Classes(torch.tensor([[0, 1, 0, 1]]), 2))
     meter.add(torch.tensor([[1]]), Classes(torch.tensor([[1]]), 2))
     values = meter.values()
-    assert values == {"miou": (1 / 2 + 2 / 3) / 2, "pixel_accuracy": 3 / 4}
-    assert list(values) == [metric.name for metric in task.metrics]
+    assert values == {
+        "miou": (1 / 2 + 2 / 3) / 2,
+        "mean_accuracy": (1 + 2 / 3) / 2,
+        "pixel_accuracy": 3 / 4,
+        "iou_0": 1 / 2,
+        "iou_1": pytest.approx(2 / 3),
+    }
+    assert list(values)[:3] == [metric.name for metric in task.metrics]
+
+
+def test_classes_that_are_not_in_the_truth_have_no_figure() -> None:
+    meter = Segmentation().meter()
+    meter.add(torch.tensor([[1, 1]]), Classes(torch.tensor([[1, 2]]), 3))
+    values = meter.values()
+    assert (values["miou"], values["mean_accuracy"], values["iou_1"]) == (0.5, 0.5, 0.5)
+    assert not {"iou_0", "iou_2"} & {*values}
 
 
 def test_an_answer_is_its_own_truth() -> None:
@@ -25,16 +41,33 @@ def test_an_answer_is_its_own_truth() -> None:
     assert (answer.indices.shape, answer.classes) == ((8, 8), 3)
     meter = task.meter()
     meter.add(task.as_truth(answer), answer)
-    assert meter.values() == {"miou": 1, "pixel_accuracy": 1}
+    assert {*meter.values().values()} == {1}
 
 
-def test_images_are_right_or_wrong_as_a_whole() -> None:
+def test_images_are_right_by_their_first_or_first_five_classes() -> None:
     task = Classification()
     meter = task.meter()
-    for scores in ([0.0, 1.0], [1.0, 0.0], [0.0, 2.0], [0.0, 3.0]):
-        meter.add(torch.tensor(1), task.read(torch.tensor([scores]), (8, 8)))
-    assert meter.values() == {"top1": 0.75}
+    scores = torch.arange(7.0)[None]  # the last is the likeliest
+    for index in (6, 5, 2, 1):
+        answer = task.read(scores, (8, 8))
+        meter.add(task.truth(Sample("a", IMAGE, image_class=ImageClass(index, 7))), answer)
+    assert meter.values() == {"top1": 1 / 4, "top5": 3 / 4}
     assert task.truth(Sample("a", IMAGE, LABELS)) is None
+
+
+def test_a_ranking_is_its_own_truth() -> None:
+    task = Classification()
+    answer = task.read(torch.tensor([[0.0, 2.0, 1.0]]), (8, 8))
+    assert task.as_truth(answer) == ImageClass(1, 3)
+    meter = task.meter()
+    meter.add(task.as_truth(answer), answer)
+    assert meter.values() == {"top1": 1, "top5": 1}
+
+
+def test_another_number_of_folders_than_of_classes_is_refused() -> None:
+    answer = Classification.read(torch.zeros(1, 1000), (8, 8))
+    with pytest.raises(ExpediteError, match="has 10 folders of classes and the model 1000"):
+        Classification().meter().add(ImageClass(3, 10), answer)
 
 
 def test_retention_of_a_share() -> None:

@@ -49,7 +49,7 @@ def test_outputs_of_transformers_are_known_by_their_fields() -> None:
     found = loaded(segmenter())
     assert read_answer(found, DEPTH, (2, 2)).tolist() == [[3, 3], [3, 3]]
     classes = SimpleNamespace(logits=torch.eye(3)[:1])
-    assert read_answer(found, classes, (2, 2)).indices == 0
+    assert read_answer(found, classes, (2, 2)).indices[0] == 0
 
 
 def test_an_output_of_another_task_is_refused() -> None:
@@ -62,17 +62,19 @@ def test_tokens_are_not_taken_for_depth() -> None:
         2,
         2,
     )
-    with pytest.raises(ExpediteError, match=r"gives \(1, 4, 9\); scores"):
+    with pytest.raises(ExpediteError, match=r"gives \(1, 4, 9\); masks by query or sc"):
         read_answer(loaded(depth_vit()), torch.ones(1, 4, 9), (2, 2))
 
 
 def test_a_task_that_is_none_is_refused() -> None:
-    with pytest.raises(ExpediteError, match="is for 'dreaming'; the tasks are segmentation, class"):
+    with pytest.raises(ExpediteError, match="is for 'dreaming'; the tasks are panoptic, seg"):
         task_of(loaded(depth_vit(), task="dreaming"))
 
 
 def test_an_output_of_no_task_is_refused() -> None:
-    with pytest.raises(ExpediteError, match=r"gives dict; scores of shape .* or depth of shape"):
+    with pytest.raises(
+        ExpediteError, match=r"gives dict; masks .* or scores of .* or depth of shape"
+    ):
         task_of(loaded(Answering({"out": 1})))
 
 

@@ -1,0 +1,84 @@
+"""Which cluster a token belongs to: to several of its window softly, or to one alone."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from expedite.tiling import Tiles
+
+# A cluster with less mass than this stands for no token.
+EMPTY_MASS = 1e-6
+_TINY = 1e-30
+
+
+class Assignment(Protocol):
+    """Which cluster a token belongs to, and how much of it."""
+
+    @property
+    def mass(self) -> Tensor: ...
+
+    @property
+    def labels(self) -> Tensor: ...
+
+    def means(self, values: Tensor, otherwise: Tensor) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class SoftAssignment:
+    """Tokens shared out among the clusters of their windows, as the E-step does (Eq. 3)."""
+
+    weights: Tensor  # (B, T, n, m) float32 in tiles: what each cluster has of each token's mass
+    mass: Tensor  # (B, h·w) float32: how many tokens each cluster stands for
+    tiles: Tiles
+
+    @property
+    def labels(self) -> Tensor:
+        """The cluster that each token leans to most, (B, N) int64."""
+        return self.tiles.join(self.tiles.cells_at(self.weights.argmax(-1, keepdim=True)))[..., 0]
+
+    def means(self, values: Tensor, otherwise: Tensor) -> Tensor:
+        """Means of values (B or 1, N, C), `otherwise` (B, h·w, C) of clusters without mass."""
+        total = self.mass[..., None]
+        # Shares that sum to one before the product: sums of huge values would overflow.
+        share = self.weights / self.tiles.windows(total.clamp_min(_TINY)).mT  # (B, T, n, m)
+        means = self.tiles.add_windows(share.mT @ self.tiles.split(values.float()))
+        return torch.where(total <= EMPTY_MASS, otherwise, means)
+
+
+@dataclass(frozen=True)
+class HardAssignment:
+    """Every token in one cluster: means are one pass over the tokens."""
+
+    labels: Tensor  # (B, N) int64
+    mass: Tensor  # (B, h·w) float32
+    share: Tensor  # (B, N, 1) float32 of the cluster's mass, 0 in clusters without
+
+    @classmethod
+    def of(cls, labels: Tensor, weight: Tensor, clusters: int) -> "HardAssignment":
+        """From the cluster of each token and how much each counts, (B, N, 1)."""
+        flat = flat_index(labels, clusters).flatten()
+        mass = weight.new_zeros(labels.shape[0] * clusters).index_add(0, flat, weight.flatten())
+        share = torch.where(mass > EMPTY_MASS, 1 / mass.clamp_min(_TINY), 0)[flat]
+        return cls(labels, mass.view(-1, clusters), share.view_as(weight) * weight)
+
+    def means(self, values: Tensor, otherwise: Tensor) -> Tensor:
+        """See `SoftAssignment.means`."""
+        empty = self.mass[..., None] <= EMPTY_MASS
+        start = torch.where(empty, otherwise.float(), 0.0)  # (B, h·w, C)
+        index = flat_index(self.labels, self.mass.shape[1]).flatten()
+        parts = (values * self.share).float().flatten(0, 1)  # (B·N, C)
+        return start.flatten(0, 1).index_add_(0, index, parts).view_as(start)
+
+
+def flat_index(index: Tensor, clusters: int) -> Tensor:
+    """Indices of clusters within each image, (B, ...), as rows of the whole batch (B·h·w, ...).
+
+    Example:
+        >>> flat_index(torch.tensor([[0, 4], [0, 4]]), 6)
+        tensor([[ 0,  4],
+                [ 6, 10]])
+    """
+    image = torch.arange(index.shape[0], device=index.device)
+    return index + clusters * image.view(-1, *[1] * (index.dim() - 1))

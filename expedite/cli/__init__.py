@@ -1,0 +1,56 @@
+"""The command line, one file a command."""
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from expedite.cli.bench import bench_command
+from expedite.cli.compare import compare_command
+from expedite.cli.demo import demo_command
+from expedite.cli.describe import describe_command
+from expedite.cli.flops import flops_command
+from expedite.cli.recipes import recipes_command
+from expedite.cli.sweep import sweep_command
+from expedite.cli.tune import tune_command
+from expedite.errors import ExpediteError
+from expedite.version import __version__
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command("sweep")(sweep_command)
+app.command("tune")(tune_command)
+app.command("compare")(compare_command)
+app.command("describe")(describe_command)
+app.command("flops")(flops_command)
+app.command("bench")(bench_command)
+app.command("recipes")(recipes_command)
+app.command("demo")(demo_command)
+
+
+@app.callback(invoke_without_command=True)
+def version_option(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Make trained vision transformers faster, with no training and no new weights."""
+    if version:
+        typer.echo(f"expedite {__version__}")
+        raise typer.Exit
+
+
+def main() -> None:
+    """Run the command line; what cannot be done ends in one sentence and exit code 2."""
+    # The profiler of a CUDA build complains on machines without a GPU.
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
+    try:
+        app()
+    except (ExpediteError, OSError) as error:
+        Console(stderr=True, soft_wrap=True).print(f"error: {error}", markup=False, highlight=False)
+        sys.exit(2)

@@ -1,0 +1,164 @@
+"""What commands have in common: their options, and values read from text."""
+
+import json
+import shlex
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+import yaml
+
+from expedite.errors import ExpediteError
+from expedite.evaluate.comparators import METHODS, plan_of
+from expedite.evaluate.plans import parse_size
+from expedite.loading import LoadedModel
+from expedite.models.files import first_line
+from expedite.plan import Plan
+
+# Settings of a plan with an option of their own, which --set must not contradict.
+_PLAN_OPTIONS = ("alpha", "beta", "clusters", "keep", "method", "reconstruct_at")
+
+
+Model = Annotated[
+    str,
+    typer.Argument(
+        help="segmenter:FILE, dpt:FILE, sam:FILE, mask2former:FILE, swin:FILE, hf:FOLDER or "
+        "FILE.py:FACTORY; with random weights, or those of --checkpoint: a recipe, "
+        "segmenter:BACKBONE, dpt:VARIANT, sam:VARIANT, mask2former:VARIANT, swin:VARIANT, "
+        "timm:NAME or torchvision:NAME"
+    ),
+]
+Checkpoint = Annotated[
+    Path | None, typer.Option(help="A file of weights, for a MODEL that has random ones.")
+]
+ImageSize = Annotated[str | None, typer.Option(help="Pixels: 640, or 352x1216 (height x width).")]
+Classes = Annotated[int | None, typer.Option(help="How many classes, where weights are random.")]
+Alpha = Annotated[int | None, typer.Option(help="Blocks that run at full resolution first.")]
+Beta = Annotated[int | None, typer.Option(help="Blocks that run on clusters; default: the rest.")]
+Clusters = Annotated[str | None, typer.Option(help="The cluster grid: 28, or 15x52.")]
+Keep = Annotated[float | None, typer.Option(help="Instead of clusters: share of tokens to keep.")]
+Method = Annotated[str, typer.Option(help=f"One of {', '.join(METHODS)}.")]
+ReconstructAt = Annotated[str, typer.Option(help="backbone, or head where it works by token.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Another setting of the plan, NAME=VALUE; may be repeated."),
+]
+Device = Annotated[str, typer.Option(help="cpu, cuda, mps; auto takes a GPU where there is one.")]
+Dtype = Annotated[str, typer.Option(help="float32, bfloat16 or float16.")]
+Seconds = Annotated[float, typer.Option(help="How long to time each plan.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+
+
+def show(content: dict[str, Any], text: str, as_json: bool) -> None:
+    """Print one JSON object, or text."""
+    typer.echo(json.dumps(content, indent=2) if as_json else text)
+
+
+def images_for(loaded: LoadedModel) -> torch.Tensor:
+    """An image of the model's size, (1, 3, H, W)."""
+    return torch.zeros(1, 3, *loaded.image_size)
+
+
+def optional_plan(
+    alpha: int | None,
+    clusters: str | None,
+    keep: float | None,
+    beta: int | None,
+    method: str,
+    reconstruct_at: str,
+    settings: list[str] | None,
+) -> Plan | None:
+    """One plan from the options that say one; None where none do."""
+    if alpha is None:
+        if clusters is not None or keep is not None:
+            raise ExpediteError("clusters were asked without --alpha; a plan needs both")
+        return None
+    size = None if clusters is None else parse_size(clusters)
+    return plan_from(alpha, size, keep, beta, method, reconstruct_at, settings)
+
+
+def plan_from(
+    alpha: int,
+    clusters: tuple[int, int] | None,
+    keep: float | None,
+    beta: int | None,
+    method: str,
+    reconstruct_at: str,
+    settings: list[str] | None,
+) -> Plan:
+    """One plan from the options that say one."""
+    values = {name: parse_yaml(name, text) for name, text in assignments(settings)}
+    values |= exit_at(reconstruct_at)
+    return plan_of(method, alpha, clusters, keep=keep, beta=beta, **values)
+
+
+def exit_at(reconstruct_at: str) -> dict[str, Any]:
+    """The setting, where it is not what plans have by themselves: not every method has an exit."""
+    return {} if reconstruct_at == "backbone" else {"reconstruct_at": reconstruct_at}
+
+
+def assignments(settings: list[str] | None) -> Iterator[tuple[str, str]]:
+    """Names and values of --set, read no further."""
+    for assignment in settings or []:
+        name, equals, value = assignment.partition("=")
+        if not equals:
+            raise ExpediteError(f"--set {assignment} was asked; the form is NAME=VALUE")
+        if name in _PLAN_OPTIONS:
+            option = name.replace("_", "-")
+            raise ExpediteError(f"--set {assignment} was asked; {name} is given by --{option}")
+        yield name, value
+
+
+def parse_yaml(name: str, value: str) -> Any:
+    """The value of a setting."""
+    try:
+        return yaml.safe_load(value)
+    except (yaml.YAMLError, ValueError) as error:  # the second of dates that there are not
+        raise ExpediteError(
+            f"--set {name}={value} was asked; its value is not readable as YAML: "
+            f"{first_line(error)}"
+        ) from error
+
+
+def image_size_of(text: str | None) -> tuple[int, int] | None:
+    """Pixels as `plans.parse_size` reads them; None where none were given."""
+    return None if text is None else parse_size(text)
+
+
+def parse_list(text: str) -> list[str]:
+    """Values between commas."""
+    parts = [part.strip() for part in text.split(",")]
+    if not all(parts):
+        raise ExpediteError(f"the list '{text}' was given; values between single commas are due")
+    return parts
+
+
+def find_device(name: str) -> torch.device:
+    """The device by its name; auto takes a GPU where there is one."""
+    if name == "auto":
+        return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise ExpediteError(
+            f"the device '{name}' was asked and cannot be used: {reason}"
+        ) from error
+    return device
+
+
+def find_dtype(name: str) -> torch.dtype:
+    """The dtype by its name."""
+    dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if name not in dtypes:
+        raise ExpediteError(f"the dtype '{name}' was asked; {', '.join(dtypes)} are known")
+    return dtypes[name]
+
+
+def command_line() -> str:
+    """What was typed."""
+    return shlex.join(["expedite", *sys.argv[1:]])

@@ -1,0 +1,138 @@
+"""Records of merged tokens, and the ways in which the full grid returns from them."""
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from expedite.assignment import Assignment, HardAssignment
+from expedite.clustering import Clustering, average_pool, pool, resolve_temperature, standardize
+from expedite.plan import Plan
+from expedite.reconstruction import Spread
+from expedite.tiling import make_tiles
+
+
+@dataclass(frozen=True)
+class PooledAssignment:
+    """Tokens averaged over regular bins, which overlap where sizes do not divide."""
+
+    mass: Tensor  # (B, h·w) float32: how many tokens each bin stands for
+    grid: tuple[int, int]
+    clusters: tuple[int, int]
+
+    @property
+    def labels(self) -> Tensor:
+        """The bin in the middle of which each token lies, (B, N) int64."""
+        tiles = make_tiles(self.grid, self.clusters, 0, self.mass.device)
+        return tiles.first_cell.expand(len(self.mass), -1)
+
+    def means(self, values: Tensor, otherwise: Tensor) -> Tensor:
+        """Means (B, h·w, C) of values (B or 1, N, C); there is no bin without tokens."""
+        return average_pool(values.float(), self.grid, self.clusters)
+
+
+def grouped(labels: Tensor, weight: Tensor, mass: Tensor, clusters: int) -> HardAssignment:
+    """Tokens each of which goes into one.
+
+    Args:
+        labels: (B, N) int64: into which; each has a token.
+        weight: (B, N) float32: with what weight in the mean.
+        mass: (B, N) float32: how many tokens it stands for.
+        clusters: Into how many.
+    """
+    by_weight = HardAssignment.of(labels, weight[..., None], clusters)
+    return replace(by_weight, mass=group_sums(mass, labels, clusters))
+
+
+def record_of(
+    tokens: Tensor,
+    assignment: Assignment,
+    grid: tuple[int, int],
+    clusters: tuple[int, int],
+) -> Clustering:
+    """The record of tokens (B, N, C), without what reconstruction by weights needs."""
+    nothing = tokens.new_empty(len(tokens), 0, 0, dtype=torch.float32)
+    any_tokens = tokens[:, : clusters[0] * clusters[1]]  # no cluster is without tokens
+    means = assignment.means(tokens, any_tokens).to(tokens.dtype)
+    return Clustering(
+        tokens, means, nothing, nothing, assignment.mass, assignment, nothing, grid, clusters,
+        neighborhood=1, nearest=False,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Measuring:
+    """How distances are measured for reconstruction by weights; see `Plan`."""
+
+    temperature: float | Literal["auto"]
+    projection: int | None
+
+    @classmethod
+    def of(cls, plan: Plan) -> "Measuring":
+        return cls(plan.temperature, plan.projection)
+
+    def complete(self, record: Clustering, features: Tensor | None) -> Clustering:
+        """A record with what `reconstruction.token_weights` needs.
+
+        Args:
+            record: Without it.
+            features: (B, N, D) in which distances are measured; None measures on the tokens.
+        """
+        z, unit = standardize(record.tokens if features is None else features, self.projection)
+        centers = pool(z, record)
+        own = Copied(record).apply(centers)
+        tau = resolve_temperature(self.temperature, z, own, unit)
+        return replace(record, features=z, centers=centers, temperature=tau)
+
+
+class Upsampling(nn.Module):
+    """Bilinear upsampling in place of weights; it has no parameters."""
+
+    def forward(self, clustering: Clustering) -> Spread:
+        return Upsampled(clustering.grid, clustering.clusters)
+
+
+@dataclass(frozen=True)
+class Upsampled:
+    """Spreads values over the tokens bilinearly."""
+
+    grid: tuple[int, int]
+    clusters: tuple[int, int]
+
+    def apply(self, cluster_values: Tensor) -> Tensor:
+        """Spread values of clusters (B, h·w, C) over the tokens, (B, N, C) float32."""
+        values = cluster_values.float().mT  # (B, C, h·w)
+        as_map = values.reshape(*values.shape[:2], *self.clusters)
+        return F.interpolate(as_map, size=self.grid, mode="bilinear").flatten(2).mT
+
+
+class Copying(nn.Module):
+    """Copies in place of weights; it has no parameters."""
+
+    def forward(self, record: Clustering) -> Spread:
+        return Copied(record)
+
+
+@dataclass(frozen=True)
+class Copied:
+    """Gives every token the value of what it was merged into."""
+
+    record: Clustering
+
+    def apply(self, cluster_values: Tensor) -> Tensor:
+        """Spread values of merged tokens (B, n, C) over the tokens, (B, N, C) float32."""
+        assert self.record.assignment is not None  # or there were nothing to bring back
+        index = self.record.assignment.labels[..., None].expand(-1, -1, cluster_values.shape[2])
+        return cluster_values.float().gather(1, index)
+
+
+def group_sums(values: Tensor, group: Tensor, count: int) -> Tensor:
+    """Sums (B, count) over groups (B, N) of values (B, N).
+
+    Example:
+        >>> group_sums(torch.tensor([[4.0, 7.0, 8.0]]), torch.tensor([[0, 1, 0]]), 2)
+        tensor([[12.,  7.]])
+    """
+    return values.new_zeros(len(group), count).scatter_add(1, group, values)

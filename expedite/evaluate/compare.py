@@ -1,0 +1,128 @@
+"""Two sweeps against each other: what changed for the plans that both measured."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from expedite.errors import ExpediteError
+from expedite.evaluate.results import Results
+from expedite.evaluate.sweep import Row
+from expedite.evaluate.table import label, measures
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Rows of two sweeps by their plans.
+
+    Args:
+        first: One sweep.
+        second: The other, of the same task.
+        pairs: Rows of the same plan in both.
+        differing: What was asked otherwise: the model, the device, ...
+    """
+
+    first: Results
+    second: Results
+    pairs: tuple[tuple[Row, Row], ...]
+    differing: tuple[str, ...]
+
+    @property
+    def alone(self) -> tuple[list[Row], list[Row]]:
+        """Rows that only one of the two has."""
+        paired = {id(row) for pair in self.pairs for row in pair}
+        one, two = (
+            [row for row in found.rows if id(row) not in paired]
+            for found in (self.first, self.second)
+        )
+        return one, two
+
+
+def compare(first: Results, second: Results) -> Comparison:
+    """Pair the rows of two sweeps.
+
+    Raises:
+        ExpediteError: They are of different tasks, or have no plan in common.
+    """
+    if first.task != second.task:
+        raise ExpediteError(
+            f"a sweep for {first.task} was given with one for {second.task}; two of one task can "
+            "be compared"
+        )
+    others = {row.plan: row for row in second.rows}
+    pairs = tuple((row, others[row.plan]) for row in first.rows if row.plan in others)
+    if not pairs:
+        raise ExpediteError("the two sweeps have no plan in common, so nothing can be compared")
+    names = dict.fromkeys([*first.request, *second.request])
+    differing = [name for name in names if first.request.get(name) != second.request.get(name)]
+    return Comparison(first, second, pairs, tuple(differing))
+
+
+def comparison_table(comparison: Comparison) -> Table:
+    """The pairs as a table of rich: each figure before, after and by how much it changed."""
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1))
+    table.add_column("plan")
+    # FPS of two runs drift too far to stand side by side.
+    figures = {name: of for name, of in _figures(comparison).items() if name != "FPS"}
+    for name in figures:
+        table.add_column(name, justify="right")
+    for one, two in comparison.pairs:
+        table.add_row(label(one), *(_change(of(one), of(two)) for of in figures.values()))
+    return table
+
+
+def comparison_notes(comparison: Comparison) -> list[str]:
+    """Sentences that belong under the table."""
+    notes = [
+        f"{name}: {comparison.first.request.get(name)} → {comparison.second.request.get(name)}"
+        for name in comparison.differing
+    ]
+    for which, rows in zip(("first", "second"), comparison.alone, strict=True):
+        if rows:
+            notes.append(f"only in the {which}: {', '.join(map(label, rows))}")
+    return [*notes, "A speed-up is the median over pairs timed in turn within its own run."]
+
+
+def comparison_content(comparison: Comparison) -> dict[str, Any]:
+    """The same for machines."""
+    figures = _figures(comparison)
+    return {
+        "task": comparison.first.task,
+        "differing": {
+            name: [comparison.first.request.get(name), comparison.second.request.get(name)]
+            for name in comparison.differing
+        },
+        "rows": [
+            {"plan": label(one), **{name: [of(one), of(two)] for name, of in figures.items()}}
+            for one, two in comparison.pairs
+        ],
+        "only_in_first": [label(row) for row in comparison.alone[0]],
+        "only_in_second": [label(row) for row in comparison.alone[1]],
+    }
+
+
+def _figures(comparison: Comparison) -> dict[str, Callable[[Row], float | None]]:
+    shown = {measure.header: measure for measure in measures(comparison.first)}
+    shown |= {measure.header: measure for measure in measures(comparison.second)}
+    costs: dict[str, Callable[[Row], float | None]] = {
+        "GFLOPs": lambda row: row.gflops,
+        "FPS": lambda row: row.fps,
+        "speed-up": lambda row: row.speedup,
+        "memory MB": lambda row: row.memory_mb,
+    }
+    return costs | {
+        name: lambda row, measure=measure: _scaled(measure.of(row), measure.metric.percent)
+        for name, measure in shown.items()
+    }
+
+
+def _scaled(value: float | None, percent: bool) -> float | None:
+    return 100 * value if percent and value is not None else value
+
+
+def _change(before: float | None, after: float | None) -> str:
+    if before is None or after is None:
+        return " → ".join("" if value is None else f"{value:.3g}" for value in (before, after))
+    return f"{before:.2f} → {after:.2f}\n{after - before:+.2f}"

@@ -1,0 +1,152 @@
+"""Plans of a sweep: from lists of values, or from a YAML file."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
+from itertools import product
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from expedite.errors import ExpediteError
+from expedite.evaluate.comparators import plan_of_spans
+from expedite.models.files import first_line
+from expedite.plan import Plan, Span
+
+Number = TypeVar("Number", int, float)
+Size = tuple[int, int]
+_SPAN = tuple(field.name for field in fields(Span))
+
+
+def read_plans(path: Path) -> list[Plan]:
+    """The plans that a YAML file lists.
+
+    Each is a mapping of `method`, `alpha`, `clusters` or `keep`, `beta` and settings of the plan;
+    a list in place of a value makes a plan of each. `spans` in place of alpha and so on is a list
+    of such mappings, for a plan of several spans.
+
+    Raises:
+        ExpediteError: The file is not readable, is not such a list, or a plan is impossible.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, ValueError) as error:
+        raise ExpediteError(f"{path} is not readable as YAML: {first_line(error)}") from error
+    if not isinstance(content, list) or not all(isinstance(entry, dict) for entry in content):
+        raise ExpediteError(
+            f"{path} holds no list of plans; entries such as "
+            "'- {method: expedite, alpha: 4, clusters: 14}' are due"
+        )
+    plans = unique(plan for entry in content for plan in _plans(entry))
+    if not plans:
+        raise ExpediteError(f"{path} lists no plan")
+    return plans
+
+
+def grid_of_plans(
+    methods: Sequence[str],
+    alphas: Sequence[Sequence[int]],
+    sizes: Sequence[tuple[Sequence[Size] | None, Sequence[float] | None]],
+    beta: int | None,
+    settings: Mapping[str, Sequence[Any]],
+) -> list[Plan]:
+    """Every combination.
+
+    Args:
+        methods: Names, see `comparators.plan_of`.
+        alphas: α of each span of a plan.
+        sizes: Cluster grids of each span, or shares to keep; one stands for all spans.
+        beta: Of all spans.
+        settings: Values of other settings by their names.
+
+    Raises:
+        ExpediteError: A combination is impossible.
+
+    Example:
+        >>> plans = grid_of_plans(["expedite"], [[2], [4]], [([(14, 14)], None)], None, {})
+        >>> [plan.spans[0].alpha for plan in plans]
+        [2, 4]
+    """
+    combinations = [
+        dict(zip(settings, chosen, strict=True)) for chosen in product(*settings.values())
+    ]
+    return unique(
+        plan_of_spans(method, _spans(method, alpha, clusters, keeps, beta), **chosen)
+        for method, alpha, (clusters, keeps), chosen in product(
+            methods, alphas, sizes, combinations
+        )
+    )
+
+
+def unique(plans: Iterator[Plan]) -> list[Plan]:
+    """Plans without repetitions, in their order."""
+    return list(dict.fromkeys(plans))
+
+
+def parse_number(kind: type[Number], text: str) -> Number:
+    """A number from text."""
+    try:
+        return kind(text)
+    except ValueError as error:
+        raise ExpediteError(f"'{text}' was given where a number is due") from error
+
+
+def parse_size(text: str) -> Size:
+    """Turn 640 into (640, 640), and 352x1216 into (352, 1216)."""
+    sides = [parse_number(int, side) for side in text.lower().split("x")]
+    if len(sides) > 2 or min(sides) < 1:
+        raise ExpediteError(f"the size '{text}' was given; 28 or 15x52 (rows x columns) are sizes")
+    return sides[0], sides[-1]
+
+
+def _plans(entry: dict[str, Any]) -> Iterator[Plan]:
+    spans = entry.pop("spans", None)
+    method = entry.pop("method", "expedite")
+    choices = {name: value if isinstance(value, list) else [value] for name, value in entry.items()}
+    methods = method if isinstance(method, list) else [method]
+    for name, *chosen in product(methods, *choices.values()):
+        yield _plan(str(name), spans, dict(zip(choices, chosen, strict=True)))
+
+
+def _plan(method: str, spans: Any, values: dict[str, Any]) -> Plan:
+    own = {name: values.pop(name) for name in _SPAN if name in values}
+    if spans is None:
+        alpha = 0 if method == "downsample" else own.pop("alpha", None)
+        return plan_of_spans(method, (_span({**own, "alpha": alpha}),), **values)
+    if own or not isinstance(spans, list) or not all(isinstance(span, dict) for span in spans):
+        raise ExpediteError(
+            f"spans={spans!r} was asked{' with ' + ', '.join(own) if own else ''}; a list of "
+            "mappings of alpha, clusters or keep, and beta is due, and none of these beside it"
+        )
+    return plan_of_spans(method, tuple(map(_span, spans)), **values)
+
+
+def _span(values: dict[str, Any]) -> Span:
+    if unknown := [name for name in values if name not in _SPAN]:
+        raise ExpediteError(f"a span with '{unknown[0]}' was asked; known are {', '.join(_SPAN)}")
+    if values.get("alpha") is None:
+        raise ExpediteError("a plan without alpha was asked; every span has one")
+    clusters = values.get("clusters")
+    sized = {"clusters": parse_size(clusters)} if isinstance(clusters, str) else {}
+    return Span(**{**values, **sized})
+
+
+def _spans(
+    method: str,
+    alphas: Sequence[int],
+    clusters: Sequence[Size] | None,
+    keeps: Sequence[float] | None,
+    beta: int | None,
+) -> tuple[Span, ...]:
+    if method == "downsample":
+        alphas, beta = [0], None
+    found = clusters or keeps or ()
+    sizes = [*found] * len(alphas) if len(found) == 1 else [*found]
+    if len(sizes) != len(alphas):
+        raise ExpediteError(
+            f"{len(alphas)} spans were asked with the sizes of {len(sizes)}; one size for all, or "
+            "one for each is due"
+        )
+    name = "clusters" if clusters else "keep"
+    pairs = zip(alphas, sizes, strict=True)
+    return tuple(_span({"alpha": alpha, name: size, "beta": beta}) for alpha, size in pairs)

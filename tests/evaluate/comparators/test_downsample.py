@@ -1,0 +1,62 @@
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+import expedite
+from expedite import ExpediteError
+from expedite.evaluate.comparators import plan_of
+from expedite.evaluate.flops import count_flops
+from tests.hosts import enlarged_dpt, huggingface_vit, images, segmenter, timm_vit
+
+pytestmark = pytest.mark.usefixtures("no_gradients")
+
+
+def test_a_smaller_image_goes_in_and_its_output_comes_back_enlarged() -> None:
+    model = segmenter()
+    smaller = F.interpolate(images(), size=(16, 24), mode="bilinear", antialias=True)
+    expected = F.interpolate(model(smaller), size=(32, 32), mode="bilinear")
+    output = expedite.patch(model, plan_of("downsample", clusters=(4, 6)))(images())
+    torch.testing.assert_close(output, expected)
+
+
+def test_sizes_that_are_no_multiples_of_a_patch() -> None:
+    """33×30 pixels are 9×8 tokens of 4; 3×2 of them are 12×8 pixels."""
+    model = expedite.patch(segmenter(), plan_of("downsample", clusters=(3, 2)))
+    assert model(images(1, 33, 30)).shape == (1, 5, 33, 30)
+
+
+def test_depth_of_three_dimensions() -> None:
+    model = enlarged_dpt()
+    assert expedite.patch(model, plan_of("downsample", keep=0.3))(images()).shape == (2, 128, 128)
+
+
+def test_gflops_are_those_of_the_smaller_image() -> None:
+    model = segmenter()
+    small = count_flops(model, images(1, 16, 16)).total
+    found = count_flops(expedite.patch(model, plan_of("downsample", clusters=4)), images(1))
+    assert found.total == pytest.approx(small + found.operators)
+    assert 0 < found.operators < 0.01 * small
+    assert found.unsupported == {}
+
+
+def test_what_it_cannot_do_is_refused() -> None:
+    with pytest.raises(ExpediteError, match="images have one size; a model for any size works"):
+        expedite.patch(timm_vit(), plan_of("downsample", clusters=4))
+    with pytest.raises(ExpediteError, match="which gives BaseModelOutputWithPooling; maps, depth"):
+        expedite.patch(huggingface_vit(), plan_of("downsample", clusters=4))(images())
+
+
+def test_outputs_of_transformers() -> None:
+    from transformers import DPTConfig, DPTForDepthEstimation
+
+    sizes: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 2}
+    sizes |= {"intermediate_size": 64, "image_size": 64, "patch_size": 8, "fusion_hidden_size": 16}
+    sizes |= {"backbone_out_indices": [0, 1, 2, 3], "neck_hidden_sizes": [8, 8, 8, 8]}
+    torch.manual_seed(0)
+    model: Any = DPTForDepthEstimation(DPTConfig(**sizes, is_hybrid=False))
+    model.eval()
+    whole = model(pixel_values=images(1, 64, 64)).predicted_depth
+    expedite.patch(model, plan_of("downsample", clusters=4))
+    assert model(pixel_values=images(1, 64, 64)).predicted_depth.shape == whole.shape

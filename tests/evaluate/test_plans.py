@@ -1,0 +1,85 @@
+from pathlib import Path
+
+import pytest
+
+from expedite import ExpediteError, Plan, Span
+from expedite.evaluate.comparators import plan_of
+from expedite.evaluate.plans import grid_of_plans, parse_size, read_plans
+from expedite.plan import make_plan
+
+FILE = """
+- {method: expedite, alpha: 4, clusters: 14}
+- method: [tome, pool]
+  alpha: [2, 4]
+  clusters: [14, 15x52]
+- {alpha: 4, clusters: 14, k: [8, 20]}  # the first again
+- spans: [{alpha: 2, keep: 0.5, beta: 1}, {alpha: 4, clusters: [15, 52]}]
+  temperature: auto
+- {method: downsample, keep: 0.5}
+"""
+
+
+def test_a_file_lists_plans_and_grids_of_them(tmp_path: Path) -> None:
+    path = tmp_path / "plans.yml"
+    path.write_text(FILE)
+    assert read_plans(path) == [
+        make_plan(4, 14),
+        *(
+            plan_of(method, alpha, size)
+            for method in ("tome", "pool")
+            for alpha in (2, 4)
+            for size in (14, (15, 52))
+        ),
+        make_plan(4, 14, k=20),
+        Plan((Span(2, keep=0.5, beta=1), Span(4, (15, 52)))),
+        plan_of("downsample", keep=0.5),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ("[", "is not readable as YAML"),
+        ("alpha: 4", "holds no list of plans"),
+        ("[]", "lists no plan"),
+        ("- 3", "holds no list of plans"),
+        ("- {clusters: 14}", "without alpha"),
+        ("- {alpha: 4}", "exactly one of the two"),
+        ("- {alpha: four, clusters: 14}", "alpha='four'"),
+        ("- {alpha: 4, clusters: 14, colour: red}", "colour"),
+        ("- {alpha: 4, clusters: 14x14x14}", "the size '14x14x14' was given"),
+        ("- {alpha: 4, clusters: 14, method: magic}", "magic"),
+        ("- {spans: 3}", "spans=3 was asked; a list of mappings"),
+        ("- {spans: [{alpha: 1, clusters: 3}], alpha: 3}", "with alpha; a list of mappings"),
+        ("- {spans: [{alpha: 1, size: 3}]}", "a span with 'size' was asked"),
+    ],
+)
+def test_files_that_list_no_plans(content: str, sentence: str, tmp_path: Path) -> None:
+    path = tmp_path / "plans.yml"
+    path.write_text(content)
+    with pytest.raises(ExpediteError, match=sentence):
+        read_plans(path)
+
+
+def test_a_grid_has_every_combination_once() -> None:
+    plans = grid_of_plans(["expedite", "downsample"], [[2], [4]], [([(14, 14)], None)], None, {})
+    assert plans == [make_plan(2, 14), make_plan(4, 14), plan_of("downsample", clusters=14)]
+    several = grid_of_plans(
+        ["expedite"], [[2]], [(None, [0.5])], 3, {"k": [8, 9], "delta": [False]}
+    )
+    assert several == [make_plan(2, keep=0.5, beta=3, k=k, delta=False) for k in (8, 9)]
+
+
+def test_several_spans_have_one_size_for_all_or_one_for_each() -> None:
+    (plan,) = grid_of_plans(["expedite"], [[2, 4]], [([(20, 20), (14, 14)], None)], None, {})
+    assert plan == Plan((Span(2, 20), Span(4, 14)))
+    (same,) = grid_of_plans(["expedite"], [[2, 4]], [(None, [0.5])], None, {})
+    assert same == Plan((Span(2, keep=0.5), Span(4, keep=0.5)))
+    with pytest.raises(ExpediteError, match="2 spans were asked with the sizes of 3"):
+        grid_of_plans(["expedite"], [[2, 4]], [(None, [0.5, 0.4, 0.3])], None, {})
+
+
+def test_sizes() -> None:
+    assert parse_size("15x52") == (15, 52)
+    with pytest.raises(ExpediteError, match="'four' was given where a number is due"):
+        parse_size("four")

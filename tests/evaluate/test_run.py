@@ -1,0 +1,83 @@
+"""A sweep that is stopped at any moment goes on where it was."""
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+
+from expedite.evaluate import results as results_module
+from expedite.evaluate.comparators import plan_of
+from expedite.evaluate.run import Request, run_sweep
+from expedite.evaluate.sweep import Sweep
+from expedite.evaluate.tasks import task_of
+from expedite.plan import Plan, make_plan
+from tests.evaluate.test_sweep import loaded, samples
+
+PLANS = [make_plan(1, 4), plan_of("tome+delta", 1, 4), make_plan(1, 4), make_plan(2, 4)]
+
+
+def request(out: Path) -> Request:
+    model = loaded()
+    return Request(
+        loaded=model,
+        task=task_of(model),
+        samples=samples(1),
+        plans=PLANS,
+        out=out,
+        identity={"model": "test"},
+        command="",
+        device=torch.device("cpu"),
+        seconds=0.0,
+    )
+
+
+def rows(out: Path) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads((out / "results.json").read_text())["rows"]
+    return found
+
+
+@pytest.mark.parametrize("moment", ["measuring", "writing results.json", "writing results.csv"])
+def test_finished_rows_are_neither_lost_nor_repeated(
+    moment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured: list[Plan] = []
+    measure, save = Sweep.measure, results_module.replacing
+
+    def interrupted(self: Sweep, plan: Plan, base: Any) -> Any:
+        measured.append(plan)
+        if moment == "measuring" and len(measured) == 2:
+            raise KeyboardInterrupt
+        return measure(self, plan, base)
+
+    def failing(path: Path) -> Any:
+        if len(measured) == 2 and moment.endswith(path.name):
+            raise KeyboardInterrupt
+        return save(path)
+
+    monkeypatch.setattr(Sweep, "measure", interrupted)
+    monkeypatch.setattr(results_module, "replacing", failing)
+    with pytest.raises(KeyboardInterrupt):
+        run_sweep(request(tmp_path), Console(file=io.StringIO()))
+    before = rows(tmp_path)
+    assert len(before) == (3 if moment == "writing results.csv" else 2)
+    monkeypatch.undo()
+    found = run_sweep(request(tmp_path), Console(file=io.StringIO()))
+    assert rows(tmp_path)[: len(before)] == before
+    assert [row.plan for row in found.rows] == [None, PLANS[0], PLANS[1], PLANS[3]]
+    lines = (tmp_path / "results.csv").read_text().splitlines()
+    assert [line.split(",")[0] for line in lines] == [
+        "method", "", "expedite", "tome+delta", "expedite"
+    ]  # fmt: skip
+
+
+def test_a_table_for_spreadsheets_that_is_missing_is_written(tmp_path: Path) -> None:
+    run_sweep(request(tmp_path), Console(file=io.StringIO()))
+    before = rows(tmp_path)
+    (tmp_path / "results.csv").unlink()
+    run_sweep(request(tmp_path), Console(file=io.StringIO()))
+    assert rows(tmp_path) == before
+    assert (tmp_path / "results.csv").exists()

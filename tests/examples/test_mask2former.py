@@ -1,0 +1,30 @@
+"""The example for Mask2Former: on a small one in a folder, and on one with random weights."""
+
+from pathlib import Path
+
+import mask2former
+import pytest
+from train_mask2former import store
+
+from tests.examples.test_train_mask2former import fresh, small
+
+
+def test_says_what_patching_buys_a_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store(fresh(), tmp_path)
+    capsys.readouterr()
+    mask2former.main(str(tmp_path), alpha=3, keep=0.5)
+    printed = capsys.readouterr().out
+    assert "blocks 4 to 4 run on 3×5 clusters in windows of 3×3" in printed
+    assert "patched" in printed
+    assert "random" not in printed
+
+
+def test_a_model_of_random_weights_is_called_one(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("transformers.Mask2FormerConfig", small)
+    monkeypatch.setattr(mask2former, "SIDE", 64)
+    mask2former.main(None, alpha=3, keep=0.5)
+    assert capsys.readouterr().out.startswith("random weights")
