@@ -19,6 +19,7 @@ from expedite.loading import load_model
 from tests import hosts
 from tests.patchers.test_huggingface_vit import MODELS, hf
 from tests.patchers.test_oracles import HARD, blocky
+from tests.published_swin import published_backbone, published_swin, published_swinv2
 
 DOCS = Path(__file__).parents[1] / "docs" / "hosts.md"
 CHECKS = ("patched", "taps", "full grid", "equal cells", "unpatch", "graph breaks")
@@ -138,6 +139,14 @@ def upernet() -> Made:
 
 def sam_of_transformers() -> Model:
     return hosts.huggingface_sam().model
+
+
+# Swin-B, as SwinConfig and the published code call its sizes.
+BASE: dict[str, Any] = {"embed_dim": 128, "depths": [2, 2, 18, 2], "num_heads": [4, 8, 16, 32]}
+
+
+def published(make: Callable[..., nn.Module], side: int, **changes: Any) -> Callable[[], Made]:
+    return lambda: (make(patch_size=4, **BASE, **changes), (side, side))
 
 
 def swin(
@@ -414,6 +423,47 @@ HOSTS = [
         "swin_b at 224², α=8, 5×5 a window",
         named("torchvision:swin_b"),
         clusters=5,
+    ),
+    swin(
+        "torchvision SwinTransformer V2",
+        hosts.torchvision_swinv2,
+        "swin_v2_b at 256², α=8, 6×6 a window",
+        named("torchvision:swin_v2_b", (256, 256)),
+        clusters=6,
+    ),
+    swin(
+        "transformers Swin",
+        lambda: hosts.huggingface_swin().model,
+        "Swin-B at 384², α=8, 8×8 a window",
+        named("swin:swin_base", (384, 384)),
+        outputs=hidden_states,
+    ),
+    swin(
+        "transformers SwinV2",
+        lambda: hosts.huggingface_swinv2().model,
+        "SwinV2-B at 256², α=8, 11×11 a window",
+        of_config("Swinv2Model", "Swinv2Config", 256, image_size=256, window_size=16, **BASE),
+        outputs=hidden_states,
+        clusters=11,
+    ),
+    swin(
+        "Swin, published classifier",
+        published_swin,
+        "Swin-B at 384², α=8, 8×8 a window",
+        published(published_swin, 384, img_size=384, window_size=12),
+    ),
+    swin(
+        "Swin, published backbone (Mask2Former, OneFormer, DINO)",
+        published_backbone,
+        "Swin-B at 640², α=8, 8×8 a window",
+        published(published_backbone, 640, window_size=12),
+    ),
+    swin(
+        "SwinV2, published classifier",
+        published_swinv2,
+        "SwinV2-B at 256², α=8, 11×11 a window",
+        published(published_swinv2, 256, img_size=256, window_size=16),
+        clusters=11,
     ),
 ]
 
