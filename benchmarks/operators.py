@@ -1,6 +1,7 @@
 """Time clustering and reconstruction, as plans have them, against one block on the same tokens.
 
 python benchmarks/operators.py
+OMP_NUM_THREADS=1 python benchmarks/operators.py
 """
 
 import torch
@@ -12,6 +13,7 @@ from expedite.clustering import cluster
 from expedite.evaluate.speed import PairedTiming, time_pairs
 from expedite.plan import Plan, Span
 from expedite.reconstruction import reconstruct
+from expedite.relocation import SHARE
 
 # Grid, cluster grid, width, heads: Segmenter ViT-L at 640, DPT at 352×1216, ViT-B at 1024.
 SIZES = [
@@ -32,7 +34,7 @@ def compare(
 
     def descend_and_return() -> None:
         centroids, record = cluster(
-            tokens, grid, clusters, projection=plan.projection, hard=plan.hard
+            tokens, grid, clusters, projection=plan.projection, hard=plan.hard, relocated=SHARE
         )
         reconstruct(centroids, record)
 
