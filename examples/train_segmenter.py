@@ -5,7 +5,9 @@
 DIR has the layout of ADE20K: `images/SPLIT/NAME.jpg` and `annotations/SPLIT/NAME.png`. Most epochs
 see the images at half size, where a step costs a fraction, the last ones at full size; the position
 embedding is interpolated between the two. After every epoch the averaged weights are written to
-`--out` as a published checkpoint, with the state that `--resume` goes on from.
+`--out` as a published checkpoint, with the state that `--resume` goes on from. Few images teach
+more to a model that begins with the weights of another (`--start-from`), and rare classes come
+through where they weigh more (`--balanced`).
 """
 
 import math
@@ -23,7 +25,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from rich.table import Table
 from running import console, run_script
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from training import Run, jitter_colours, start, train_epoch
 
@@ -34,7 +36,8 @@ from expedite.evaluate.predict import predict
 from expedite.evaluate.truths import LABEL_RULES, VOID, LabelRule, Sample
 from expedite.loading import load_model
 from expedite.models.segmenter import Segmenter, SegmenterConfig
-from expedite.models.segmenter_files import Preprocessing, save_segmenter
+from expedite.models.segmenter_files import Preprocessing, load_segmenter, save_segmenter
+from expedite.models.vit import resize_positions
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,9 @@ class Settings:
         full_epochs: Epochs at full size.
         batch: Crops in a step.
         lr: Highest learning rate; it rises over the first twentieth, then falls to 0.
+        short_side: Of the image as windows see it, in pixels; 0 for that of a window.
+        balanced: Whether pixels count by one over the root of how frequent their class is.
+        drop_path: Stochastic depth, rising to this in the last block.
         bf16: Whether to run under bfloat16 autocast; slow on a CPU without AMX or AVX-512 BF16.
         seed: Of weights, order and augmentation.
         workers: Processes that read and augment images.
@@ -65,6 +71,9 @@ class Settings:
     full_epochs: int = 4
     batch: int = 16
     lr: float = 3e-3
+    short_side: int = 0
+    balanced: bool = False
+    drop_path: float = 0.0
     bf16: bool = True
     seed: int = 0
     workers: int = 1
@@ -84,6 +93,11 @@ class Settings:
         return f"vit_{self.width}x{self.layers}_patch{self.patch}_{self.window}"
 
     @property
+    def share(self) -> float:
+        """The side of a window over the image's shorter side."""
+        return self.window / (self.short_side or self.window)
+
+    @property
     def sides(self) -> list[int]:
         """Side in pixels of the crops of every epoch."""
         return [self.window // 2] * self.small_epochs + [self.window] * self.full_epochs
@@ -96,6 +110,7 @@ class Crops(Dataset[tuple[Tensor, Tensor]]):
     folder: ImageFolder
     side: int
     seed: tuple[int, int]
+    share: float = 1.0
 
     def __len__(self) -> int:
         return len(self.folder)
@@ -103,7 +118,7 @@ class Crops(Dataset[tuple[Tensor, Tensor]]):
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         rng = np.random.default_rng([*self.seed, index])
         sample = self.folder[index]
-        image, labels = random_crop(sample.image, labels_of(sample), rng)
+        image, labels = random_crop(sample.image, labels_of(sample), rng, self.share)
         if rng.random() < 0.5:
             image, labels = image[:, ::-1].copy(), labels[:, ::-1].copy()
         pixels = torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255
@@ -121,11 +136,11 @@ def labels_of(sample: Sample) -> NDArray[np.int64]:
 
 
 def random_crop(
-    image: NDArray[np.uint8], labels: NDArray[np.int64], rng: Generator
+    image: NDArray[np.uint8], labels: NDArray[np.int64], rng: Generator, share: float = 1.0
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """A square, its side that of the image's shorter side over a random zoom."""
+    """A square, its side a share of the image's shorter side over a random zoom."""
     zoom = np.exp(rng.uniform(np.log(0.85), np.log(1.5)))
-    side = max(1, round(min(labels.shape) / zoom))
+    side = max(1, round(share * min(labels.shape) / zoom))
     height, width = (max(side, length) for length in labels.shape)
     missing = [(0, height - labels.shape[0]), (0, width - labels.shape[1])]
     top, left = rng.integers(height - side + 1), rng.integers(width - side + 1)
@@ -134,16 +149,33 @@ def random_crop(
     return image, np.pad(labels, missing, constant_values=VOID)[box]
 
 
-def segmentation_loss(model: Segmenter, images: Tensor, labels: Tensor, bf16: bool) -> Tensor:
-    """Cross-entropy of the class scores of images (B, 3, H, W) with labels (B, H, W)."""
+def segmentation_loss(
+    model: nn.Module, images: Tensor, labels: Tensor, bf16: bool, weight: Tensor | None = None
+) -> Tensor:
+    """Cross-entropy of the class scores of images (B, 3, H, W) with labels (B, H, W).
+
+    Args:
+        model: Gives scores (B, n_cls, H, W).
+        images: A batch.
+        labels: Of the images.
+        bf16: Whether to run under bfloat16 autocast.
+        weight: How much pixels of each class count, (n_cls,); None for all the same.
+    """
     device = next(model.parameters()).device
     with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
         scores = model(images.to(device))  # (B, n_cls, H, W)
-    return F.cross_entropy(scores.float(), labels.to(device), ignore_index=VOID)
+    weight = None if weight is None else weight.to(device)
+    return F.cross_entropy(scores.float(), labels.to(device), weight, ignore_index=VOID)
 
 
-def begin(settings: Settings, n_cls: int, steps: int, device: torch.device) -> Run[Segmenter]:
-    """A model with random weights, to be trained for `steps`."""
+def begin(
+    settings: Settings,
+    n_cls: int,
+    steps: int,
+    device: torch.device,
+    start_from: Path | None = None,
+) -> Run[Segmenter]:
+    """A model with random weights, or with another's, to be trained for `steps`."""
     torch.manual_seed(settings.seed)
     config = SegmenterConfig(
         image_size=(settings.window, settings.window),
@@ -153,13 +185,35 @@ def begin(settings: Settings, n_cls: int, steps: int, device: torch.device) -> R
         n_layers=settings.layers,
         n_cls=n_cls,
         decoder_layers=settings.decoder_layers,
+        drop_path_rate=settings.drop_path,
     )
-    return start(Segmenter(config).to(device), steps, settings.lr, settings.lr)
+    model = Segmenter(config)
+    if start_from is not None:
+        take_weights(model, start_from)
+    return start(model.to(device), steps, settings.lr, settings.lr)
 
 
-def pass_over(run: Run[Segmenter], folder: ImageFolder, settings: Settings) -> float:
+def take_weights(model: Segmenter, checkpoint: Path) -> None:
+    """Begin with the weights of another Segmenter; what its classes need may be new."""
+    other = load_segmenter(checkpoint)[0]
+    weights, own = other.state_dict(), model.state_dict()
+    positions = weights["encoder.pos_embed"]
+    weights["encoder.pos_embed"] = resize_positions(positions, other.config.grid, model.config.grid)
+    fitting = {n: w for n, w in weights.items() if n in own and own[n].shape == w.shape}
+    left = [name for name in own if name.startswith("encoder.") and name not in fitting]
+    if left:
+        raise ExpediteError(
+            f"{checkpoint} was to be gone on from; its encoder does not fit at '{left[0]}', so "
+            "the width, layers and patch that it has are due"
+        )
+    model.load_state_dict(fitting, strict=False)
+
+
+def pass_over(
+    run: Run[Segmenter], folder: ImageFolder, settings: Settings, weight: Tensor | None = None
+) -> float:
     """Train on every image of the folder once; returns the mean loss."""
-    crops = Crops(folder, settings.sides[run.epoch], (settings.seed, run.epoch))
+    crops = Crops(folder, settings.sides[run.epoch], (settings.seed, run.epoch), settings.share)
     order = torch.Generator().manual_seed(settings.seed + run.epoch)
     loader = DataLoader(
         crops, settings.batch, shuffle=True, generator=order, num_workers=settings.workers
@@ -170,7 +224,7 @@ def pass_over(run: Run[Segmenter], folder: ImageFolder, settings: Settings) -> f
         run,
         loader,
         pixels,
-        lambda batch: segmentation_loss(run.model, batch[0], batch[1], settings.bf16),
+        lambda batch: segmentation_loss(run.model, batch[0], batch[1], settings.bf16, weight),
     )
 
 
@@ -206,19 +260,35 @@ def count_classes(folder: ImageFolder) -> int:
     return 1 + max(int(labels[labels != VOID].max(initial=0)) for labels in maps)
 
 
+def class_weights(folder: ImageFolder, n_cls: int) -> Tensor:
+    """One over the root of how frequent each class is, (n_cls,); the mean over pixels is 1."""
+    pixels = torch.zeros(n_cls)
+    for sample in folder:
+        labels = torch.from_numpy(labels_of(sample))
+        pixels += torch.bincount(labels[labels != VOID], minlength=n_cls)
+    weight = pixels.clamp_min(1).rsqrt()
+    return weight * (pixels.sum() / (pixels * weight).sum())
+
+
 def train(
-    task: Task, settings: Settings, out: Path, device: torch.device, resume: bool = False
+    task: Task,
+    settings: Settings,
+    out: Path,
+    device: torch.device,
+    resume: bool = False,
+    start_from: Path | None = None,
 ) -> Segmenter:
     """Train, printing loss and held-out IoU after each epoch; returns the averaged model."""
     out.mkdir(parents=True, exist_ok=True)
     steps = len(settings.sides) * math.ceil(len(task.train) / settings.batch)
-    run = begin(settings, task.n_cls, steps, device)
+    run = begin(settings, task.n_cls, steps, device, start_from)
+    weight = class_weights(task.train, task.n_cls) if settings.balanced else None
     state = out / "training.pth"
     if resume and state.is_file():
         run.restore(state)
     for side in settings.sides[run.epoch :]:
         began = time.perf_counter()
-        loss = pass_over(run, task.train, settings)
+        loss = pass_over(run, task.train, settings, weight)
         seconds = time.perf_counter() - began
         checkpoint = save(run.averaged, settings, side, task.dataset, out)
         run.save(state)
@@ -231,8 +301,8 @@ def train(
 
 
 def save(model: Segmenter, settings: Settings, side: int, dataset: str, out: Path) -> Path:
-    """Write a checkpoint that sees images of a shorter side of `side` through windows of it."""
-    preprocessing = Preprocessing("vit", side, side, side // 2, dataset)
+    """Write a checkpoint that sees images through windows of `side`."""
+    preprocessing = Preprocessing("vit", round(side / settings.share), side, side // 2, dataset)
     return save_segmenter(model, preprocessing, settings.name, out)
 
 
@@ -274,6 +344,10 @@ def main(
     full_epochs: Annotated[int, typer.Option(help="At full size.")] = Settings.full_epochs,
     batch: int = Settings.batch,
     lr: float = Settings.lr,
+    short_side: Annotated[int, typer.Option(help="Of images; 0: a window.")] = Settings.short_side,
+    balanced: Annotated[bool, typer.Option(help="Rare classes weigh more.")] = Settings.balanced,
+    drop_path: Annotated[float, typer.Option(help="Stochastic depth.")] = Settings.drop_path,
+    start_from: Annotated[Path | None, typer.Option(help="Weights of another.")] = None,
     bf16: bool = Settings.bf16,
     seed: int = Settings.seed,
     workers: Annotated[int, typer.Option(help="Processes that read.")] = Settings.workers,
@@ -291,12 +365,15 @@ def main(
         full_epochs=full_epochs,
         batch=batch,
         lr=lr,
+        short_side=short_side,
+        balanced=balanced,
+        drop_path=drop_path,
         bf16=bf16,
         seed=seed,
         workers=workers,
     )
     task = open_task(data, dataset, n_cls, val_images)
-    train(task, settings, out, torch.device(device), resume)
+    train(task, settings, out, torch.device(device), resume, start_from)
     print_ious(measure(out / "checkpoint.pth", task.val, torch.device(device), bf16))
 
 

@@ -1,6 +1,8 @@
 """The training script on a handful of tiny scenes: it learns, resumes and refuses."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,11 +10,21 @@ import torch
 import train_segmenter
 from PIL import Image
 from torch import Tensor
-from train_segmenter import Crops, Settings, Task, begin, open_task, segmentation_loss, train
+from train_segmenter import (
+    Crops,
+    Settings,
+    Task,
+    begin,
+    class_weights,
+    open_task,
+    random_crop,
+    segmentation_loss,
+    train,
+)
 from training import Run, step_down
 
 from expedite.errors import ExpediteError
-from expedite.evaluate.datasets import ImageFolder, open_folder
+from expedite.evaluate.datasets import open_folder
 from expedite.evaluate.scenes import CLASSES, write_scenes
 from expedite.evaluate.truths import VOID
 from expedite.models.segmenter import Segmenter
@@ -52,10 +64,10 @@ def test_resuming_ends_at_the_same_weights(
     train(task, SETTINGS, tmp_path / "whole", CPU)
     pass_over = train_segmenter.pass_over
 
-    def interrupted(run: Run[Segmenter], folder: ImageFolder, settings: Settings) -> float:
+    def interrupted(run: Run[Segmenter], *arguments: Any) -> float:
         if run.epoch == 2:
             raise KeyboardInterrupt
-        return pass_over(run, folder, settings)
+        return pass_over(run, *arguments)
 
     with monkeypatch.context() as patched:
         patched.setattr(train_segmenter, "pass_over", interrupted)
@@ -109,3 +121,42 @@ def test_counts_classes_and_refuses_too_few(data: Path) -> None:
 def test_impossible_settings(window: int, epochs: int) -> None:
     with pytest.raises(ExpediteError):
         Settings(window=window, small_epochs=0, full_epochs=epochs)
+
+
+def test_begins_with_the_weights_of_another(data: Path, tmp_path: Path) -> None:
+    train(open_task(data, "", len(CLASSES), val_images=2), SETTINGS, tmp_path, CPU)
+    checkpoint = tmp_path / "checkpoint.pth"
+    wider = replace(SETTINGS, window=64)  # its positions are resized, and its 3 classes are new
+    run = begin(wider, 3, 1, CPU, start_from=checkpoint)
+    before, after = weights(tmp_path), run.model.state_dict()
+    kept = "encoder.blocks.0.attn.qkv.weight"
+    assert torch.equal(before[kept], after[kept])
+    assert after["encoder.pos_embed"].shape == (1, 1 + 8 * 8, 64)
+    assert torch.equal(before["encoder.pos_embed"][:, :1], after["encoder.pos_embed"][:, :1])
+    with pytest.raises(ExpediteError, match="does not fit"):
+        begin(replace(SETTINGS, width=128), 3, 1, CPU, start_from=checkpoint)
+
+
+def test_crops_are_a_share_of_the_image_and_checkpoints_say_so(data: Path, tmp_path: Path) -> None:
+    image, labels = np.zeros((40, 56, 3), np.uint8), np.zeros((40, 56), np.int64)
+    sides = [
+        len(random_crop(image, labels, np.random.default_rng(seed), share=0.5)[1])
+        for seed in range(50)
+    ]
+    assert 0.5 * 40 / 1.5 - 1 <= min(sides) < max(sides) <= 0.5 * 40 / 0.85 + 1
+    settings = replace(SETTINGS, short_side=64, small_epochs=0, full_epochs=1)
+    train(open_task(data, "", len(CLASSES), val_images=2), settings, tmp_path, CPU)
+    preprocessing = load_segmenter(tmp_path / "checkpoint.pth")[1]
+    assert (preprocessing.im_size, preprocessing.window_size) == (64, 32)
+
+
+def test_rare_classes_weigh_more(tmp_path: Path) -> None:
+    for part in ("images", "annotations"):
+        (tmp_path / part / "train").mkdir(parents=True)
+    labels = np.zeros((10, 10), np.uint8)
+    labels[0, :4], labels[1] = 1, VOID  # 86, 4 and 10 pixels
+    Image.fromarray(labels).save(tmp_path / "annotations/train/0.png")
+    Image.fromarray(labels).convert("RGB").save(tmp_path / "images/train/0.png")
+    weight = class_weights(open_folder(tmp_path, "train"), 2)
+    torch.testing.assert_close(weight[1] / weight[0], torch.tensor((86 / 4) ** 0.5))
+    torch.testing.assert_close((86 * weight[0] + 4 * weight[1]) / 90, torch.tensor(1.0))
