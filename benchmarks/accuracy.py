@@ -1,129 +1,173 @@
-"""What each part of a plan brings: how far patched models are from themselves unpatched.
+"""What each part of a plan brings and how rivals do, with the same blocks on as many tokens.
 
-    python benchmarks/accuracy.py
-    python benchmarks/accuracy.py --checkpoint segmenter/checkpoint.pth --data DIR
+    python benchmarks/accuracy.py --out DIR
+    python benchmarks/accuracy.py --out DIR --own NAME=segmenter:FILE --data FOLDER --withheld NAME
 
 The instruments are the demo's Segmenter and DPT on generated scenes that they never saw; the second
-command adds a Segmenter of one's own on windows of the images in DIR/images/val. Every way runs the
-same blocks on as many clusters. Segmentation: the share of places whose class differs, in percent;
-depth: RMSE in metres. Behind ± stands the standard error over images.
+command adds models of one's own on FOLDER/images/val with its annotations. Every way runs from a
+quarter, a third and half of the depth on, on 75 to 13 % of the tokens. What was measured is kept in
+DIR, so that a run that was stopped goes on. DIR/accuracy.md has the tables, DIR/accuracy.png the
+plot. An instrument that is withheld had no part in choosing defaults, and is reported as such.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from math import sqrt
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import torch
 import typer
-from rich.console import Console
+from accuracy_report import write_report
+from instruments import Instrument, demo_instruments, own_instrument
+from numpy.typing import NDArray
 from rich.progress import track
-from rich.table import Table
-from torch import Tensor, nn
 
-from expedite.evaluate.datasets import open_folder
-from expedite.evaluate.demo import demo_depth_model, demo_model, unseen_scenes
-from expedite.evaluate.images import Image, normalize, resize, resize_short_side
-from expedite.loading import LoadedModel, load_model
-from expedite.patching import patched
+from expedite.errors import ExpediteError
+from expedite.evaluate.comparators import plan_of
+from expedite.evaluate.flops import count_flops
+from expedite.patching import describe, patched
+from expedite.plan import Plan
 
-WAYS: dict[str, dict[str, Any]] = {
-    "expedite": {},
-    "clusters stay in place": {"relocated": 0.0},
-    "soft last step": {"hard": False},
-    "softmax weights": {"weights": "softmax"},
-    "no delta": {"delta": False},
-    "no log-mass attention": {"log_mass": False},
-    "distances on all channels": {"projection": None},
-    "distances on tokens": {"space": "tokens"},
-    "neighbours among all clusters": {"reconstruction": "knn"},
-    "paper": {"method": "paper"},
-    "paper, τ auto": {"method": "paper", "temperature": "auto"},
+KEEPS = (0.75, 0.5, 0.35, 0.25, 0.13)
+
+# A name, the method and its settings; γ blocks at the end run at full resolution.
+WAYS: dict[str, tuple[str, dict[str, Any]]] = {
+    "expedite": ("expedite", {}),
+    "clusters stay in place": ("expedite", {"relocated": 0.0}),
+    "half of the clusters may move": ("expedite", {"relocated": 0.5}),
+    "soft last step": ("expedite", {"hard": False}),
+    "softmax weights": ("expedite", {"weights": "softmax"}),
+    "no delta": ("expedite", {"delta": False}),
+    "no log-mass attention": ("expedite", {"log_mass": False}),
+    "distances on all channels": ("expedite", {"projection": None}),
+    "distances on tokens": ("expedite", {"space": "tokens"}),
+    "neighbours among all clusters": ("expedite", {"reconstruction": "knn"}),
+    "k=16": ("expedite", {"k": 16}),
+    "2 EM steps": ("expedite", {"iterations": 2}),
+    "EM over 7×7 cells": ("expedite", {"neighborhood": 7}),
+    "γ=1": ("expedite", {"gamma": 1}),
+    "paper, τ 50": ("paper", {}),
+    "paper, τ 5": ("paper", {"temperature": 5.0}),
+    "paper, τ 1": ("paper", {"temperature": 1.0}),
+    "paper, τ auto": ("paper", {"temperature": "auto"}),
+    "pooling, bilinear": ("pool", {}),
+    "pooling, our reconstruction": ("pool+weights", {}),
+    "our clusters, bilinear": ("clusters+bilinear", {}),
+    "ToMe once": ("tome", {}),
+    "ToMe once, delta": ("tome+delta", {}),
+    "ToMe once, our reconstruction": ("tome+weights", {}),
+    "ToMe in blocks": ("tome-blocks", {}),
+    "EViT": ("evit", {}),
+    "downsampling": ("downsample", {}),
 }
 
 
 @dataclass(frozen=True)
-class Instrument:
-    """A trained model, images (N, 3, H, W) as it sees them, and the α and clusters to try."""
+class Measured:
+    """Counts of every point of a way; NaN throughout where the host refuses it.
 
-    name: str
-    model: nn.Module
-    images: Tensor
-    plans: list[tuple[int, tuple[int, int]]]
+    Points are α by α, in each the shares of tokens as `KEEPS` has them.
+    """
 
+    gflops: NDArray[np.float64]  # (points,)
+    fidelity: NDArray[np.float64]  # (points, images, ...)
+    metric: NDArray[np.float64]  # (points, images, ...)
 
-def demo_instruments(scenes: int) -> Iterator[Instrument]:
-    """The shipped models on scenes of the demo's split."""
-    for name, loaded in (("demo Segmenter", demo_model()), ("demo DPT", demo_depth_model())):
-        images = [
-            normalize(resize(sample.image, loaded.image_size), loaded.mean, loaded.deviation)
-            for sample in unseen_scenes(scenes)
-        ]
-        yield Instrument(
-            name, loaded.model, torch.stack(images), [(2, (23, 34)), (2, (16, 24)), (3, (16, 24))]
-        )
+    def save(self, path: Path) -> None:
+        """Write it, whole or not at all."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".partial.npz")
+        np.savez_compressed(partial, **vars(self))
+        partial.replace(path)
 
-
-def own_instrument(checkpoint: Path, data: Path, count: int) -> Instrument:
-    """A Segmenter on the two lower corners of `count` images, spread over all there are."""
-    loaded, samples = load_model(f"segmenter:{checkpoint}"), open_folder(data, "val", None)
-    chosen = range(0, len(samples), max(1, len(samples) // count))[:count]
-    images = [window for index in chosen for window in _corners(loaded, samples[index].image)]
-    return Instrument(
-        checkpoint.parent.name,
-        loaded.model,
-        torch.stack(images),
-        [(2, (20, 20)), (2, (14, 14)), (4, (14, 14)), (4, (10, 10))],
-    )
+    @classmethod
+    def load(cls, path: Path) -> "Measured":
+        """Read what `save` wrote."""
+        with np.load(path) as stored:
+            return cls(**stored)
 
 
-def _corners(loaded: LoadedModel, image: Image) -> list[Tensor]:
-    height, width = loaded.image_size
-    small = resize_short_side(image, loaded.short_side or height)
-    pixels = normalize(small[-height:], loaded.mean, loaded.deviation)
-    return [pixels[:, :, :width], pixels[:, :, -width:]]
+def alphas_of(depth: int) -> list[int]:
+    """A quarter, a third and half of the depth."""
+    return [round(depth / part) for part in (4, 3, 2)]
 
 
-def outputs(model: nn.Module, images: Tensor) -> Tensor:
-    """What a model says of images, four at a time."""
-    with torch.inference_mode():
-        return torch.cat([model(part) for part in images.split(4)])  # type: ignore[no-untyped-call]
+def plans(way: str, depth: int) -> Iterator[Plan]:
+    """The plans of a way, in the order of `Measured`."""
+    method, settings = WAYS[way]
+    settings = dict(settings)
+    gamma = settings.pop("gamma", 0)
+    for alpha in alphas_of(depth):
+        beta = depth - alpha - gamma if gamma else None
+        for keep in KEEPS:
+            yield plan_of(method, alpha, keep=keep, beta=beta, **settings)
 
 
-def differences(before: Tensor, after: Tensor) -> Tensor:
-    """Per image: percent of places of another class (B, classes, h, w), or RMSE of depth."""
-    if before.dim() == 3:
-        return (after - before).square().mean((1, 2)).sqrt()
-    return 100 * (after.argmax(1) != before.argmax(1)).float().mean((1, 2))
+def measure(instrument: Instrument, way: str, plain: torch.Tensor) -> Measured | None:
+    """Run an instrument in one way at every point; None where its host refuses the way."""
+    model, own = instrument.model, instrument.as_truth(plain)
+    gflops, fidelity, metric = [], [], []
+    for plan in plans(way, describe(model).blocks):
+        try:
+            with patched(model, plan):
+                answers = instrument.answers()
+                gflops.append(count_flops(model, instrument.images[:1]).total)
+        except ExpediteError as refusal:
+            print(f"{instrument.name}, {way}: {refusal}")
+            return None
+        fidelity.append(instrument.counts(own, answers))
+        metric.append(instrument.counts(instrument.truth, answers))
+    return Measured(np.array(gflops), np.stack(fidelity), np.stack(metric))
 
 
-def measure(instrument: Instrument) -> Table:
-    """One row for each way, one column for each plan."""
-    columns = (f"α={alpha}, {rows}×{columns}" for alpha, (rows, columns) in instrument.plans)
-    table = Table("way", *columns, title=f"{instrument.name}, {len(instrument.images)} images")
-    plain = outputs(instrument.model, instrument.images)
-    for way, settings in track(WAYS.items(), instrument.name, transient=True):
-        cells = []
-        for alpha, clusters in instrument.plans:
-            with patched(instrument.model, alpha=alpha, clusters=clusters, **settings):
-                found = differences(plain, outputs(instrument.model, instrument.images))
-            cells.append(f"{found.mean():.2f} ±{found.std() / sqrt(len(found)):.2f}")
-        table.add_row(way, *cells)
-    return table
+def unpatched(instrument: Instrument, plain: torch.Tensor) -> Measured:
+    """The unpatched model, as a way of one point."""
+    own = instrument.counts(instrument.as_truth(plain), plain)
+    metric = instrument.counts(instrument.truth, plain)
+    gflops = count_flops(instrument.model, instrument.images[:1]).total
+    return Measured(np.array([gflops]), own[None], metric[None])
+
+
+def run(instrument: Instrument, folder: Path) -> dict[str, Measured]:
+    """Measure what the folder does not hold yet."""
+    plain = instrument.answers()
+    unpatched(instrument, plain).save(folder / "unpatched.npz")
+    for way in track(WAYS, instrument.name):
+        path, refused = (folder / f"{way}.{kind}" for kind in ("npz", "refused"))
+        if path.exists() or refused.exists():
+            continue
+        if (measured := measure(instrument, way, plain)) is None:
+            refused.touch()
+        else:
+            measured.save(path)
+    names = [name for name in ("unpatched", *WAYS) if (folder / f"{name}.npz").exists()]
+    return {name: Measured.load(folder / f"{name}.npz") for name in names}
+
+
+def instruments(own: list[str], data: Path | None, count: int) -> Iterator[Instrument]:
+    """The demo's, then those of one's own, each NAME=MODEL."""
+    yield from demo_instruments(count)
+    for entry in own:
+        name, _, model = entry.partition("=")
+        if data is None:
+            raise typer.BadParameter("--own needs --data")
+        yield own_instrument(name, model, data, count)
 
 
 def main(
-    checkpoint: Annotated[Path | None, typer.Option(help="Of a Segmenter.")] = None,
-    data: Annotated[Path | None, typer.Option(help="What has images/val for it.")] = None,
+    out: Annotated[Path, typer.Option(help="Where counts, tables and the plot go.")],
+    own: Annotated[list[str] | None, typer.Option(help="NAME=MODEL; may be repeated.")] = None,
+    data: Annotated[Path | None, typer.Option(help="What has images/val for them.")] = None,
+    withheld: Annotated[str, typer.Option(help="The name of one of them.")] = "",
     count: Annotated[int, typer.Option(help="How many images or scenes.")] = 24,
 ) -> None:
-    """Measure every way on every instrument."""
-    instruments = list(demo_instruments(count))
-    if checkpoint is not None and data is not None:
-        instruments.append(own_instrument(checkpoint, data, count))
-    for instrument in instruments:
-        Console(width=120).print(measure(instrument))
+    """Measure every way on every instrument, then write tables and a plot."""
+    found = {}
+    for instrument in instruments(own or [], data, count):
+        alphas = alphas_of(describe(instrument.model).blocks)
+        found[instrument.name] = (instrument, alphas, run(instrument, out / instrument.name))
+    write_report(out, found, KEEPS, withheld)
 
 
 if __name__ == "__main__":

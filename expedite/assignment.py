@@ -1,9 +1,11 @@
 """Which cluster a token belongs to: to several of its window softly, or to one alone."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from expedite.tiling import Tiles
@@ -65,11 +67,34 @@ class HardAssignment:
 
     def means(self, values: Tensor, otherwise: Tensor) -> Tensor:
         """See `SoftAssignment.means`."""
-        empty = self.mass[..., None] <= EMPTY_MASS
-        start = torch.where(empty, otherwise.float(), 0.0)  # (B, h·w, C)
-        index = flat_index(self.labels, self.mass.shape[1]).flatten()
-        parts = (values * self.share).float().flatten(0, 1)  # (B·N, C)
-        return start.flatten(0, 1).index_add_(0, index, parts).view_as(start)
+        batch, clusters = self.mass.shape
+        rows = values.float().expand(batch, -1, -1).flatten(0, 1)  # (B·N, C)
+        if takes_bags(rows):
+            order, start = self._members
+            share = self.share.flatten()[order]
+            sums = F.embedding_bag(order, rows, start, mode="sum", per_sample_weights=share)
+        else:
+            index = flat_index(self.labels, clusters).flatten()
+            sums = rows.new_zeros(batch * clusters, rows.shape[1])
+            sums = sums.index_add(0, index, rows * self.share.flatten(0, 1))
+        means = sums.view(batch, clusters, -1)
+        return torch.where(self.mass[..., None] <= EMPTY_MASS, otherwise.float(), means)
+
+    @cached_property
+    def _members(self) -> tuple[Tensor, Tensor]:
+        """The batch's tokens in the order of their clusters, and where those of each begin."""
+        rows = flat_index(self.labels, self.mass.shape[1]).flatten()
+        cluster, order = rows.sort(stable=True)
+        every = torch.arange(self.mass.numel(), device=rows.device)
+        return order, torch.searchsorted(cluster, every)
+
+
+def takes_bags(rows: Tensor) -> bool:
+    """Whether weighted sums of rows are best taken by `embedding_bag`: one pass, no temporary.
+
+    Compilers fuse other forms, and ONNX has them.
+    """
+    return rows.device.type in ("cpu", "cuda") and not torch.compiler.is_compiling()
 
 
 def flat_index(index: Tensor, clusters: int) -> Tensor:

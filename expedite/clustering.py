@@ -15,10 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from expedite.assignment import EMPTY_MASS, Assignment, HardAssignment, SoftAssignment
+from expedite.closeness import closeness, keys_of, with_one
 from expedite.constants import remembered
 from expedite.errors import ExpediteError
 from expedite.relocation import check_relocated, relocate
-from expedite.tiling import Tiles, make_tiles
+from expedite.tiling import Tiles, make_tiles, take_rows
 
 # The "auto" temperature over the mean squared distance between a token and its first centre.
 AUTO_TEMPERATURE = 0.05
@@ -119,13 +120,13 @@ def cluster(
         z, unit = standardize(tokens if features is None else features, projection)
         centers = average_pool(z, grid, clusters)
         tiles = make_tiles(grid, clusters, neighborhood // 2, tokens.device, nearest=nearest)
-        tau = resolve_temperature(temperature, z, centers[:, tiles.first_cell], unit)
+        tau = resolve_temperature(temperature, z, take_rows(centers, tiles.first_cell), unit)
         weight = z.new_ones(*z.shape[:2], 1) if mass is None else mass.float()[..., None]
         assignment, centers = _em(z, weight, centers, tau, iterations, tiles, hard)
         count = int(relocated * clusters[0] * clusters[1])
         if isinstance(assignment, HardAssignment) and count:
             assignment, centers = relocate(assignment, z, centers, weight, clusters, count)
-        centroids = assignment.means(tokens, tokens[:, tiles.middle]).to(tokens.dtype)
+        centroids = assignment.means(tokens, take_rows(tokens, tiles.middle)).to(tokens.dtype)
     return centroids, Clustering(
         tokens, centroids, z, centers, assignment.mass, assignment, tau, grid, clusters,
         neighborhood, nearest,
@@ -208,7 +209,7 @@ def pool(values: Tensor, clustering: Clustering) -> Tensor:
     if clustering.assignment is None:
         return values
     with full_precision(values.device):
-        middle = values[:, clustering.tiles().middle]
+        middle = take_rows(values, clustering.tiles().middle)
         means = clustering.assignment.means(values, middle)
     return means.to(values.dtype)
 
@@ -292,17 +293,11 @@ def _em(
     hard: bool,
 ) -> tuple[Assignment, Tensor]:
     counted = tiles.split(weight) * tiles.filled[..., None]  # (B, T, n, 1)
-    # One more column of ones makes each product do two things: the E-step's also adds what does not
-    # depend on the token, the M-step's also sums the mass.
-    points = tiles.split(F.pad(z, (0, 1), value=1.0))  # (B, T, n, D + 1)
-    weighted = points * counted
-    unreachable = torch.where(tiles.reachable, 0.0, -torch.inf)  # (T, n, m)
+    points = tiles.split(with_one(z))  # (B, T, n, D + 1)
+    weighted = points * counted  # by whose column of ones the M-step sums the mass as well
 
     def scores(centers: Tensor) -> Tensor:
-        # ‖z‖² is left out of d²: it is the same for every cluster and the softmax cancels it.
-        half_norms = centers.square().sum(-1, keepdim=True) / 2
-        keys = tiles.windows(torch.cat([centers, -half_norms], -1) * (2 / tau))  # (B, T, m, D + 1)
-        return add_product(unreachable, points, keys.mT)  # (B, T, n, m)
+        return closeness(points, keys_of(centers) * (2 / tau), tiles)  # (B, T, n, m)
 
     for _ in range(iterations - hard):
         assignment = scores(centers).softmax(-1)
@@ -314,18 +309,6 @@ def _em(
     nearest = tiles.cells_at(scores(centers).argmax(-1, keepdim=True))
     joined = HardAssignment.of(tiles.join(nearest)[..., 0], weight, centers.shape[1])
     return joined, joined.means(z, centers)
-
-
-def add_product(bias: Tensor, left: Tensor, right: Tensor, factor: float = 1) -> Tensor:
-    """`bias` (T, n, m), or one for each image, plus `factor` times (B, T, n, d) × (B, T, d, m).
-
-    One pass over the result, where a product and a sum would be two.
-    """
-    shape = (*left.shape[:-1], right.shape[-1])
-    everywhere = bias.expand(shape).flatten(0, 1)
-    product = torch.baddbmm(everywhere, left.flatten(0, 1), right.flatten(0, 1), alpha=factor)
-    shaped: Tensor = product.view(shape)
-    return shaped
 
 
 def standardize(features: Tensor, projection: int | None) -> tuple[Tensor, Tensor]:

@@ -11,6 +11,7 @@ from torch import Tensor
 from expedite.assignment import EMPTY_MASS, HardAssignment
 from expedite.constants import remembered
 from expedite.errors import ExpediteError
+from expedite.tiling import take_rows
 
 # Of the clusters, that may move; more changes little, since what does not pay stays.
 SHARE = 0.3
@@ -95,7 +96,8 @@ def _cheapest_unions(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """What the cheapest unions cost, the clusters that go and what they go into, (B, count)."""
     second, beside, there = _chessboard(*clusters, centers.device)
-    gap = (centers[:, second, None] - centers[:, beside]).square().sum(-1)  # (B, E, 4)
+    going, staying = take_rows(centers, second)[:, :, None], take_rows(centers, beside)
+    gap = (going - staying).square().sum(-1)  # (B, E, 4)
     one, other = mass[:, second, None], mass[:, beside]
     cost = gap * (one * other / (one + other).clamp_min(_TINY))
     # Several could go into one without tokens, each of them at no cost.

@@ -162,7 +162,8 @@ def test_each_image_is_independent_and_nan_stays_in_its_own() -> None:
     after = torch.randn(2, 42, 8)
     found = reconstruct(after, record)
     assert found[0].isnan().any()
-    torch.testing.assert_close(found[1:], reconstruct(after[1:], clean))
+    # Eight neighbours in eight channels magnify how sums over a batch are rounded.
+    torch.testing.assert_close(found[1:], reconstruct(after[1:], clean), rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("kind", ["linear", "softmax", "l2", "hard"])
@@ -229,10 +230,11 @@ def test_runs_on_any_device_without_looking_at_values(kind: Any) -> None:
 @given(k=st.integers(1, 12), batch=st.integers(0, 5))
 def test_small_systems_are_solved_as_the_library_solves_them(k: int, batch: int) -> None:
     root = torch.randn(batch, k, k + 2, dtype=torch.float64)
-    matrix = root @ root.mT + 0.1 * torch.eye(k, dtype=torch.float64)
+    matrix = root @ root.mT
+    diagonal = 0.1 + torch.rand(batch, k, dtype=torch.float64)
     rhs = torch.randn(batch, k, dtype=torch.float64)
-    found = solve_positive(matrix.movedim(0, -1), rhs.T)
-    torch.testing.assert_close(found.T, torch.linalg.solve(matrix, rhs))
+    found = solve_positive(matrix.movedim(0, -1), diagonal.T, rhs.T)
+    torch.testing.assert_close(found.T, torch.linalg.solve(matrix + diagonal.diag_embed(), rhs))
 
 
 @pytest.mark.parametrize(

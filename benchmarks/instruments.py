@@ -1,0 +1,165 @@
+"""Trained models on images that they never saw, and how far answers to these are from others."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from expedite.evaluate.datasets import open_folder
+from expedite.evaluate.demo import demo_depth_model, demo_model, unseen_scenes
+from expedite.evaluate.images import normalize, resize, resize_short_side
+from expedite.evaluate.scenes import CLASSES
+from expedite.evaluate.truths import LABEL_RULES, NO_DEPTH, VOID, LabelRule, Sample
+from expedite.loading import LoadedModel, load_model
+
+Counts = NDArray[np.float64]  # (images, ...), which are added up over images
+
+
+@dataclass(frozen=True)
+class Instrument(ABC):
+    """A trained model, images (N, 3, H, W) as it sees them, and their truth.
+
+    Counts of every image are kept, so that images can be drawn again (bootstrap).
+    """
+
+    name: str
+    model: nn.Module
+    images: Tensor
+    truth: Tensor  # (N, H, W)
+
+    @abstractmethod
+    def counts(self, truth: Tensor, answers: Tensor) -> Counts:
+        """What of each image goes into a figure."""
+
+    @abstractmethod
+    def error(self, total: Counts) -> NDArray[np.float64]:
+        """How far answers are from the truth, 0 for the same, of sums of counts (draws, ...)."""
+
+    @abstractmethod
+    def as_truth(self, answers: Tensor) -> Tensor:
+        """The unpatched model's answers in the form of a truth."""
+
+    def answers(self) -> Tensor:
+        """What the model says, four images at a time."""
+        with torch.inference_mode():
+            parts = torch.split(self.images, 4)
+            return torch.cat([self.model(part) for part in parts])
+
+
+@dataclass(frozen=True)
+class Segmentation(Instrument):
+    """Scores (N, classes, H, W); the error is 100 less the mean IoU in percent."""
+
+    classes: int
+
+    def counts(self, truth: Tensor, answers: Tensor) -> Counts:
+        """Confusion matrices (N, classes, classes), of the truth by rows."""
+        found = answers.argmax(1)
+        pairs = torch.where(truth == VOID, self.classes**2, truth * self.classes + found)
+        rows = [torch.bincount(one.flatten(), minlength=self.classes**2 + 1)[:-1] for one in pairs]
+        return torch.stack(rows).view(-1, self.classes, self.classes).double().numpy()
+
+    def error(self, total: Counts) -> NDArray[np.float64]:
+        """Over the classes that occur in the truth."""
+        both = np.diagonal(total, axis1=-2, axis2=-1)
+        truth, found = total.sum(-1), total.sum(-2)
+        with np.errstate(invalid="ignore"):
+            iou = np.where(truth > 0, both / (truth + found - both), np.nan)
+        return np.asarray(100 - 100 * np.nanmean(iou, axis=-1))
+
+    def as_truth(self, answers: Tensor) -> Tensor:
+        return answers.argmax(1)
+
+
+@dataclass(frozen=True)
+class Depth(Instrument):
+    """Metres (N, H, W); the error is their RMSE over all pixels that count."""
+
+    def counts(self, truth: Tensor, answers: Tensor) -> Counts:
+        """Sums of squared errors, and how many pixels count, (N, 2)."""
+        there = truth != NO_DEPTH
+        squared = torch.where(there, (answers - truth).square(), 0).double()
+        return torch.stack([squared.sum((1, 2)), there.sum((1, 2)).double()], 1).numpy()
+
+    def error(self, total: Counts) -> NDArray[np.float64]:
+        return np.asarray(np.sqrt(total[..., 0] / total[..., 1]))
+
+    def as_truth(self, answers: Tensor) -> Tensor:
+        return answers
+
+
+def demo_instruments(count: int) -> Iterator[Instrument]:
+    """The shipped models on scenes of the demo's split."""
+    samples = unseen_scenes(count)
+    for name, load in (("demo Segmenter", demo_model), ("demo DPT", demo_depth_model)):
+        loaded = load()
+        size, is_depth = loaded.image_size, loaded.task == "depth"
+        images = torch.stack([_pixels(loaded, resize(sample.image, size)) for sample in samples])
+        maps = [sample.depth if is_depth else sample.labels for sample in samples]
+        truth = torch.stack([_resized(one, size) for one in maps if one is not None])
+        if is_depth:
+            yield Depth(name, loaded.model, images, truth)
+        else:
+            yield Segmentation(name, loaded.model, images, truth, len(CLASSES))
+
+
+def own_instrument(name: str, model: str, data: Path, count: int) -> Instrument:
+    """A segmenting model on `count` validation images, spread over all there are.
+
+    A model that sees images through windows gets those at both lower corners.
+    """
+    loaded = load_model(model)
+    rule = LABEL_RULES.get(loaded.dataset, LabelRule())
+    views = [
+        view
+        for sample in open_folder(data, "val", rule, limit=count)
+        for view in _views(loaded, sample)
+    ]
+    labels = torch.stack([truth for _, truth in views])
+    classes = 1 + int(labels[labels != VOID].max())
+    images = torch.stack([image for image, _ in views])
+    return Segmentation(name, loaded.model, images, labels, classes)
+
+
+def _views(loaded: LoadedModel, sample: Sample) -> Iterator[tuple[Tensor, Tensor]]:
+    assert sample.labels is not None  # or `open_folder` had refused
+    height, width = loaded.image_size
+    if loaded.window_stride is None:
+        image = resize(sample.image, loaded.image_size)
+        yield _pixels(loaded, image), _resized(sample.labels, loaded.image_size)
+        return
+    image = resize_short_side(sample.image, loaded.short_side or height)
+    pixels = _pixels(loaded, image)
+    labels = _resized(sample.labels, (image.shape[0], image.shape[1]))
+    for columns in (slice(None, width), slice(-width, None)):
+        yield pixels[:, -height:, columns], labels[-height:, columns]
+
+
+def _resized(truth: NDArray[np.generic], size: tuple[int, int]) -> Tensor:
+    """The nearest values of a map (H, W) at another size."""
+    rows, columns = (
+        (2 * np.arange(new) + 1) * old // (2 * new)
+        for new, old in zip(size, truth.shape, strict=True)
+    )
+    return torch.from_numpy(truth[rows[:, None], columns])
+
+
+def _pixels(loaded: LoadedModel, image: NDArray[np.uint8]) -> Tensor:
+    return normalize(image, loaded.mean, loaded.deviation)
+
+
+def draws(counts: Counts, error: Callable[[Counts], NDArray[np.float64]]) -> NDArray[np.float64]:
+    """The error of all images first, then of a thousand draws of as many with replacement.
+
+    The draws are the same for every call with as many images, so that errors can be paired.
+    """
+    count = len(counts)
+    chosen = np.random.default_rng(0).integers(count, size=(1000, count))
+    times = np.stack([np.bincount(draw, minlength=count) for draw in chosen]).astype(float)
+    totals = np.tensordot(np.concatenate([np.ones((1, count)), times]), counts, axes=1)
+    return error(totals)
