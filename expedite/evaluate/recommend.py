@@ -31,9 +31,14 @@ def kept(row: Row, task: str) -> float | None:
     return row.fidelity.get(share_metric(task).name)
 
 
-def recommend(results: Results) -> Row | None:
-    """The fastest plan that keeps enough, or else the one that keeps most; None where none pays."""
-    paying = [row for row in results.rows if row.plan and row.speedup >= LEAST_SPEEDUP]
+def recommend(results: Results, least_speedup: float = LEAST_SPEEDUP) -> Row | None:
+    """The fastest plan that keeps enough, or else the one that keeps most; None where none pays.
+
+    Args:
+        results: What was measured.
+        least_speedup: What pays; 0 is for a plan to look at, whether it pays or not.
+    """
+    paying = [row for row in results.rows if row.plan and row.speedup >= least_speedup]
     shares = {id(row): kept(row, results.task) or 0.0 for row in paying}
     least = LEAST_RETENTION if any(row.retention is not None for row in paying) else LEAST_FIDELITY
     enough = [row for row in paying if shares[id(row)] >= least]

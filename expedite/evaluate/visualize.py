@@ -1,0 +1,252 @@
+"""Pictures of what a plan does: clusters, where reconstruction errs, predictions before and after.
+
+`visualize(load_model("demo:segmenter"), make_plan(2, 16), image).write(Path("picture.png"))`
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from expedite.errors import ExpediteError
+from expedite.evaluate.drawing import Panels, borders, draw_classes, draw_depth, draw_segments
+from expedite.evaluate.drawing_objects import draw_objects
+from expedite.evaluate.images import Image, normalize, resize, resize_short_side
+from expedite.evaluate.observe import SpanView, observe
+from expedite.evaluate.panels import Panel, Scale, draw_sheet, enlarge, panel_size
+from expedite.evaluate.results import replacing
+from expedite.evaluate.speed import twin
+from expedite.evaluate.sweep import Row
+from expedite.evaluate.table import label
+from expedite.evaluate.tasks import read_answer, task_of
+from expedite.evaluate.tasks.depth import Depth
+from expedite.loading import LoadedModel, TaskName
+from expedite.patching import patch, unpatch
+from expedite.plan import Plan
+
+# Tasks whose answers can be drawn over an image.
+DRAWN: Mapping[TaskName, Callable[[Image, Any, Any], Panels]] = {
+    "segmentation": draw_classes,
+    "depth": draw_depth,
+    "panoptic": draw_segments,
+    "instance": draw_objects,
+    "detection": draw_objects,
+}
+_LINE = (255, 255, 0)
+_MOST = 0.98  # of the tokens lie within the scale of errors
+
+
+@dataclass(frozen=True)
+class Views:
+    """The panels of a plan on one image.
+
+    Args:
+        title: What they are of.
+        image: What the model saw.
+        spans: What is known of each span.
+        panels: Of each span: its clusters' borders, their colours, and the error behind it.
+        answers: Predictions before and after, and their difference; none where weights are random,
+            or the model's answer cannot be drawn.
+    """
+
+    title: str
+    image: Panel
+    spans: tuple[SpanView, ...]
+    panels: tuple[tuple[Panel, ...], ...]
+    answers: tuple[Panel, ...]
+
+    @property
+    def rows(self) -> list[list[Panel | None]]:
+        """How they lie on the sheet: the image, beside it a row for each span and the answers."""
+        rows = [list(panels) for panels in (*self.panels, self.answers) if panels]
+        heads = [self.image, *[None] * len(rows)]
+        return [[head, *row] for head, row in zip(heads, rows or [[]], strict=False)]
+
+    def write(self, out: Path) -> list[Path]:
+        """Write the sheet to a .png file, or the sheet and every panel into a folder.
+
+        Raises:
+            ExpediteError: A file of another kind is asked, or something cannot be written.
+        """
+        files = {"sheet": draw_sheet(self.rows, self.title)}
+        if out.suffix == ".png" and not out.is_dir():
+            out.parent.mkdir(parents=True, exist_ok=True)
+            return [_write(out, files["sheet"])]
+        if out.suffix and not out.is_dir():
+            raise ExpediteError(f"a picture was to go to {out}; a .png file, or a folder, is due")
+        for panel in (self.image, *[panel for row in self.panels for panel in row], *self.answers):
+            files[panel.name] = draw_sheet([[panel]], self.title)
+        out.mkdir(parents=True, exist_ok=True)
+        return [_write(out / f"{name}.png", content) for name, content in files.items()]
+
+
+def visualize(loaded: LoadedModel, plan: Plan, image: Image, name: str = "") -> Views:
+    """Draw what a plan does to one image.
+
+    A model that slides windows over images is shown the middle window.
+
+    Args:
+        loaded: The model, which stays as it is.
+        plan: What to look at, of any method.
+        image: (H, W, 3) RGB.
+        name: Of the image, for the title.
+
+    Raises:
+        ExpediteError: The plan cannot be carried out, or there is nothing to draw of it.
+
+    Example:
+        >>> from expedite.loading import load_model
+        >>> from expedite.plan import make_plan
+        >>> loaded = load_model("timm:vit_tiny_patch16_224")
+        >>> views = visualize(loaded, make_plan(4, 7), np.zeros((90, 120, 3), np.uint8))
+        >>> [panel.name for row in views.panels for panel in row], views.answers
+        (['clusters', 'assignment'], ())
+    """
+    seen, pixels = _seen(loaded, image)
+    spans = tuple(observe(loaded.model, plan, pixels))
+    if not loaded.trained:  # where every method looks free
+        spans = tuple(replace(span, error=None) for span in spans)
+    several = len(spans) > 1
+    panels = tuple(
+        _span_panels(loaded, span, seen, pixels, f"_{index}" if several else "")
+        for index, span in enumerate(spans, start=1)
+    )
+    answers = _answers(loaded, plan, seen, pixels)
+    if not any(panels) and not answers:
+        raise ExpediteError(
+            f"a picture of '{label(Row(plan, 1, 1))}' on '{loaded.name}' was asked, which makes no "
+            "clusters, and whose predictions are not drawn; a method that makes clusters works"
+        )
+    shown = " on ".join(filter(None, [label(Row(plan, 1, 1)), name]))
+    shown_image = Panel("image", name or "image", _caption(loaded, pixels), _large(seen))
+    return Views(f"{shown} · {loaded.name}", shown_image, spans, panels, answers)
+
+
+def _caption(loaded: LoadedModel, pixels: Tensor) -> str:
+    size = f"{pixels.shape[-2]}×{pixels.shape[-1]} pixels"
+    return size if loaded.window_stride is None else f"the middle window, {size}"
+
+
+def _large(seen: Image) -> Image:
+    return resize(seen, panel_size(seen.shape[:2]))
+
+
+def _answers(loaded: LoadedModel, plan: Plan, seen: Image, pixels: Tensor) -> tuple[Panel, ...]:
+    if not loaded.trained or (task := task_of(loaded)).name not in DRAWN:
+        return ()
+    draw = DRAWN[task.name]
+    if isinstance(task, Depth) and task.metric:
+        draw = partial(draw_depth, unit=" m")
+    model = unpatch(twin(loaded.model))
+    with torch.inference_mode():
+        before = read_answer(loaded, model(pixels), seen.shape[:2])
+        after = read_answer(loaded, patch(model, plan)(pixels), seen.shape[:2])
+    return draw(seen, before, after)
+
+
+def _span_panels(
+    loaded: LoadedModel, span: SpanView, seen: Image, pixels: Tensor, suffix: str
+) -> tuple[Panel, ...]:
+    large = _large(seen)
+    size = large.shape[0], large.shape[1]
+    share = _share(loaded.model, pixels) if loaded.prepares_images else (1.0, 1.0)
+    panels = []
+    if span.labels is not None and span.clusters is not None:
+        regions = _stretch(span.labels, size, share)
+        what = "{}×{} clusters of {}×{} tokens".format(*span.clusters, *span.grid)
+        title = f"clusters, blocks {span.first} to {span.last}"
+        panels += [
+            Panel(f"clusters{suffix}", title, what, outline(large, regions)),
+            Panel(f"assignment{suffix}", "their mean colours", what, mean_colours(large, regions)),
+        ]
+    if span.error is not None:
+        panels.append(_error_panel(span, span.error, size, share, suffix))
+    return tuple(panels)
+
+
+def _error_panel(
+    span: SpanView,
+    error: NDArray[np.float32],
+    size: tuple[int, int],
+    share: tuple[float, float],
+    suffix: str,
+) -> Panel:
+    percent = 100 * error
+    scale = Scale("magma", 0, float(np.quantile(percent, _MOST)), " %")
+    title = f"error after block {span.last}"
+    caption = f"of the tokens' length; {percent.mean():.3g} % on average"
+    drawn = scale.paint(_stretch(percent, size, share))
+    return Panel(f"error{suffix}", title, caption, drawn, scale)
+
+
+def outline(image: Image, regions: NDArray[np.integer]) -> Image:
+    """Draw lines between regions (H, W) of an image (H, W, 3)."""
+    drawn = image.copy()
+    drawn[borders(regions)] = _LINE
+    return drawn
+
+
+def mean_colours(image: Image, regions: NDArray[np.integer]) -> Image:
+    """Give each region (H, W) of an image the mean of its colours.
+
+    Example:
+        >>> image = np.array([[[0, 0, 0], [10, 20, 30], [90, 0, 0]]], np.uint8)
+        >>> mean_colours(image, np.array([[4, 4, 7]]))[0].tolist()
+        [[5, 10, 15], [5, 10, 15], [90, 0, 0]]
+    """
+    _, places, counts = np.unique(regions, return_inverse=True, return_counts=True)
+    sums = [np.bincount(places.ravel(), image[..., channel].ravel()) for channel in range(3)]
+    means = (np.stack(sums, -1) / counts[:, None]).astype(np.uint8)
+    coloured: Image = means[places.reshape(regions.shape)]
+    return coloured
+
+
+def _stretch(
+    values: NDArray[Any], size: tuple[int, int], share: tuple[float, float]
+) -> NDArray[Any]:
+    """Values of tokens (H, W) at the pixels of an image, which covers a share of their grid."""
+    whole = round(size[0] / share[0]), round(size[1] / share[1])
+    return enlarge(values, whole)[: size[0], : size[1]]
+
+
+def _share(model: nn.Module, pixels: Tensor) -> tuple[float, float]:
+    """How much of its padded input an image covers in a model that prepares images itself."""
+    images, _ = model.get_submodule("transform")(list(pixels))
+    high, wide = images.image_sizes[0]
+    return high / images.tensors.shape[-2], wide / images.tensors.shape[-1]
+
+
+def _seen(loaded: LoadedModel, image: Image) -> tuple[Image, Tensor]:
+    """The part of an image that a model sees at once, and its pixels (1, 3, h, w) for the model."""
+    weight = next(loaded.model.parameters())
+    mean, deviation = loaded.mean, loaded.deviation
+    if loaded.prepares_images:
+        seen, shown, (mean, deviation) = image, image, ((0.0,) * 3, (1.0,) * 3)
+    elif loaded.window_stride is None:
+        seen, shown = image, resize(image, loaded.image_size)
+    else:
+        seen = shown = _middle_window(loaded, image)
+    pixels = normalize(shown, mean, deviation)[None]
+    return seen, pixels.to(weight.device, weight.dtype)
+
+
+def _middle_window(loaded: LoadedModel, image: Image) -> Image:
+    height, width = loaded.image_size
+    if loaded.short_side is not None:
+        image = resize_short_side(image, loaded.short_side)
+    scale = max(1.0, height / image.shape[0], width / image.shape[1])  # a window fits in
+    image = resize(image, (round(scale * image.shape[0]), round(scale * image.shape[1])))
+    top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
+    return image[top : top + height, left : left + width]
+
+
+def _write(path: Path, content: bytes) -> Path:
+    with replacing(path) as file:
+        file.write(content)
+    return path
