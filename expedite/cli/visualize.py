@@ -31,7 +31,7 @@ from expedite.evaluate.images import Image
 from expedite.evaluate.run import RANDOM_WEIGHTS
 from expedite.evaluate.scenes import render_scene, scene_seed
 from expedite.evaluate.truths import open_image
-from expedite.evaluate.visualize import Views, visualize
+from expedite.evaluate.visualize import Views, is_file, visualize
 from expedite.loading import load_model
 from expedite.loading.demo import SCENE_SIZE
 
@@ -71,6 +71,7 @@ def visualize_command(
     plans = plans_from(None, alpha, clusters, keep, beta, method, reconstruct_at, settings)
     if len(plans) != 1:
         raise ExpediteError(f"{len(plans)} plans were asked; pictures are of one")
+    is_file(out)  # or nothing could be written in the end
     pixels, name = _read(image)
     torch.manual_seed(0)  # of random weights
     loaded = for_task(load_model(model, image_size_of(image_size), classes, checkpoint), task)

@@ -49,7 +49,7 @@ def draw_depth(image: Image, before: Tensor, after: Tensor, unit: str = "") -> P
 def draw_segments(image: Image, before: Segments, after: Segments) -> Panels:
     """Segments in the hue of their class, each with a border."""
     first, second = (
-        Panel(name, name, f"{len(found.classes)} segments", _segments(image, found))
+        Panel(name, name, f"segments: {len(found.classes)}", _segments(image, found))
         for name, found in (("before", before), ("after", after))
     )
     changed = changed_segments(before, after)

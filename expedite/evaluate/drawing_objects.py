@@ -25,7 +25,7 @@ def draw_objects(image: Image, before: Instances, after: Instances) -> Panels:
         Panel(
             name,
             name,
-            f"{len(found.classes)} objects of score {_SURE:g} or more",
+            f"objects of score {_SURE:g} or more: {len(found.classes)}",
             _draw(large, found, hues[found.classes]),
         )
         for name, found in (("before", one), ("after", two))

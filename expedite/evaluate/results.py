@@ -6,6 +6,7 @@ Files are written beside their place and renamed, so that a sweep can be stopped
 import csv
 import io
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -88,11 +89,11 @@ def load_results(folder: Path, request: dict[str, Any], task: TaskName) -> Resul
     """What a folder holds of a sweep, to be gone on with; empty where there is nothing yet.
 
     Raises:
-        ExpediteError: The folder is a file, holds another sweep, or a file that is not of a sweep.
+        ExpediteError: The folder is a file, cannot be written, holds another sweep, or a file that
+            is not of a sweep.
     """
     path = folder / _FILE
-    if folder.exists() and not folder.is_dir():
-        raise ExpediteError(f"results were to go to {folder}, which is a file; a folder is due")
+    check_writable(folder)
     if not path.exists():
         return Results(request, task)
     found = read_results(path)
@@ -145,6 +146,20 @@ def _check(found: Results) -> None:
         for value in [*figures.values(), *chain(*named)]:
             if not isinstance(value, (int, float)):
                 raise ValueError(f"a figure is {value!r}")
+
+
+def check_writable(folder: Path) -> None:
+    """Refuse a folder that nothing can be written to, before any time goes into what should be.
+
+    Raises:
+        ExpediteError: It is a file or below one, or it is there and cannot be written, or the
+            folder that it is to be made in cannot.
+    """
+    place = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not place.is_dir():
+        raise ExpediteError(f"{folder} was to be written, and {place} is a file; a folder is due")
+    if not os.access(place, os.W_OK):
+        raise ExpediteError(f"{folder} was to be written, and nothing can be written to {place}")
 
 
 @contextmanager

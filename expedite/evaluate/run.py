@@ -1,7 +1,9 @@
 """A sweep from start to end: measure, show live, save after every row, go on where one stopped."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +68,10 @@ def run_sweep(request: Request, console: Console) -> Results:
     under = setting(sweep.model, sweep.images)
     results.setting = str(under)
     now = environment(under)
-    with progress.shown(lambda: terminal_table(results)):
+    with (
+        _said_where_it_stops(request.out, console),
+        progress.shown(partial(terminal_table, results)),
+    ):
         for row in _measure_missing(sweep, results, request.plans):
             results.rows.append(row)
             results.notes = _notes(request, results.rows)
@@ -75,6 +80,16 @@ def run_sweep(request: Request, console: Console) -> Results:
             progress.on_plan()
     results.save(request.out)  # also where nothing was missing but the table for spreadsheets
     return results
+
+
+@contextmanager
+def _said_where_it_stops(out: Path, console: Console) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        text = f"stopped: what was measured is in {out}, and the same command goes on from there"
+        console.print(text, markup=False, soft_wrap=True)
+        raise
 
 
 def _measure_missing(sweep: Sweep, results: Results, plans: Sequence[Plan]) -> Iterator[Row]:

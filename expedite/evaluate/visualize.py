@@ -20,7 +20,7 @@ from expedite.evaluate.drawing_objects import draw_objects
 from expedite.evaluate.images import Image, normalize, resize, resize_short_side
 from expedite.evaluate.observe import SpanView, observe
 from expedite.evaluate.panels import Panel, Scale, draw_sheet, enlarge, panel_size
-from expedite.evaluate.results import replacing
+from expedite.evaluate.results import check_writable, replacing
 from expedite.evaluate.speed import twin
 from expedite.evaluate.sweep import Row
 from expedite.evaluate.table import label
@@ -75,15 +75,28 @@ class Views:
             ExpediteError: A file of another kind is asked, or something cannot be written.
         """
         files = {"sheet": draw_sheet(self.rows, self.title)}
-        if out.suffix == ".png" and not out.is_dir():
+        if is_file(out):
             out.parent.mkdir(parents=True, exist_ok=True)
             return [_write(out, files["sheet"])]
-        if out.suffix and not out.is_dir():
-            raise ExpediteError(f"a picture was to go to {out}; a .png file, or a folder, is due")
         for panel in (self.image, *[panel for row in self.panels for panel in row], *self.answers):
             files[panel.name] = draw_sheet([[panel]], self.title)
         out.mkdir(parents=True, exist_ok=True)
         return [_write(out / f"{name}.png", content) for name, content in files.items()]
+
+
+def is_file(out: Path) -> bool:
+    """Whether pictures go into one file, and not into a folder.
+
+    Raises:
+        ExpediteError: A file of another kind than PNG is asked, or nothing can be written there.
+    """
+    if out.suffix and not out.is_dir():
+        if out.suffix != ".png":
+            raise ExpediteError(f"a picture was to go to {out}; a .png file, or a folder, is due")
+        check_writable(out.parent)
+        return True
+    check_writable(out)
+    return False
 
 
 def visualize(loaded: LoadedModel, plan: Plan, image: Image, name: str = "") -> Views:

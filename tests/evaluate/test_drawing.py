@@ -87,11 +87,11 @@ def test_segments_are_drawn_with_borders_and_without_any() -> None:
     found = Segments.of_ids(ids, {0: 1, 5: 1}, 3)
     first, _, third = draw_segments(IMAGE, found, found)
     assert (first.image[:, first.image.shape[1] // 2 - 1] == 255).all()  # between two of one class
-    assert first.caption == "2 segments"
+    assert first.caption == "segments: 2"
     assert third.caption.startswith("0.00 %")
     no_map = np.full((40, 60), NO_SEGMENT, np.int32)
     nothing = Segments(no_map, np.zeros(0, int), 3, np.zeros(0, bool))
-    assert draw_segments(IMAGE, nothing, nothing)[0].caption == "0 segments"
+    assert draw_segments(IMAGE, nothing, nothing)[0].caption == "segments: 0"
 
 
 def objects(
@@ -135,7 +135,7 @@ def test_objects_are_drawn_where_they_are() -> None:
     before = objects([LEFT, RIGHT], [1, 2], [0.9, 0.4])
     after = objects([RIGHT], [3], [0.9])
     first, second, third = draw_objects(IMAGE, before, after)
-    assert first.caption == "1 objects of score 0.5 or more"
+    assert first.caption == "objects of score 0.5 or more: 1"
     assert third.caption == "1 lost (red), 1 new (blue), 0 alike"
     high, wide = third.image.shape[0] / 40, third.image.shape[1] / 60
     assert colour_at(third.image, 2 * high, 10 * wide) == CHANGED  # the upper edge

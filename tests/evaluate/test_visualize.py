@@ -143,6 +143,6 @@ def test_what_cannot_be_written_is_said(tmp_path: Path) -> None:
     with pytest.raises(ExpediteError, match=r"a \.png file, or a folder, is due"):
         views.write(tmp_path / "picture.jpg")
     (tmp_path / "file").write_text("")
-    with pytest.raises(OSError, match="file"):
+    with pytest.raises(ExpediteError, match="file is a file; a folder is due"):
         views.write(tmp_path / "file" / "picture.png")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file"]
