@@ -7,7 +7,6 @@ import resource
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -22,9 +21,10 @@ from PIL import Image
 from expedite.cli import main
 from expedite.evaluate.results import Results
 from expedite.evaluate.scenes import write_scenes
+from expedite.evaluate.sweep import Sweep
 from expedite.loading import load_model
 from expedite.models.segmenter_files import Preprocessing, save_segmenter
-from expedite.plan import make_plan
+from expedite.plan import Plan, make_plan
 from expedite.recipes import RECIPES, Recipe, Row
 from expedite.version import __version__
 from tests.evaluate.rows import ROWS
@@ -126,7 +126,7 @@ def test_sweep_writes_tables_plots_and_a_page(
         "results.json",
         "report.html",
         "report.md",
-        "picture.png",
+        "picture_expedite.png",
         "accuracy_gflops.png",
         "accuracy_fps.png",
     }
@@ -277,21 +277,26 @@ def test_visualize_without_an_image_and_without_weights(run: Run, tmp_path: Path
         assert "a generated scene" in picture.info["Title"]
 
 
-def test_an_interrupted_sweep_keeps_its_rows(sweep: list[object], tmp_path: Path) -> None:
-    words = [sys.executable, "-m", "expedite", *map(str, sweep), "--alpha", "1,2,3,1", "--seconds"]
-    results = tmp_path / "out/results.json"
-    with subprocess.Popen(
-        [*words, "3"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
-        while process.poll() is None and not results.exists():
-            time.sleep(0.05)
-        process.send_signal(signal.SIGINT)
-        out, err = process.communicate()
-    assert process.returncode == 130, err
-    assert (out.count("\n"), err) == (1, "")
-    assert out.startswith("stopped: what was measured is in ")
-    assert 1 <= len(json.loads(results.read_text())["rows"]) < 4
-    assert list((tmp_path / "out").glob(".*")) == []
+def test_an_interrupted_sweep_keeps_its_rows(
+    sweep: list[object], execute: Execute, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measure = Sweep.measure
+
+    def interrupted(self: Sweep, plan: Plan, base: Any) -> Any:
+        if plan.spans[0].alpha == 2:
+            signal.raise_signal(signal.SIGINT)  # as Ctrl-C does
+        return measure(self, plan, base)
+
+    monkeypatch.setattr(Sweep, "measure", interrupted)
+    code, out, err = execute(*sweep)
+    assert code == 130
+    assert out == (
+        f"stopped: what was measured is in {tmp_path}/out, and the same command goes on from "
+        "there\n"
+    )
+    assert err == ""
+    assert len(json.loads((tmp_path / "out/results.json").read_text())["rows"]) == 2
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"results.json", "results.csv"}
 
 
 def test_tune(checkpoint: Path, data: Path, execute: Execute, refusal: Run) -> None:
@@ -680,7 +685,7 @@ class TestBadInput:
             "report": ["report", tmp_path, "--out", tmp_path / "x.md"],
         }[command]
         with files_of_at_most(300):
-            assert " cannot be written: File too large; another place" in refusal(*words)
+            assert " cannot be written: File too large; make room there" in refusal(*words)
         assert [path for path in sorted(tmp_path.rglob("*")) if path.name != "out"] == before
 
     def test_impossible_picture(

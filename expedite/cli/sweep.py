@@ -33,7 +33,7 @@ from expedite.errors import ExpediteError
 from expedite.evaluate.comparators import METHODS
 from expedite.evaluate.layouts import open_data
 from expedite.evaluate.plans import Size, grid_of_plans, parse_number, parse_size, read_plans
-from expedite.evaluate.recommend import code, recommend, verdict
+from expedite.evaluate.recommend import best_by_method, code, recommend, verdict
 from expedite.evaluate.report import Section, write_report
 from expedite.evaluate.results import Results, flat
 from expedite.evaluate.run import Request, run_sweep
@@ -152,17 +152,17 @@ def sweep_command(
 
 
 def _draw(request: Request, results: Results, console: Console) -> None:
-    """Draw what the recommended plan, or else the one that keeps most, does to the first image."""
-    best = recommend(results, least_speedup=0.0)
-    if best is None or best.plan is None or not request.loaded.trained:
+    """Draw what the best plan of each method does to the first image."""
+    if not request.loaded.trained:
         return
     sample = next(iter(request.samples))
-    try:
-        views = visualize(request.loaded, best.plan, sample.image, sample.name)
-    except ExpediteError as error:  # what was measured is not to be lost for a picture
-        console.print(f"no picture: {error}", markup=False, soft_wrap=True)
-        return
-    views.write(request.out / "picture.png")
+    for method, plan in best_by_method(results).items():
+        try:
+            views = visualize(request.loaded, plan, sample.image, sample.name)
+        except ExpediteError as error:  # what was measured is not to be lost for a picture
+            console.print(f"no picture of {method}: {error}", markup=False, soft_wrap=True)
+            continue
+        views.write(request.out / f"picture_{method}.png")
 
 
 def _summary(results: Results, page: Path) -> dict[str, Any]:

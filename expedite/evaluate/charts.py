@@ -18,7 +18,7 @@ from expedite.evaluate.table import Measure, front_of, main_measures
 _PAD = 0.06  # of the range, around the points
 _TICKS = 5
 # How many colours and marks the page has.
-_COLOURS, _MARKS = 6, 5
+_COLOURS, _MARKS = 8, 5
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,8 @@ class Line:
 
     @property
     def mark(self) -> int:
-        """Which mark; the same colour comes back with another."""
-        return (self.style + self.style // _COLOURS) % _MARKS
+        """Which mark; a colour that comes back has another."""
+        return self.style % _MARKS
 
 
 @dataclass(frozen=True)

@@ -21,13 +21,13 @@ def asked(results: Results) -> dict[str, str]:
     """What was asked, and with what it was measured, by name.
 
     Example:
-        >>> asked(Results({"model": "dpt:x", "image_size": [64, 96], "checkpoint": None}, "depth"))
+        >>> asked(Results({"model": "dpt:x", "image_size": [64, 96], "protocol": {}}, "depth"))
         {'model': 'dpt:x', 'image size': '[64, 96]'}
     """
     request = {
         name.replace("_", " "): value if isinstance(value, str) else json.dumps(value)
         for name, value in results.request.items()
-        if value is not None
+        if value not in (None, {}, [])
     }
     return {**request, **results.environment}
 

@@ -41,8 +41,8 @@ class Scale:
         """Values (H, W) in their colours, (H, W, 3).
 
         Example:
-            >>> Scale("gray", 0, 4).paint(np.array([[-1.0, 2.0, 9.0]]))[0, :, 0]
-            array([  0, 127, 255], dtype=uint8)
+            >>> Scale("gray", 0, 4).paint(np.array([[-1.0, 2.0, 9.0]]))[0, :, 0].tolist()
+            [0, 128, 255]
         """
         spread = self.highest - self.lowest
         share = (values - self.lowest) / (spread if spread > 0 else 1.0)

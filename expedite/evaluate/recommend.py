@@ -1,6 +1,6 @@
 """Which plan of a sweep to take, if any pays, and the line of code that does it."""
 
-from dataclasses import fields
+from dataclasses import fields, replace
 
 from expedite.evaluate.comparators import method_of, plan_of_spans
 from expedite.evaluate.comparators.rival import Rival
@@ -45,6 +45,28 @@ def recommend(results: Results, least_speedup: float = LEAST_SPEEDUP) -> Row | N
     if enough:
         return max(enough, key=lambda row: row.speedup)
     return max(paying, key=lambda row: shares[id(row)], default=None)
+
+
+def best_by_method(results: Results) -> dict[str, Plan]:
+    """The plan of each method that is recommended among its own, whether it pays or not.
+
+    Example:
+        >>> from expedite.evaluate.comparators import plan_of
+        >>> plans = [plan_of("pool", 1, 4), plan_of("expedite", 1, 5), plan_of("expedite", 1, 4)]
+        >>> rows = [Row(plan, 1, 1, speedup=n, retention=0.99) for n, plan in enumerate(plans)]
+        >>> best = best_by_method(Results({}, "segmentation", rows=rows))
+        >>> [(method, plan.spans[0].clusters) for method, plan in best.items()]
+        [('pool', (4, 4)), ('expedite', (4, 4))]
+    """
+    groups: dict[str, list[Row]] = {}
+    for row in results.rows:
+        if row.plan is not None:
+            groups.setdefault(method_of(row.plan).split(" ")[0], []).append(row)
+    best = {
+        method: recommend(replace(results, rows=rows), least_speedup=0.0)
+        for method, rows in groups.items()
+    }
+    return {method: row.plan for method, row in best.items() if row and row.plan}
 
 
 def verdict(results: Results) -> str:

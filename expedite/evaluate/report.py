@@ -96,7 +96,7 @@ def _picture(path: Path) -> dict[str, str]:
     try:
         with Image.open(path) as image:
             file = io.BytesIO()
-            image.convert("RGB").save(file, "WEBP", quality=90)
+            image.convert("RGB").save(file, "WEBP", quality=80)
             caption = str(image.info.get("Title", path.stem))
     except (UnidentifiedImageError, OSError, SyntaxError) as error:
         raise ExpediteError(f"{path} cannot be read as an image: {error}") from error

@@ -176,8 +176,8 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
         partial.replace(path)
     except OSError as error:
         raise ExpediteError(
-            f"{path} cannot be written: {error.strerror or error}; another place, or room there, "
-            "is due, and what was there before is as it was"
+            f"{path} cannot be written: {error.strerror or error}; make room there, or give "
+            "another place"
         ) from error
     finally:
         with suppress(OSError):  # whose cause was said

@@ -91,7 +91,7 @@ def is_file(out: Path) -> bool:
         ExpediteError: A file of another kind than PNG is asked, or nothing can be written there.
     """
     if out.suffix and not out.is_dir():
-        if out.suffix != ".png":
+        if out.suffix.lower() != ".png":
             raise ExpediteError(f"a picture was to go to {out}; a .png file, or a folder, is due")
         check_writable(out.parent)
         return True

@@ -224,6 +224,17 @@ def test_light_dark_and_printed_are_readable(page: Any, selector: str) -> None:
     assert seen["printed"] == seen["light"]
 
 
+def test_printed_tables_are_as_wide_as_paper(page: Any) -> None:
+    """Of A4 and of letter in landscape, without their margins."""
+    metrics = {"width": 950, "height": 700, "deviceScaleFactor": 1, "mobile": False}
+    page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    set_media(page, media="print")
+    wide = page.execute_script("return document.documentElement.scrollWidth")
+    set_media(page)
+    page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    assert wide <= 950
+
+
 def test_on_a_phone_nothing_reaches_beyond_the_page(page: Any) -> None:
     metrics = {"width": 390, "height": 800, "deviceScaleFactor": 1, "mobile": True}
     page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)

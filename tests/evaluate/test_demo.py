@@ -77,7 +77,7 @@ def test_the_demo_sweeps_reports_and_draws(tmp_path: Path, monkeypatch: pytest.M
             assert plan["gflops"] < 0.7 * base["gflops"]
             assert plan["retention"] > 0.9
     assert page.read_text().count("data:image/webp") == 2
-    assert page.with_name("report.md").read_text().count("| **unpatched** |") == 2
+    assert page.with_name("report.md").read_text().count("\n| plan |") == 2
     text = (tmp_path / "shown.txt").read_text()
     assert text.count("times as fast at a retention of") == 2
     assert "in RMSE" in text

@@ -148,7 +148,7 @@ def test_a_write_for_which_there_is_no_room_is_said_and_leaves_what_was_there(
 ) -> None:
     path = tmp_path / "results.json"
     path.write_text("before")
-    said = "results.json cannot be written: No space left on device; another place"
+    said = "results.json cannot be written: No space left on device; make room there"
     with pytest.raises(ExpediteError, match=said), replacing(path):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     assert path.read_text() == "before"

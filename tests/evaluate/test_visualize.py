@@ -7,6 +7,9 @@ import pytest
 import torch
 from PIL import Image
 from torch import nn
+from torchvision.models.detection.transform import (  # type: ignore[import-untyped]
+    GeneralizedRCNNTransform,
+)
 
 from expedite import ExpediteError, Plan, Span
 from expedite.evaluate.comparators import plan_of
@@ -88,6 +91,35 @@ def test_methods_without_clusters() -> None:
     flexible = loaded(timm_vit(dynamic_img_size=True), "classification")
     with pytest.raises(ExpediteError, match="makes no clusters, and whose predictions"):
         visualize(flexible, plan_of("downsample", 0, 4), IMAGE)
+
+
+class Detector(nn.Module):
+    """Resizes and pads images as torchvision's detectors do, and finds one object in each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.transform = GeneralizedRCNNTransform(32, 64, HALF, HALF)
+        self.body = timm_vit(dynamic_img_size=True)
+
+    def forward(self, images: torch.Tensor) -> list[dict[str, torch.Tensor]]:
+        padded, _ = self.transform(list(images))
+        sure = self.body(padded.tensors)[:, 0].sigmoid()
+        box, label = torch.tensor([[2.0, 3.0, 30.0, 40.0]]), torch.tensor([1])
+        return [{"boxes": box, "labels": label, "scores": one[None]} for one in sure]
+
+
+def test_what_a_detector_pads_is_not_drawn() -> None:
+    """50×77 pixels become 32×49 of 32×64: 13 of 16 columns of tokens show the image."""
+    pytest.importorskip("pycocotools")
+    views = visualize(loaded(Detector().eval(), "detection"), make_plan(1, 6), IMAGE)
+    (span,), panel = views.spans, views.panels[0][2]
+    assert span.grid == (8, 16)
+    assert span.error is not None and panel.scale is not None
+    colours = panel.scale.paint(100 * span.error)
+    rows = np.arange(len(panel.image)) * 8 // len(panel.image)
+    assert (panel.image[:, -1] == colours[rows, 12]).all()
+    assert (panel.image[:, 0] == colours[rows, 0]).all()
+    assert views.answers[0].image.shape == panel.image.shape
 
 
 def test_half_precision() -> None:
