@@ -16,6 +16,7 @@ from expedite.evaluate.images import Image
 
 # A panel has about the area of a square of so many pixels, in the shape of its image.
 _SIDE = 560
+_LONGEST = 16.0  # times the other side
 _DPI = 100
 # Pixels between panels, and above and below them for words.
 _GAP, _MARGIN, _HEADER, _TITLE, _BAR, _SCALE = 16, 20, 34, 48, 12, 32
@@ -76,14 +77,14 @@ class Panel:
 
 
 def panel_size(size: tuple[int, int]) -> tuple[int, int]:
-    """Height and width of the panel of an image of `size`.
+    """Height and width of the panel of an image of `size`; long strips are drawn shorter.
 
     Example:
         >>> panel_size((224, 224)), panel_size((352, 1216))
         ((560, 560), (301, 1041))
     """
-    shape = (size[0] / size[1]) ** 0.5
-    return max(1, round(_SIDE * shape)), max(1, round(_SIDE / shape))
+    shape = min(max(size[0] / size[1], 1 / _LONGEST), _LONGEST) ** 0.5
+    return round(_SIDE * shape), round(_SIDE / shape)
 
 
 def enlarge(image: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:

@@ -132,6 +132,15 @@ def test_a_table_sorts_by_the_column_that_is_pressed(page: Any) -> None:
     assert found(page, "section:last-of-type th[aria-sort=ascending]") == []
 
 
+def test_numbers_sort_by_their_value_and_words_by_their_letters(page: Any) -> None:
+    mixed = ["10", "2.5", "-3", "2.25", "100%", "1.2 to 3", "-0.5"]
+    ordered = ["-3", "-0.5", "1.2 to 3", "2.25", "2.5", "10", "100%"]
+    assert page.execute_script("return arguments[0].sort(compare)", mixed) == ordered
+    plans = ["α2 20x20", "α10 4x4", "evit α2 4x4", "α2 4x4"]
+    ordered = ["evit α2 4x4", "α2 4x4", "α2 20x20", "α10 4x4"]
+    assert page.execute_script("return arguments[0].sort(compare)", plans) == ordered
+
+
 def test_a_table_sorts_by_keys(page: Any) -> None:
     button = header(page, 5)
     page.execute_script("arguments[0].focus()", button)
@@ -151,6 +160,13 @@ def test_pointing_at_a_plan_says_its_figures(page: Any) -> None:
     assert lines[lines.index("mIoU %") + 1] == "30.00"
     lit = found(page, "tr.on")
     assert [row.get_attribute("data-row") for row in lit] == ["4"]
+    chart = found(page, "section:first-of-type svg.chart")[0]
+    page.execute_script("arguments[0].scrollIntoView({block: 'center'})", chart)
+    edge = (10 - chart.size["width"]) // 2
+    webdriver.ActionChains(page).move_to_element_with_offset(chart, edge, 0).perform()
+    assert tip(page) == []  # where no plan is near
+    hover(page, point)
+    assert tip(page) == lines
     hover(page, found(page, "h1")[0])
     assert tip(page) == []
     assert found(page, ".on") == []
