@@ -137,13 +137,14 @@ def visualize(loaded: LoadedModel, plan: Plan, image: Image, name: str = "") -> 
             "clusters, and whose predictions are not drawn; a method that makes clusters works"
         )
     shown = " on ".join(filter(None, [label(Row(plan, 1, 1)), name]))
-    shown_image = Panel("image", name or "image", _caption(loaded, pixels), _large(seen))
+    shown_image = Panel("image", name or "image", _caption(loaded, image, pixels), _large(seen))
     return Views(f"{shown} · {loaded.name}", shown_image, spans, panels, answers)
 
 
-def _caption(loaded: LoadedModel, pixels: Tensor) -> str:
-    size = f"{pixels.shape[-2]}×{pixels.shape[-1]} pixels"
-    return size if loaded.window_stride is None else f"the middle window, {size}"
+def _caption(loaded: LoadedModel, image: Image, pixels: Tensor) -> str:
+    size = pixels.shape[-2], pixels.shape[-1]
+    is_part = loaded.window_stride is not None and _for_windows(loaded, image).shape[:2] != size
+    return f"{'the middle window, ' if is_part else ''}{size[0]}×{size[1]} pixels"
 
 
 def _large(seen: Image) -> Image:
@@ -249,12 +250,18 @@ def _seen(loaded: LoadedModel, image: Image) -> tuple[Image, Tensor]:
     return seen, pixels.to(weight.device, weight.dtype)
 
 
-def _middle_window(loaded: LoadedModel, image: Image) -> Image:
+def _for_windows(loaded: LoadedModel, image: Image) -> Image:
+    """An image as large as it is when windows are cut from it."""
     height, width = loaded.image_size
     if loaded.short_side is not None:
         image = resize_short_side(image, loaded.short_side)
     scale = max(1.0, height / image.shape[0], width / image.shape[1])  # a window fits in
-    image = resize(image, (round(scale * image.shape[0]), round(scale * image.shape[1])))
+    return resize(image, (round(scale * image.shape[0]), round(scale * image.shape[1])))
+
+
+def _middle_window(loaded: LoadedModel, image: Image) -> Image:
+    height, width = loaded.image_size
+    image = _for_windows(loaded, image)
     top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
     return image[top : top + height, left : left + width]
 
