@@ -12,15 +12,15 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
 from expedite.errors import ExpediteError
 from expedite.evaluate.drawing import Panels, borders, draw_classes, draw_depth, draw_segments
 from expedite.evaluate.drawing_objects import draw_objects
-from expedite.evaluate.images import Image, normalize, resize, resize_short_side
+from expedite.evaluate.images import Image, resize
 from expedite.evaluate.observe import SpanView, observe
 from expedite.evaluate.panels import Panel, Scale, draw_sheet, enlarge, panel_size
 from expedite.evaluate.results import check_writable, replacing
+from expedite.evaluate.seen import Seen, seen_by
 from expedite.evaluate.speed import twin
 from expedite.evaluate.sweep import Row
 from expedite.evaluate.table import label
@@ -121,58 +121,59 @@ def visualize(loaded: LoadedModel, plan: Plan, image: Image, name: str = "") -> 
         >>> [panel.name for row in views.panels for panel in row], views.answers
         (['clusters', 'assignment'], ())
     """
-    seen, pixels = _seen(loaded, image)
-    spans = tuple(observe(loaded.model, plan, pixels))
+    seen = seen_by(loaded, image)
+    spans = tuple(observe(loaded.model, plan, seen.pixels))
     if not loaded.trained:  # where every method looks free
         spans = tuple(replace(span, error=None) for span in spans)
-    several = len(spans) > 1
+    suffixes = [f"_{index}" for index in range(1, len(spans) + 1)] if len(spans) > 1 else [""]
     panels = tuple(
-        _span_panels(loaded, span, seen, pixels, f"_{index}" if several else "")
-        for index, span in enumerate(spans, start=1)
+        _span_panels(span, seen, suffix) for span, suffix in zip(spans, suffixes, strict=True)
     )
-    answers = _answers(loaded, plan, seen, pixels)
+    answers = _answers(loaded, plan, seen)
     if not any(panels) and not answers:
         raise ExpediteError(
             f"a picture of '{label(Row(plan, 1, 1))}' on '{loaded.name}' was asked, which makes no "
             "clusters, and whose predictions are not drawn; a method that makes clusters works"
         )
     shown = " on ".join(filter(None, [label(Row(plan, 1, 1)), name]))
-    shown_image = Panel("image", name or "image", _caption(loaded, image, pixels), _large(seen))
-    return Views(f"{shown} · {loaded.name}", shown_image, spans, panels, answers)
+    image_panel = Panel("image", name or "image", seen.caption, _large(seen))
+    return Views(f"{shown} · {loaded.name}", image_panel, spans, panels, answers)
 
 
-def _caption(loaded: LoadedModel, image: Image, pixels: Tensor) -> str:
-    size = pixels.shape[-2], pixels.shape[-1]
-    is_part = loaded.window_stride is not None and _for_windows(loaded, image).shape[:2] != size
-    return f"{'the middle window, ' if is_part else ''}{size[0]}×{size[1]} pixels"
+def _large(seen: Seen) -> Image:
+    return resize(seen.image, panel_size(seen.image.shape[:2]))
 
 
-def _large(seen: Image) -> Image:
-    return resize(seen, panel_size(seen.shape[:2]))
-
-
-def _answers(loaded: LoadedModel, plan: Plan, seen: Image, pixels: Tensor) -> tuple[Panel, ...]:
-    if not loaded.trained or (task := task_of(loaded)).name not in DRAWN:
+def _answers(loaded: LoadedModel, plan: Plan, seen: Seen) -> tuple[Panel, ...]:
+    draw = _drawing(loaded)
+    if draw is None:
         return ()
-    draw = DRAWN[task.name]
-    if isinstance(task, Depth) and task.metric:
-        draw = partial(draw_depth, unit=" m")
+    size = seen.image.shape[:2]
     model = unpatch(twin(loaded.model))
     with torch.inference_mode():
-        before = read_answer(loaded, model(pixels), seen.shape[:2])
-        after = read_answer(loaded, patch(model, plan)(pixels), seen.shape[:2])
-    return draw(seen, before, after)
+        before = read_answer(loaded, model(seen.pixels), size)
+        after = read_answer(loaded, patch(model, plan)(seen.pixels), size)
+    return draw(seen.image, before, after)
 
 
-def _span_panels(
-    loaded: LoadedModel, span: SpanView, seen: Image, pixels: Tensor, suffix: str
-) -> tuple[Panel, ...]:
+def _drawing(loaded: LoadedModel) -> Callable[[Image, Any, Any], Panels] | None:
+    """How a model's answers are drawn; None where they are not."""
+    if not loaded.trained:
+        return None
+    try:
+        task = task_of(loaded)
+    except ExpediteError:  # its output is of no task: tokens, say, which can be clustered
+        return None
+    if isinstance(task, Depth) and task.metric:
+        return partial(draw_depth, unit=" m")
+    return DRAWN.get(task.name)
+
+
+def _span_panels(span: SpanView, seen: Seen, suffix: str) -> tuple[Panel, ...]:
     large = _large(seen)
-    size = large.shape[0], large.shape[1]
-    share = _share(loaded.model, pixels) if loaded.prepares_images else (1.0, 1.0)
     panels = []
     if span.labels is not None and span.clusters is not None:
-        regions = _stretch(span.labels, size, share)
+        regions = _stretch(span.labels, seen)
         what = "{}×{} clusters of {}×{} tokens".format(*span.clusters, *span.grid)
         title = f"clusters, blocks {span.first} to {span.last}"
         panels += [
@@ -180,22 +181,16 @@ def _span_panels(
             Panel(f"assignment{suffix}", "their mean colours", what, mean_colours(large, regions)),
         ]
     if span.error is not None:
-        panels.append(_error_panel(span, span.error, size, share, suffix))
+        panels.append(_error_panel(span, span.error, seen, suffix))
     return tuple(panels)
 
 
-def _error_panel(
-    span: SpanView,
-    error: NDArray[np.float32],
-    size: tuple[int, int],
-    share: tuple[float, float],
-    suffix: str,
-) -> Panel:
+def _error_panel(span: SpanView, error: NDArray[np.float32], seen: Seen, suffix: str) -> Panel:
     percent = 100 * error
     scale = Scale("magma", 0, float(np.quantile(percent, _MOST)), " %")
     title = f"error after block {span.last}"
     caption = f"of the tokens' length; {percent.mean():.3g} % on average"
-    drawn = scale.paint(_stretch(percent, size, share))
+    drawn = scale.paint(_stretch(percent, seen))
     return Panel(f"error{suffix}", title, caption, drawn, scale)
 
 
@@ -221,49 +216,11 @@ def mean_colours(image: Image, regions: NDArray[np.integer]) -> Image:
     return coloured
 
 
-def _stretch(
-    values: NDArray[Any], size: tuple[int, int], share: tuple[float, float]
-) -> NDArray[Any]:
-    """Values of tokens (H, W) at the pixels of an image, which covers a share of their grid."""
-    whole = round(size[0] / share[0]), round(size[1] / share[1])
+def _stretch(values: NDArray[Any], seen: Seen) -> NDArray[Any]:
+    """Values of tokens (H, W) at the pixels of the panel of what was seen."""
+    size = panel_size(seen.image.shape[:2])
+    whole = round(size[0] / seen.share[0]), round(size[1] / seen.share[1])
     return enlarge(values, whole)[: size[0], : size[1]]
-
-
-def _share(model: nn.Module, pixels: Tensor) -> tuple[float, float]:
-    """How much of its padded input an image covers in a model that prepares images itself."""
-    images, _ = model.get_submodule("transform")(list(pixels))
-    high, wide = images.image_sizes[0]
-    return high / images.tensors.shape[-2], wide / images.tensors.shape[-1]
-
-
-def _seen(loaded: LoadedModel, image: Image) -> tuple[Image, Tensor]:
-    """The part of an image that a model sees at once, and its pixels (1, 3, h, w) for the model."""
-    weight = next(loaded.model.parameters())
-    mean, deviation = loaded.mean, loaded.deviation
-    if loaded.prepares_images:
-        seen, shown, (mean, deviation) = image, image, ((0.0,) * 3, (1.0,) * 3)
-    elif loaded.window_stride is None:
-        seen, shown = image, resize(image, loaded.image_size)
-    else:
-        seen = shown = _middle_window(loaded, image)
-    pixels = normalize(shown, mean, deviation)[None]
-    return seen, pixels.to(weight.device, weight.dtype)
-
-
-def _for_windows(loaded: LoadedModel, image: Image) -> Image:
-    """An image as large as it is when windows are cut from it."""
-    height, width = loaded.image_size
-    if loaded.short_side is not None:
-        image = resize_short_side(image, loaded.short_side)
-    scale = max(1.0, height / image.shape[0], width / image.shape[1])  # a window fits in
-    return resize(image, (round(scale * image.shape[0]), round(scale * image.shape[1])))
-
-
-def _middle_window(loaded: LoadedModel, image: Image) -> Image:
-    height, width = loaded.image_size
-    image = _for_windows(loaded, image)
-    top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
-    return image[top : top + height, left : left + width]
 
 
 def _write(path: Path, content: bytes) -> Path:

@@ -17,7 +17,7 @@ from expedite.evaluate.demo import demo_model, unseen_scenes
 from expedite.evaluate.visualize import DRAWN, mean_colours, outline, visualize
 from expedite.loading import LoadedModel, TaskName
 from expedite.plan import make_plan
-from tests.hosts import depth_vit, segmenter, timm_sam, timm_swin, timm_vit
+from tests.hosts import depth_vit, huggingface_vit, segmenter, timm_sam, timm_swin, timm_vit
 
 HALF = (0.5, 0.5, 0.5)
 IMAGE = np.random.default_rng(0).integers(0, 255, (50, 77, 3), dtype=np.uint8)
@@ -77,6 +77,12 @@ def test_every_panel_is_a_file_of_a_folder(tmp_path: Path) -> None:
 )
 def test_models_without_an_answer_to_draw(model: nn.Module, task: TaskName) -> None:
     views = visualize(loaded(model, task), make_plan(1, 4), IMAGE)
+    assert names(views) == [["image", "clusters", "assignment", "error"]]
+
+
+def test_an_output_of_no_task_is_not_drawn() -> None:
+    tokens = replace(loaded(huggingface_vit(), "features"), task=None)
+    views = visualize(tokens, make_plan(1, 4), IMAGE)
     assert names(views) == [["image", "clusters", "assignment", "error"]]
 
 
