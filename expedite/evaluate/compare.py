@@ -58,7 +58,8 @@ def compare(first: Results, second: Results) -> Comparison:
     if not pairs:
         raise ExpediteError("the two sweeps have no plan in common, so nothing can be compared")
     differing = _differing(first.request, second.request)
-    environment = _differing(first.environment, second.environment)
+    is_known = first.environment and second.environment  # older files say nothing of it
+    environment = _differing(first.environment, second.environment) if is_known else ()
     return Comparison(first, second, pairs, differing, environment)
 
 
@@ -68,7 +69,7 @@ def _differing(one: Mapping[str, Any], two: Mapping[str, Any]) -> tuple[str, ...
 
 def comparison_table(comparison: Comparison) -> Table:
     """The pairs as a table of rich: each figure before, after and by how much it changed."""
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1))
+    table = Table(box=SIMPLE_HEAD, padding=0)
     table.add_column("plan")
     # FPS of two runs drift too far to stand side by side.
     figures = {name: of for name, of in _figures(comparison).items() if name != "FPS"}

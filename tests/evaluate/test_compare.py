@@ -68,6 +68,7 @@ def test_other_libraries_are_said_and_what_was_asked_is_said_once() -> None:
     notes = comparison_notes(found)
     assert notes[:2] == ["image_size: [32, 32] → [64, 64]", "torch: 2.14 → 2.15"]
     assert comparison_content(found)["environment"]["torch"] == ["2.14", "2.15"]
+    assert compare(replace(one, environment={}), two).environment == ()
 
 
 def test_what_cannot_be_compared_is_refused() -> None:
