@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test
+.PHONY: demo test test-browser
 
 demo: .venv/installed
 	$(BIN)/expedite demo
@@ -12,6 +12,13 @@ test: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --strict
 	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal
+
+# Drives the report in headless Chromium, which `make test` leaves out where it is missing:
+#     apt-get install -y chromium chromium-driver
+test-browser: .venv/installed
+	command -v chromium && command -v chromedriver
+	$(BIN)/python -m pip install -c constraints.txt -e '.[browser]'
+	$(BIN)/python -m pytest -rs tests/evaluate/test_browser.py
 
 # Again whenever a dependency changes.
 .venv/installed: pyproject.toml constraints.txt

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 import expedite
 from expedite.evaluate.demo import unseen_scenes
 from expedite.evaluate.flops import count_flops
-from expedite.evaluate.picture import draw_plan
 from expedite.evaluate.predict import predict
 from expedite.evaluate.speed import time_pairs
 from expedite.evaluate.tasks import task_of
+from expedite.evaluate.visualize import visualize
 from expedite.loading import LoadedModel
 from expedite.patching import grid_of
 
@@ -39,8 +39,10 @@ def compare(loaded: LoadedModel, image: Path | None, alpha: int, keep: float, ou
     console.print(str(expedite.describe(fast, grid)))
     console.print(costs(loaded.model, fast, torch.zeros(1, 3, *loaded.image_size)))
     console.print(_agreement(loaded, fast, pixels))
-    draw_plan(loaded, loaded.model, fast, pixels, out)
-    console.print(f"look at {out}: image, clusters, before and after")
+    plan = expedite.describe(fast).plan
+    assert plan is not None  # it was patched above
+    visualize(loaded, plan, pixels, image.name if image else "a generated scene").write(out)
+    console.print(f"look at {out}: image, clusters, errors, before and after")
 
 
 def costs(plain: nn.Module, fast: nn.Module, images: Tensor) -> Table:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from expedite.clustering import Clustering, TokenClustering, pool
+from expedite.clustering import Clustering, TokenClustering, labels, pool
 from expedite.errors import ExpediteError
 from expedite.reconstruction import (
     Scope,
@@ -263,6 +263,23 @@ def pool_windows(values: Tensor, clustering: WindowClustering) -> Tensor:
     above, below = clustering.layouts
     parts = zip(above.split(values), clustering.regions, strict=True)
     return below.join([pool(body, region) for body, region in parts])
+
+
+def window_labels(clustering: WindowClustering) -> Tensor:
+    """The cluster that each token leans to most, by its place in the clustered map, (B, H·W) int64.
+
+    Example:
+        >>> _, record = cluster_windows(torch.randn(1, 10, 12, 8), (4, 4), (2, 2))
+        >>> found = window_labels(record)
+        >>> found.shape, int(found.max())  # of 5×6 clusters
+        (torch.Size([1, 120]), 29)
+    """
+    above, below = clustering.layouts
+    places = torch.arange(clustering.mass[0].numel(), device=clustering.mass.device)
+    as_a_map = places.view(1, *clustering.clusters, 1).expand(len(clustering.mass), -1, -1, -1)
+    parts = zip(below.split(as_a_map), clustering.regions, strict=True)
+    found = [place.gather(1, labels(region)[..., None]) for place, region in parts]
+    return above.join(found).flatten(1)
 
 
 def as_map(tokens: Tensor, grid: Size) -> Tensor:

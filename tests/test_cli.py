@@ -3,9 +3,12 @@
 import csv
 import json
 import pickle
+import resource
+import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,12 +19,15 @@ import torch
 from PIL import Image
 
 from expedite.cli import main
+from expedite.evaluate.results import Results
 from expedite.evaluate.scenes import write_scenes
+from expedite.evaluate.sweep import Sweep
 from expedite.loading import load_model
 from expedite.models.segmenter_files import Preprocessing, save_segmenter
-from expedite.plan import make_plan
+from expedite.plan import Plan, make_plan
 from expedite.recipes import RECIPES, Recipe, Row
 from expedite.version import __version__
+from tests.evaluate.rows import ROWS
 from tests.hosts import segmenter
 
 Run = Callable[..., str]
@@ -70,6 +76,17 @@ def refusal(execute: Execute) -> Run:
     return command
 
 
+@contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    """As on a disk with no more room, larger files cannot be written."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
     preprocessing = Preprocessing("vit", 32, 32, 16, "camvid")
@@ -108,6 +125,8 @@ def test_sweep_writes_tables_plots_and_a_page(
         "results.csv",
         "results.json",
         "report.html",
+        "report.md",
+        "picture_expedite.png",
         "accuracy_gflops.png",
         "accuracy_fps.png",
     }
@@ -220,6 +239,64 @@ def test_compare(sweep: list[object], run: Run, refusal: Run, tmp_path: Path) ->
     assert content["differing"] == {"images": [1, 2]}
     assert [row["plan"] for row in content["rows"]] == ["unpatched", "α1 4x4", "α2 4x4"]
     assert "is not there" in refusal("compare", tmp_path / "out", tmp_path / "nothing")
+
+
+def test_report_of_what_was_measured(sweep: list[object], run: Run, tmp_path: Path) -> None:
+    run(*sweep)
+    out = tmp_path / "out"
+    text = run("report", out)
+    assert text == (out / "report.md").read_text()
+    assert f"--out {out}" in text
+    assert f"| torch | {torch.__version__} |" in text
+    assert run("report", out / "results.json", "--format", "html").startswith("<!doctype html>")
+    assert run("report", out, out, "--format", "html", "--out", tmp_path / "page.html") == ""
+    page = (tmp_path / "page.html").read_text()
+    assert page.count("<h1>") == page.count("data:image/webp") == 2
+
+
+def test_visualize_a_model_with_weights(checkpoint: Path, data: Path, run: Run) -> None:
+    model, image, out = f"segmenter:{checkpoint}", data / "images/val/a.png", data / "pictures"
+    printed = run("visualize", model, image, *PLAN, "--out", out, "--device", "cpu")
+    assert "blocks 2 to 4 run on 4×4 clusters of 8×8 tokens; tokens behind them are" in printed
+    assert len(list(out.iterdir())) == 8
+    words = ("--alpha", "1+2", "--clusters", "6+3", "--set", "k=2", "--method", "paper", "--json")
+    content = json.loads(run("visualize", model, image, *words, "--out", data / "one.png"))
+    assert [span["blocks"] for span in content["spans"]] == [[2, 2], [3, 4]]
+    assert content["plan"]["k"] == 2
+    assert content["written"] == [str(data / "one.png")]
+    assert content["notes"] == []
+
+
+def test_visualize_without_an_image_and_without_weights(run: Run, tmp_path: Path) -> None:
+    out = tmp_path / "x.png"
+    words = ("--alpha", 4, "--clusters", 3, "--image-size", 64, "--classes", 3)
+    printed = run("visualize", "segmenter:vit_tiny_patch16_384", *words, "--out", out)
+    assert "The weights are random" in printed
+    assert "off on average" not in printed
+    with Image.open(out) as picture:
+        assert "a generated scene" in picture.info["Title"]
+
+
+def test_an_interrupted_sweep_keeps_its_rows(
+    sweep: list[object], execute: Execute, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measure = Sweep.measure
+
+    def interrupted(self: Sweep, plan: Plan, base: Any) -> Any:
+        if plan.spans[0].alpha == 2:
+            signal.raise_signal(signal.SIGINT)  # as Ctrl-C does
+        return measure(self, plan, base)
+
+    monkeypatch.setattr(Sweep, "measure", interrupted)
+    code, out, err = execute(*sweep)
+    assert code == 130
+    assert out == (
+        f"stopped: what was measured is in {tmp_path}/out, and the same command goes on from "
+        "there\n"
+    )
+    assert err == ""
+    assert len(json.loads((tmp_path / "out/results.json").read_text())["rows"]) == 2
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"results.json", "results.csv"}
 
 
 def test_tune(checkpoint: Path, data: Path, execute: Execute, refusal: Run) -> None:
@@ -568,6 +645,72 @@ class TestBadInput:
     def test_negative_seconds(self, sweep: list[object], refusal: Run, tmp_path: Path) -> None:
         assert "-1.0 seconds" in refusal(*sweep, "--seconds", "-1", started=True)
         assert not (tmp_path / "out").exists()
+
+    @pytest.mark.parametrize("command", ["report", "compare"])
+    @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.99])
+    def test_truncated_results(
+        self, command: str, share: float, refusal: Run, tmp_path: Path
+    ) -> None:
+        Results({"model": "x"}, "segmentation", rows=list(ROWS)).save(tmp_path)
+        path = tmp_path / "results.json"
+        whole = path.read_bytes()
+        path.write_bytes(whole[: int(share * len(whole))])
+        words = [tmp_path] * (2 if command == "compare" else 1)
+        assert f"{path} does not hold the rows of a sweep" in refusal(command, *words)
+
+    def test_impossible_report(self, refusal: Run, tmp_path: Path) -> None:
+        assert "is not there" in refusal("report", tmp_path)
+        Results({"model": "x"}, "segmentation", rows=list(ROWS)).save(tmp_path)
+        assert "the format 'pdf' was asked" in refusal("report", tmp_path, "--format", "pdf")
+        nowhere = tmp_path / "nowhere/report.md"
+        text = refusal("report", tmp_path, "--out", nowhere)
+        assert f"{nowhere} cannot be written: No such file or directory" in text
+
+    @pytest.mark.parametrize("command", ["sweep", "visualize", "report"])
+    def test_a_full_disk(
+        self,
+        command: str,
+        sweep: list[object],
+        checkpoint: Path,
+        data: Path,
+        refusal: Run,
+        tmp_path: Path,
+    ) -> None:
+        Results({"model": "x"}, "segmentation", rows=list(ROWS)).save(tmp_path)
+        before = sorted(tmp_path.rglob("*"))
+        picture = ["visualize", f"segmenter:{checkpoint}", data / "images/val/a.png", *PLAN]
+        words = {
+            "sweep": sweep,
+            "visualize": [*picture, "--out", tmp_path / "x.png"],
+            "report": ["report", tmp_path, "--out", tmp_path / "x.md"],
+        }[command]
+        with files_of_at_most(300):
+            assert " cannot be written: File too large; make room there" in refusal(*words)
+        assert [path for path in sorted(tmp_path.rglob("*")) if path.name != "out"] == before
+
+    def test_impossible_picture(
+        self, checkpoint: Path, data: Path, refusal: Run, tmp_path: Path
+    ) -> None:
+        words = ("visualize", f"segmenter:{checkpoint}", data / "images/val/a.png")
+        out = ("--out", tmp_path / "x.png")
+        assert "neither --alpha nor --plans was given" in refusal(*words, *out)
+        assert "2 plans were asked" in refusal(*words, *out, "--alpha", "1,2", "--clusters", 4)
+        assert "9×9" in refusal(*words, *out, "--alpha", 1, "--clusters", 9)
+        assert "a .png file, or a folder, is due" in refusal(*words, *PLAN, "--out", "x.jpg")
+        below = tmp_path / "model/checkpoint.pth/x"
+        assert "checkpoint.pth is a file" in refusal(*words, *PLAN, "--out", below)
+        assert not out[1].exists()
+
+    def test_a_picture_of_what_is_no_image(
+        self, checkpoint: Path, data: Path, refusal: Run, tmp_path: Path
+    ) -> None:
+        words = ("--out", tmp_path / "x.png", *PLAN)
+        path = data / "images/val/a.png"
+        path.write_bytes(path.read_bytes()[:200])
+        for image in (path, data / "none.png", data, checkpoint):
+            text = refusal("visualize", f"segmenter:{checkpoint}", image, *words)
+            assert f"{image} cannot be read as an image" in text
+        assert not (tmp_path / "x.png").exists()
 
     def test_results_that_are_none(self, sweep: list[object], refusal: Run, tmp_path: Path) -> None:
         (tmp_path / "out").mkdir()

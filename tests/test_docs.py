@@ -26,3 +26,10 @@ def test_a_host_of_ones_own(capsys: pytest.CaptureFixture[str]) -> None:
     assert expedite.unpatch(model) is model
     with pytest.raises(expedite.ExpediteError, match="host= says where"):
         expedite.describe(model)
+
+
+def test_a_picture_in_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/reports.md").read_text(), re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    exec(code, {})
+    assert (tmp_path / "picture.png").stat().st_size > 100_000

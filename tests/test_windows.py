@@ -17,6 +17,7 @@ from expedite.windows import (
     partition,
     reconstruct_windows,
     unpartition,
+    window_labels,
 )
 
 sides = st.integers(1, 11)
@@ -170,3 +171,17 @@ def test_refuses_what_cannot_be_done(
     with pytest.raises(ExpediteError, match=message):
         centroids, record = cluster_windows(torch.randn(shape), (4, 4), cells)
         reconstruct_windows(centroids, record, k=k)
+
+
+@given(height=sides, width=sides, window=st.tuples(sides, sides), borders=st.booleans())
+def test_labels_say_which_tokens_a_centroid_is_the_mean_of(
+    height: int, width: int, window: tuple[int, int], borders: bool
+) -> None:
+    cells = -(-window[0] // 2), -(-window[1] // 3)
+    tokens = torch.randn(2, height, width, 3)
+    centroids, record = cluster_windows(tokens, window, cells, borders=borders, hard=True)
+    found = window_labels(record)
+    bodies, places = tokens.flatten(1, 2), centroids.flatten(1, 2)
+    for body, means, index in zip(bodies, places, found, strict=True):
+        for place in index.unique():
+            torch.testing.assert_close(body[index == place].mean(0), means[place])

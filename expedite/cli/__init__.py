@@ -13,8 +13,10 @@ from expedite.cli.demo import demo_command
 from expedite.cli.describe import describe_command
 from expedite.cli.flops import flops_command
 from expedite.cli.recipes import recipes_command
+from expedite.cli.report import report_command
 from expedite.cli.sweep import sweep_command
 from expedite.cli.tune import tune_command
+from expedite.cli.visualize import visualize_command
 from expedite.errors import ExpediteError
 from expedite.version import __version__
 
@@ -25,7 +27,9 @@ app = typer.Typer(
 )
 app.command("sweep")(sweep_command)
 app.command("tune")(tune_command)
+app.command("report")(report_command)
 app.command("compare")(compare_command)
+app.command("visualize")(visualize_command)
 app.command("describe")(describe_command)
 app.command("flops")(flops_command)
 app.command("bench")(bench_command)
@@ -52,5 +56,12 @@ def main() -> None:
     try:
         app()
     except (ExpediteError, OSError) as error:
-        Console(stderr=True, soft_wrap=True).print(f"error: {error}", markup=False, highlight=False)
+        console = Console(stderr=True, soft_wrap=True)
+        console.print(f"error: {_sentence(error)}", markup=False, highlight=False)
         sys.exit(2)
+
+
+def _sentence(error: ExpediteError | OSError) -> str:
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename} cannot be used: {error.strerror}"
+    return str(error)

@@ -33,7 +33,7 @@ from expedite.errors import ExpediteError
 from expedite.evaluate.comparators import METHODS
 from expedite.evaluate.layouts import open_data
 from expedite.evaluate.plans import Size, grid_of_plans, parse_number, parse_size, read_plans
-from expedite.evaluate.recommend import code, recommend, verdict
+from expedite.evaluate.recommend import best_by_method, code, recommend, verdict
 from expedite.evaluate.report import Section, write_report
 from expedite.evaluate.results import Results, flat
 from expedite.evaluate.run import Request, run_sweep
@@ -42,6 +42,7 @@ from expedite.evaluate.tasks.base import Task
 from expedite.evaluate.tasks.classes import Segmentation
 from expedite.evaluate.tasks.depth import Depth
 from expedite.evaluate.truths import LABEL_RULES, DepthRule, LabelRule, TruthRule
+from expedite.evaluate.visualize import visualize
 from expedite.loading import LoadedModel, load_model
 from expedite.plan import Plan
 from expedite.version import __version__
@@ -107,12 +108,12 @@ def sweep_command(
     A sweep that was stopped goes on where it was: rows in --out are not measured again.
     """
     torch.manual_seed(0)  # of random weights
-    loaded = _for_task(load_model(model, image_size_of(image_size), classes, checkpoint), task)
+    loaded = for_task(load_model(model, image_size_of(image_size), classes, checkpoint), task)
     measured = _task(loaded, max_depth)
     rule = _truth_rule(loaded, measured, ignore_index, reduce_zero_label, depth_scale)
     samples = open_data(data, split, measured.name, rule, limit)
     measured = measured.on(samples.rule)
-    listed = _plans(plans, alpha, clusters, keep, beta, method, reconstruct_at, settings)
+    listed = plans_from(plans, alpha, clusters, keep, beta, method, reconstruct_at, settings)
     request = Request(
         loaded=loaded,
         task=measured,
@@ -139,6 +140,7 @@ def sweep_command(
     )
     console = Console(stderr=as_json)
     results = run_sweep(request, console)
+    _draw(request, results, console)
     page = write_report(out, [Section(results, out)])
     if as_json:
         typer.echo(json.dumps(_summary(results, page), indent=2))
@@ -146,7 +148,21 @@ def sweep_command(
     console.print(verdict(results))
     if (best := recommend(results)) and best.plan:
         console.print(code(best.plan), markup=False, soft_wrap=True)
-    console.print(f"written: {page}, results.csv and results.json beside it")
+    console.print(f"written: {page}, report.md, results.csv and results.json beside it")
+
+
+def _draw(request: Request, results: Results, console: Console) -> None:
+    """Draw what the best plan of each method does to the first image."""
+    if not request.loaded.trained:
+        return
+    sample = next(iter(request.samples))
+    for method, plan in best_by_method(results).items():
+        try:
+            views = visualize(request.loaded, plan, sample.image, sample.name)
+        except ExpediteError as error:  # what was measured is not to be lost for a picture
+            console.print(f"no picture of {method}: {error}", markup=False, soft_wrap=True)
+            continue
+        views.write(request.out / f"picture_{method}.png")
 
 
 def _summary(results: Results, page: Path) -> dict[str, Any]:
@@ -161,7 +177,7 @@ def _summary(results: Results, page: Path) -> dict[str, Any]:
     }
 
 
-def _plans(
+def plans_from(
     file: Path | None,
     alpha: str | None,
     clusters: str | None,
@@ -171,6 +187,7 @@ def _plans(
     reconstruct_at: str,
     settings: list[str] | None,
 ) -> list[Plan]:
+    """The plans that options say, or that a file lists."""
     if file is not None:
         others = (alpha, clusters, keep, beta, settings, exit_at(reconstruct_at))
         if any(others) or method != "expedite":
@@ -197,7 +214,8 @@ def _sizes(clusters: str | None, keep: str | None) -> list[Sizes]:
     ]
 
 
-def _for_task(loaded: LoadedModel, task: str | None) -> LoadedModel:
+def for_task(loaded: LoadedModel, task: str | None) -> LoadedModel:
+    """The model with the task that was asked, if one was."""
     if task is None:
         return loaded
     if task not in TASKS:

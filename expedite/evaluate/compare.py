@@ -1,6 +1,6 @@
 """Two sweeps against each other: what changed for the plans that both measured."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,12 +22,14 @@ class Comparison:
         second: The other, of the same task.
         pairs: Rows of the same plan in both.
         differing: What was asked otherwise: the model, the device, ...
+        environment: What it was measured with otherwise: the versions of libraries, ...
     """
 
     first: Results
     second: Results
     pairs: tuple[tuple[Row, Row], ...]
     differing: tuple[str, ...]
+    environment: tuple[str, ...]
 
     @property
     def alone(self) -> tuple[list[Row], list[Row]]:
@@ -55,14 +57,19 @@ def compare(first: Results, second: Results) -> Comparison:
     pairs = tuple((row, others[row.plan]) for row in first.rows if row.plan in others)
     if not pairs:
         raise ExpediteError("the two sweeps have no plan in common, so nothing can be compared")
-    names = dict.fromkeys([*first.request, *second.request])
-    differing = [name for name in names if first.request.get(name) != second.request.get(name)]
-    return Comparison(first, second, pairs, tuple(differing))
+    differing = _differing(first.request, second.request)
+    is_known = first.environment and second.environment  # older files say nothing of it
+    environment = _differing(first.environment, second.environment) if is_known else ()
+    return Comparison(first, second, pairs, differing, environment)
+
+
+def _differing(one: Mapping[str, Any], two: Mapping[str, Any]) -> tuple[str, ...]:
+    return tuple(name for name in dict.fromkeys([*one, *two]) if one.get(name) != two.get(name))
 
 
 def comparison_table(comparison: Comparison) -> Table:
     """The pairs as a table of rich: each figure before, after and by how much it changed."""
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1))
+    table = Table(box=SIMPLE_HEAD, padding=0)
     table.add_column("plan")
     # FPS of two runs drift too far to stand side by side.
     figures = {name: of for name, of in _figures(comparison).items() if name != "FPS"}
@@ -79,6 +86,12 @@ def comparison_notes(comparison: Comparison) -> list[str]:
         f"{name}: {comparison.first.request.get(name)} → {comparison.second.request.get(name)}"
         for name in comparison.differing
     ]
+    one, two = comparison.first.environment, comparison.second.environment
+    notes += [
+        f"{name}: {one.get(name)} → {two.get(name)}"
+        for name in comparison.environment
+        if name.replace(" ", "_") not in comparison.differing
+    ]
     for which, rows in zip(("first", "second"), comparison.alone, strict=True):
         if rows:
             notes.append(f"only in the {which}: {', '.join(map(label, rows))}")
@@ -93,6 +106,10 @@ def comparison_content(comparison: Comparison) -> dict[str, Any]:
         "differing": {
             name: [comparison.first.request.get(name), comparison.second.request.get(name)]
             for name in comparison.differing
+        },
+        "environment": {
+            name: [comparison.first.environment.get(name), comparison.second.environment.get(name)]
+            for name in comparison.environment
         },
         "rows": [
             {"plan": label(one), **{name: [of(one), of(two)] for name, of in figures.items()}}

@@ -8,28 +8,22 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from expedite.evaluate.picture import draw_plan
-from expedite.evaluate.report import Picture, Section, write_report
+from expedite.evaluate.recommend import recommend
+from expedite.evaluate.report import Section, write_report
 from expedite.evaluate.results import Results
 from expedite.evaluate.run import Request, run_sweep
 from expedite.evaluate.scenes import FARTHEST, render_scene, scene_seed
-from expedite.evaluate.speed import twin
 from expedite.evaluate.sweep import Row
 from expedite.evaluate.table import label
 from expedite.evaluate.tasks import TASKS, task_of
 from expedite.evaluate.truths import NO_DEPTH, Sample
+from expedite.evaluate.visualize import visualize
 from expedite.loading import LoadedModel, load_model
-from expedite.patching import patch
-from expedite.plan import make_plan
+from expedite.loading.demo import SCENE_SIZE
+from expedite.plan import Plan, make_plan
 from expedite.version import __version__
 
-_ASSETS = Path(__file__).parents[1] / "assets"
-_CHECKPOINT = _ASSETS / "demo-segmenter" / "checkpoint.pth"
-_DPT = _ASSETS / "demo-dpt" / "checkpoint.pth"
-_SIZE = (256, 384)  # of scenes
 _PICTURED = 3  # a scene with something of everything
-# How much of its first metric a plan must keep to be recommended.
-_KEPT = 0.98
 
 
 @dataclass(frozen=True)
@@ -40,23 +34,20 @@ class Instrument:
         folder: Below the demo's, for its results.
         spec: As `load_model` takes it.
         plans: α and the clusters of each.
-        image_size: (height, width) of what the model sees; None takes its own.
     """
 
     folder: str
     spec: str
     plans: Sequence[tuple[int, tuple[int, int]]]
-    image_size: tuple[int, int] | None = None
 
 
 _INSTRUMENTS = [
     Instrument(
         "segmentation",
-        f"segmenter:{_CHECKPOINT}",
+        "demo:segmenter",
         [(2, (16, 24)), (2, (18, 27)), (2, (20, 30)), (3, (16, 24)), (3, (20, 30))],
-        _SIZE,  # one window sees all of a scene
     ),
-    Instrument("depth", f"dpt:{_DPT}", [(2, (16, 24)), (2, (20, 30)), (3, (20, 30))]),
+    Instrument("depth", "demo:dpt", [(2, (16, 24)), (2, (20, 30)), (3, (20, 30))]),
 ]
 
 
@@ -76,7 +67,7 @@ def run_demo(out: Path, count: int, seconds: float, console: Console, command: s
     samples = unseen_scenes(count)
     sections = []
     for instrument in _INSTRUMENTS:
-        loaded = load_model(instrument.spec, instrument.image_size)
+        loaded = load_model(instrument.spec)
         request = Request(
             loaded=loaded,
             task=task_of(loaded),
@@ -90,7 +81,8 @@ def run_demo(out: Path, count: int, seconds: float, console: Console, command: s
         )
         results = run_sweep(request, console)
         console.print(f"\n{_verdict(results)}")
-        sections.append(Section(results, request.out, [_picture(request, results)]))
+        _draw(request, results)
+        sections.append(Section(results, request.out))
     page = write_report(out, sections)
     console.print(f"look at {page}")
     return page
@@ -98,17 +90,17 @@ def run_demo(out: Path, count: int, seconds: float, console: Console, command: s
 
 def demo_model() -> LoadedModel:
     """The shipped Segmenter, trained on generated scenes by `examples/train_demo.py`."""
-    return load_model(f"segmenter:{_CHECKPOINT}", _SIZE)
+    return load_model("demo:segmenter")
 
 
 def demo_depth_model() -> LoadedModel:
     """The shipped DPT, trained on generated scenes by `examples/train_dpt.py`."""
-    return load_model(f"dpt:{_DPT}")
+    return load_model("demo:dpt")
 
 
 def unseen_scenes(count: int) -> list[Sample]:
     """Scenes of a split of their own, which no training rendered, with labels and depth."""
-    scenes = [render_scene(scene_seed("demo", index), _SIZE) for index in range(count)]
+    scenes = [render_scene(scene_seed("demo", index), SCENE_SIZE) for index in range(count)]
     return [
         Sample(
             f"scene {index}",
@@ -120,27 +112,21 @@ def unseen_scenes(count: int) -> list[Sample]:
     ]
 
 
-def _picture(request: Request, results: Results) -> Picture:
-    best = _best(results.rows)
-    picture = Picture(f"Before and after: {label(best)}", request.out / "picture.png")
-    base = request.loaded.model
+def _draw(request: Request, results: Results) -> None:
     sample = list(request.samples)[_PICTURED % len(request.samples)]
-    draw_plan(request.loaded, base, patch(twin(base), best.plan), sample.image, picture.path)
-    return picture
+    views = visualize(request.loaded, _best(results)[1], sample.image, sample.name)
+    views.write(request.out / "picture.png")
 
 
 def _verdict(results: Results) -> str:
-    best, metric = _best(results.rows), TASKS[results.task].metrics[0]
+    best, metric = _best(results)[0], TASKS[results.task].metrics[0]
     return (
         f"{label(best)} is {best.speedup:.2f} times as fast at a retention of "
         f"{best.retention:.1%} in {metric.title}"
     )
 
 
-def _best(rows: Sequence[Row]) -> Row:
-    """The fastest plan that keeps enough, or else the one that keeps most."""
-    plans = [row for row in rows if row.plan]
-    kept = [row for row in plans if (row.retention or 0) >= _KEPT]
-    if kept:
-        return max(kept, key=lambda row: row.speedup)
-    return max(plans, key=lambda row: row.retention or 0)
+def _best(results: Results) -> tuple[Row, Plan]:
+    best = recommend(results, least_speedup=0.0)
+    assert best is not None and best.plan is not None  # there are plans
+    return best, best.plan

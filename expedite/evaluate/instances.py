@@ -1,5 +1,6 @@
 """Objects in an image: what detection and instance segmentation compare."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import ModuleType
@@ -85,6 +86,15 @@ def pack(masks: NDArray[np.bool_]) -> list[RunLengths]:
     columns = np.asfortranarray(masks.transpose(1, 2, 0).astype(np.uint8))
     packed: list[RunLengths] = coco_masks().encode(columns)
     return packed
+
+
+def unpack(masks: Sequence[RunLengths]) -> NDArray[np.bool_]:
+    """Run lengths of at least one mask as masks (N, H, W)."""
+    with warnings.catch_warnings():
+        # pycocotools hands NumPy arrays in a way that it warns of.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        columns: NDArray[np.uint8] = coco_masks().decode([*masks])
+    return columns.transpose(2, 0, 1) > 0
 
 
 def coco_masks() -> ModuleType:

@@ -5,7 +5,8 @@ from itertools import cycle
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from expedite.evaluate.results import Results, flat
+from expedite.evaluate.results import Results
+from expedite.evaluate.series import Series, series_of
 from expedite.evaluate.sweep import Row
 from expedite.evaluate.table import Measure, front_of, main_measures, place
 
@@ -18,23 +19,21 @@ _MARKS = "o" * len(_COLOURS) + "s" * len(_COLOURS) + "^" * len(_COLOURS)
 def plot(results: Results, cost: str) -> Figure:
     """Accuracy and fidelity, as measured, against "gflops" or "fps", with the Pareto front.
 
-    Colours tell methods apart where there are several, and else values of α.
+    Colours tell methods apart where there are several, and else values of α; a line joins what
+    differs in the number of clusters alone.
     """
     shown = main_measures(results)
     figure = Figure(figsize=(5.2 * max(1, len(shown)), 3.8), layout="constrained")
     for index, measure in enumerate(shown):
-        _draw(figure.add_subplot(1, len(shown), index + 1), results.rows, cost, measure)
+        _draw(figure.add_subplot(1, len(shown), index + 1), results, cost, measure)
     return figure
 
 
-def _draw(axes: Axes, rows: list[Row], cost: str, measure: Measure) -> None:
-    rows = [row for row in rows if measure.of(row) is not None]
+def _draw(axes: Axes, results: Results, cost: str, measure: Measure) -> None:
+    rows = [row for row in results.rows if measure.of(row) is not None]
     styles = zip(cycle(_COLOURS), cycle(_MARKS), strict=False)
-    for (name, members), (colour, mark) in zip(_groups(rows).items(), styles, strict=False):
-        points = _points(members, cost, measure)
-        axes.plot(*zip(*points, strict=True), mark, color=colour, label=name)
-        for row, point in zip(members, points, strict=True):
-            _annotate(axes, place(row), point, colour)
+    for one, (colour, mark) in zip(series_of(results), styles, strict=False):
+        _draw_series(axes, one, cost, measure, colour, mark)
     if base := [row for row in rows if row.plan is None]:
         points = _points(base, cost, measure)
         axes.plot(*zip(*points, strict=True), "k*", markersize=10, label="unpatched")
@@ -47,15 +46,17 @@ def _draw(axes: Axes, rows: list[Row], cost: str, measure: Measure) -> None:
     axes.legend(fontsize=8, frameon=False)
 
 
-def _groups(rows: list[Row]) -> dict[str, list[Row]]:
-    """Rows of plans by their method, or by α where there is one method."""
-    plans = [(row, flat(row)) for row in rows if row.plan]
-    one_method = len({plan["method"] for _, plan in plans}) == 1
-    groups: dict[str, list[Row]] = {}
-    for row, plan in plans:
-        name = f"α = {plan['alpha']}" if one_method else plan["method"]
-        groups.setdefault(name, []).append(row)
-    return dict(sorted(groups.items())) if one_method else groups
+def _draw_series(
+    axes: Axes, one: Series, cost: str, measure: Measure, colour: str, mark: str
+) -> None:
+    for index, strand in enumerate(one.strands):
+        rows = [row for row in strand if measure.of(row) is not None]
+        points = _points(rows, cost, measure)
+        xs, ys = [x for x, _ in points], [y for _, y in points]
+        name = one.name if index == 0 else "_more"  # which legends leave out
+        axes.plot(xs, ys, f"{mark}-", color=colour, linewidth=1, label=name)
+        for row, point in zip(rows, points, strict=True):
+            _annotate(axes, place(row), point, colour)
 
 
 def _annotate(axes: Axes, text: str, point: tuple[float, float], colour: str) -> None:

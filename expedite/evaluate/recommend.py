@@ -1,6 +1,6 @@
 """Which plan of a sweep to take, if any pays, and the line of code that does it."""
 
-from dataclasses import fields
+from dataclasses import fields, replace
 
 from expedite.evaluate.comparators import method_of, plan_of_spans
 from expedite.evaluate.comparators.rival import Rival
@@ -31,15 +31,42 @@ def kept(row: Row, task: str) -> float | None:
     return row.fidelity.get(share_metric(task).name)
 
 
-def recommend(results: Results) -> Row | None:
-    """The fastest plan that keeps enough, or else the one that keeps most; None where none pays."""
-    paying = [row for row in results.rows if row.plan and row.speedup >= LEAST_SPEEDUP]
+def recommend(results: Results, least_speedup: float = LEAST_SPEEDUP) -> Row | None:
+    """The fastest plan that keeps enough, or else the one that keeps most; None where none pays.
+
+    Args:
+        results: What was measured.
+        least_speedup: What pays; 0 is for a plan to look at, whether it pays or not.
+    """
+    paying = [row for row in results.rows if row.plan and row.speedup >= least_speedup]
     shares = {id(row): kept(row, results.task) or 0.0 for row in paying}
     least = LEAST_RETENTION if any(row.retention is not None for row in paying) else LEAST_FIDELITY
     enough = [row for row in paying if shares[id(row)] >= least]
     if enough:
         return max(enough, key=lambda row: row.speedup)
     return max(paying, key=lambda row: shares[id(row)], default=None)
+
+
+def best_by_method(results: Results) -> dict[str, Plan]:
+    """The plan of each method that is recommended among its own, whether it pays or not.
+
+    Example:
+        >>> from expedite.evaluate.comparators import plan_of
+        >>> plans = [plan_of("pool", 1, 4), plan_of("expedite", 1, 5), plan_of("expedite", 1, 4)]
+        >>> rows = [Row(plan, 1, 1, speedup=n, retention=0.99) for n, plan in enumerate(plans)]
+        >>> best = best_by_method(Results({}, "segmentation", rows=rows))
+        >>> [(method, plan.spans[0].clusters) for method, plan in best.items()]
+        [('pool', (4, 4)), ('expedite', (4, 4))]
+    """
+    groups: dict[str, list[Row]] = {}
+    for row in results.rows:
+        if row.plan is not None:
+            groups.setdefault(method_of(row.plan).split(" ")[0], []).append(row)
+    best = {
+        method: recommend(replace(results, rows=rows), least_speedup=0.0)
+        for method, rows in groups.items()
+    }
+    return {method: row.plan for method, row in best.items() if row and row.plan}
 
 
 def verdict(results: Results) -> str:

@@ -1,4 +1,4 @@
-"""One page of tables, plots and pictures that needs nothing beside it."""
+"""One page of tables, plots and pictures that needs nothing beside it, and the same as Markdown."""
 
 import base64
 import io
@@ -9,26 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment
-from matplotlib.figure import Figure
+from PIL import Image, UnidentifiedImageError
 
+from expedite.errors import ExpediteError
+from expedite.evaluate import charts
+from expedite.evaluate.markdown import markdown
+from expedite.evaluate.notes import COUNTING, TIMING, asked, front_note, title
 from expedite.evaluate.plot import COSTS, plot
+from expedite.evaluate.recommend import code, recommend, verdict
 from expedite.evaluate.results import Results, replacing
 from expedite.evaluate.table import columns, main_measures, pareto_front
 
-COUNTING = "GFLOPs count multiply-adds, those of clustering and reconstruction included."
-TIMING = (
-    "FPS at batch 1. A speed-up is the median over pairs of runs in turn, with its quartiles; the "
-    "unpatched model was timed against itself."
-)
-_FRONT = "Shaded rows: no other plan has both fewer GFLOPs and a {better} {metric}."
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A PNG file that belongs into the page."""
-
-    title: str
-    path: Path
+_PICTURES = "picture*.png"
 
 
 @dataclass(frozen=True)
@@ -37,70 +29,85 @@ class Section:
 
     Args:
         results: What was measured.
-        folder: Where its plots go as PNG files.
-        pictures: What to show below them.
+        folder: Where its plots go as PNG files, and where its pictures lie as picture*.png.
     """
 
     results: Results
     folder: Path
-    pictures: Sequence[Picture] = ()
 
 
 def write_report(folder: Path, sections: Sequence[Section]) -> Path:
-    """Write the plots as PNG files and everything as report.html, which is returned."""
+    """Write report.html, which is returned, report.md, and the plots as PNG files."""
     folder.mkdir(parents=True, exist_ok=True)
-    page = folder / "report.html"
-    source = files("expedite").joinpath("assets/report.html").read_text(encoding="utf-8")
-    template = Environment(autoescape=True).from_string(source)
-    with replacing(page) as file:
-        file.write(template.render(sections=[_content(section) for section in sections]).encode())
-    return page
+    for section in sections:
+        _write_plots(section)
+    with replacing(folder / "report.md") as file:
+        file.write(markdown([section.results for section in sections]).encode("utf-8", "replace"))
+    with replacing(folder / "report.html") as file:
+        file.write(page(sections).encode("utf-8", "replace"))
+    return folder / "report.html"
+
+
+def page(sections: Sequence[Section]) -> str:
+    """The page as HTML."""
+    source, style, script = (_asset(f"report.{kind}") for kind in ("html", "css", "js"))
+    template = Environment(autoescape=True, trim_blocks=True).from_string(source)
+    contents = [_content(section) for section in sections]
+    return template.render(
+        sections=contents,
+        data=[content["figures"] for content in contents],
+        size=charts.FRAME,
+        footer=[COUNTING, TIMING],
+        style=style,
+        script=script,
+    )
+
+
+def _asset(name: str) -> str:
+    return files("expedite").joinpath(f"assets/{name}").read_text(encoding="utf-8")
 
 
 def _content(section: Section) -> dict[str, Any]:
     results = section.results
     shown, front = columns(results), pareto_front(results)
+    best = recommend(results)
+    rows = [[text(row) for text in shown.values()] for row in results.rows]
     return {
-        "title": str(results.request.get("model", "sweep")),
-        "setting": results.setting,
+        "title": title(results),
+        "verdict": verdict(results),
+        "code": code(best.plan) if best and best.plan else None,
         "command": results.command,
+        "environment": asked(results),
         "columns": list(shown),
         "rows": [
-            {"cells": [text(row) for text in shown.values()], "front": row in front}
-            for row in results.rows
+            {"cells": cells, "front": row in front}
+            for row, cells in zip(results.rows, rows, strict=True)
         ],
-        "notes": [*_front_note(results), COUNTING, TIMING, *results.notes],
-        "plots": _plots(section),
-        "pictures": [
-            {"title": picture.title, "data": base64.b64encode(picture.path.read_bytes()).decode()}
-            for picture in section.pictures
-        ],
+        "notes": [*front_note(results, "Shaded"), *results.notes],
+        "charts": charts.charts_of(results),
+        "pictures": [_picture(path) for path in sorted(section.folder.glob(_PICTURES))],
+        # What a plot says of a row that is pointed at.
+        "figures": [list(zip(shown, cells, strict=True)) for cells in rows],
     }
 
 
-def _front_note(results: Results) -> list[str]:
-    if not (mains := main_measures(results)):
-        return []
-    better = "lower" if mains[0].metric.lower_is_better else "higher"
-    return [_FRONT.format(better=better, metric=mains[0].title)]
+def _picture(path: Path) -> dict[str, str]:
+    """The title that a PNG carries, and its pixels as WebP, a tenth of the size."""
+    try:
+        with Image.open(path) as image:
+            file = io.BytesIO()
+            image.convert("RGB").save(file, "WEBP", quality=80)
+            caption = str(image.info.get("Title", path.stem))
+    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+        raise ExpediteError(f"{path} cannot be read as an image: {error}") from error
+    content = base64.b64encode(file.getvalue()).decode()
+    return {"title": caption, "data": f"data:image/webp;base64,{content}"}
 
 
-def _plots(section: Section) -> list[str]:
-    """Plots as SVG, each written as a PNG file too."""
+def _write_plots(section: Section) -> None:
     if not main_measures(section.results):
-        return []
+        return
     section.folder.mkdir(parents=True, exist_ok=True)
-    plots = []
     for cost in COSTS:
-        figure = plot(section.results, cost)
         with replacing(section.folder / f"accuracy_{cost}.png") as file:
-            figure.savefig(file, format="png", dpi=150)
-        plots.append(_svg(figure))
-    return plots
-
-
-def _svg(figure: Figure) -> str:
-    text = io.StringIO()
-    figure.savefig(text, format="svg")
-    content = text.getvalue()
-    return content[content.index("<svg") :]
+            plot(section.results, cost).savefig(file, format="png", dpi=150)

@@ -6,10 +6,11 @@ Files are written beside their place and renamed, so that a sweep can be stopped
 import csv
 import io
 import json
+import os
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields
-from json import JSONDecodeError
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field, fields, replace
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any
 
@@ -17,6 +18,7 @@ from expedite.errors import ExpediteError
 from expedite.evaluate.comparators import method_of
 from expedite.evaluate.comparators.rival import Rival
 from expedite.evaluate.sweep import Row
+from expedite.evaluate.tasks import TASKS
 from expedite.loading import TaskName
 from expedite.models.files import first_line
 from expedite.plan import Plan, Span
@@ -36,6 +38,7 @@ class Results:
         setting: Under what speed was measured.
         notes: Sentences that belong under the table.
         rows: The unpatched model first.
+        environment: The machine and the libraries, see `environment.environment`.
     """
 
     request: dict[str, Any]
@@ -44,6 +47,7 @@ class Results:
     setting: str = ""
     notes: list[str] = field(default_factory=list)
     rows: list[Row] = field(default_factory=list)
+    environment: dict[str, str] = field(default_factory=dict)
 
     @property
     def base(self) -> Row | None:
@@ -63,6 +67,7 @@ class Results:
             "command": self.command,
             "setting": self.setting,
             "notes": self.notes,
+            "environment": self.environment,
             "rows": [asdict(row) for row in self.rows],
         }
         with replacing(folder / _FILE) as file:
@@ -84,11 +89,11 @@ def load_results(folder: Path, request: dict[str, Any], task: TaskName) -> Resul
     """What a folder holds of a sweep, to be gone on with; empty where there is nothing yet.
 
     Raises:
-        ExpediteError: The folder is a file, holds another sweep, or a file that is not of a sweep.
+        ExpediteError: The folder is a file, cannot be written, holds another sweep, or a file that
+            is not of a sweep.
     """
     path = folder / _FILE
-    if folder.exists() and not folder.is_dir():
-        raise ExpediteError(f"results were to go to {folder}, which is a file; a folder is due")
+    check_writable(folder)
     if not path.exists():
         return Results(request, task)
     found = read_results(path)
@@ -112,30 +117,71 @@ def read_results(path: Path) -> Results:
         raise ExpediteError(f"{path} was to hold the rows of a sweep, and is not there")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        return Results(
+        found = Results(
             {**content["request"]},
             content["task"],
             content["command"],
             content["setting"],
-            content["notes"],
+            [*content["notes"]],
             [_row(row) for row in content["rows"]],
+            {**content.get("environment", {})},
         )
-    except (KeyError, TypeError, RecursionError, JSONDecodeError, UnicodeDecodeError) as error:
+        _check(found)
+    except (LookupError, TypeError, AttributeError, RecursionError, ValueError) as error:
         raise ExpediteError(
             f"{path} does not hold the rows of a sweep: {first_line(error)}"
         ) from error
+    return found
+
+
+def _check(found: Results) -> None:
+    """Refuse what no table can show: a file is not to fail in the middle of a report."""
+    words = [found.command, found.setting, *found.notes, *found.environment.values()]
+    if found.task not in TASKS or not all(isinstance(word, str) for word in words):
+        raise ValueError(f"the task is {found.task!r}, or something in words is not a text")
+    for row in found.rows:
+        figures = asdict(replace(row, plan=None, retention=row.retention or 0.0))
+        del figures["plan"]
+        named = [figures.pop(name).values() for name in ("metrics", "fidelity", "unsupported_ops")]
+        for value in [*figures.values(), *chain(*named)]:
+            if not isinstance(value, (int, float)):
+                raise ValueError(f"a figure is {value!r}")
+
+
+def check_writable(folder: Path) -> None:
+    """Refuse a folder that nothing can be written to, before any time goes into what should be.
+
+    Raises:
+        ExpediteError: It is a file or below one, or it is there and cannot be written, or the
+            folder that it is to be made in cannot.
+    """
+    place = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not place.is_dir():
+        raise ExpediteError(f"{folder} was to be written, and {place} is a file; a folder is due")
+    if not os.access(place, os.W_OK):
+        raise ExpediteError(f"{folder} was to be written, and nothing can be written to {place}")
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """Open a file for writing that takes its place only when it is whole."""
+    """Open a file for writing that takes its place only when it is whole.
+
+    Raises:
+        ExpediteError: It cannot be written: the disk is full, the folder is not there, ...
+    """
     partial = path.with_name(f".{path.name}.partial")
     try:
         with partial.open("wb") as file:
             yield file
         partial.replace(path)
+    except OSError as error:
+        raise ExpediteError(
+            f"{path} cannot be written: {error.strerror or error}; make room there, or give "
+            "another place"
+        ) from error
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):  # whose cause was said
+            partial.unlink(missing_ok=True)
 
 
 def flat(row: Row) -> dict[str, Any]:

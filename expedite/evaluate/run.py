@@ -1,17 +1,19 @@
 """A sweep from start to end: measure, show live, save after every row, go on where one stopped."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console, Group
-from rich.live import Live
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.console import Console
 
 from expedite.evaluate.datasets import Samples
+from expedite.evaluate.environment import environment, going_on
 from expedite.evaluate.plans import unique
+from expedite.evaluate.progress import SweepProgress
 from expedite.evaluate.results import Results, load_results
 from expedite.evaluate.speed import setting
 from expedite.evaluate.sweep import Row, Sweep
@@ -51,11 +53,8 @@ def run_sweep(request: Request, console: Console) -> Results:
     """
     results = load_results(request.out, request.identity, request.task.name)
     results.command = request.command
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
-    progress = Progress(*columns, console=console)
     missing = sum(not results.has(plan) for plan in unique(iter(request.plans)))
-    plans = progress.add_task("plans", total=missing + (results.base is None))
-    images = progress.add_task("images", total=len(request.samples))
+    progress = SweepProgress(console, missing + (results.base is None), len(request.samples))
     sweep = Sweep(
         request.loaded,
         request.task,
@@ -63,18 +62,34 @@ def run_sweep(request: Request, console: Console) -> Results:
         device=request.device,
         dtype=request.dtype,
         seconds=request.seconds,
-        on_image=lambda done, total: progress.update(images, completed=done, total=total),
+        on_image=progress.on_image,
     )
     sweep.check([plan for plan in request.plans if not results.has(plan)])
-    results.setting = str(setting(sweep.model, sweep.images))
-    with Live(console=console, get_renderable=lambda: Group(terminal_table(results), progress)):
+    under = setting(sweep.model, sweep.images)
+    results.setting = str(under)
+    now = environment(under)
+    with (
+        _said_where_it_stops(request.out, console),
+        progress.shown(partial(terminal_table, results)),
+    ):
         for row in _measure_missing(sweep, results, request.plans):
             results.rows.append(row)
             results.notes = _notes(request, results.rows)
+            results.environment = going_on(results.environment, now)
             results.save(request.out)
-            progress.advance(plans)
+            progress.on_plan()
     results.save(request.out)  # also where nothing was missing but the table for spreadsheets
     return results
+
+
+@contextmanager
+def _said_where_it_stops(out: Path, console: Console) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        text = f"stopped: what was measured is in {out}, and the same command goes on from there"
+        console.print(text, markup=False, soft_wrap=True)
+        raise
 
 
 def _measure_missing(sweep: Sweep, results: Results, plans: Sequence[Plan]) -> Iterator[Row]:

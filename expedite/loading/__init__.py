@@ -21,6 +21,7 @@ __all__ = ["LoadedModel", "TaskName", "load", "load_model"]
 _FORMS = {
     "segmenter": "FILE (a checkpoint with its variant.yml) or BACKBONE",
     "dpt": "FILE or VARIANT",
+    "demo": "segmenter or dpt (the small models that are shipped)",
     "hf": "FOLDER (of a model of transformers, or its name on the hub)",
     "mask2former": "FILE or VARIANT",
     "sam": "FILE or VARIANT",
@@ -36,11 +37,11 @@ def load(spec: str, checkpoint: str | Path | None = None) -> nn.Module:
 
     Args:
         spec: A recipe, `segmenter:FILE`, `segmenter:BACKBONE`, `dpt:FILE`, `dpt:VARIANT`,
-            `hf:FOLDER`, `mask2former:FILE`, `mask2former:VARIANT`, `sam:FILE`, `sam:VARIANT`,
-            `swin:FILE`, `swin:VARIANT`, `timm:NAME`, `torchvision:NAME`, `vit_adapter:FILE`,
-            `vit_adapter:VARIANT`, or `FILE.py:FACTORY`, a function without arguments that returns a
-            model with weights, and may give it a `pretrained_cfg` with "input_size", "mean", "std"
-            and "task".
+            `demo:segmenter`, `demo:dpt`, `hf:FOLDER`, `mask2former:FILE`, `mask2former:VARIANT`,
+            `sam:FILE`, `sam:VARIANT`, `swin:FILE`, `swin:VARIANT`, `timm:NAME`, `torchvision:NAME`,
+            `vit_adapter:FILE`, `vit_adapter:VARIANT`, or `FILE.py:FACTORY`, a function without
+            arguments that returns a model with weights, and may give it a `pretrained_cfg` with
+            "input_size", "mean", "std" and "task".
         checkpoint: A file of weights for what would have random ones: tensors in safetensors or in
             a pickle, bare or under "model" or "state_dict". Nothing in it is run.
 

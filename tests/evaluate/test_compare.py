@@ -53,6 +53,24 @@ def test_what_differs_and_what_stands_alone_is_said() -> None:
     assert notes[2] == "only in the second: α3 2x2"
 
 
+def test_other_libraries_are_said_and_what_was_asked_is_said_once() -> None:
+    one = replace(
+        SEGMENTATION,
+        request={**SEGMENTATION.request, "image_size": [32, 32]},
+        environment={"torch": "2.14", "image size": "32×32 px", "dtype": "float32"},
+    )
+    two = replace(
+        SEGMENTATION,
+        request={**SEGMENTATION.request, "image_size": [64, 64]},
+        environment={"torch": "2.15", "image size": "64×64 px", "dtype": "float32"},
+    )
+    found = compare(one, two)
+    notes = comparison_notes(found)
+    assert notes[:2] == ["image_size: [32, 32] → [64, 64]", "torch: 2.14 → 2.15"]
+    assert comparison_content(found)["environment"]["torch"] == ["2.14", "2.15"]
+    assert compare(replace(one, environment={}), two).environment == ()
+
+
 def test_what_cannot_be_compared_is_refused() -> None:
     with pytest.raises(ExpediteError, match="for segmentation was given with one for depth"):
         compare(SEGMENTATION, depth_results())

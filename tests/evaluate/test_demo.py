@@ -15,9 +15,10 @@ from expedite.evaluate.metrics import Agreement
 from expedite.evaluate.predict import predict
 from expedite.evaluate.scenes import CLASSES
 from expedite.evaluate.tasks import task_of
+from expedite.loading.demo import SHIPPED
 
 
-@pytest.mark.parametrize("checkpoint", [demo._CHECKPOINT, demo._DPT])
+@pytest.mark.parametrize("checkpoint", SHIPPED.values())
 def test_checkpoints_are_small_and_in_the_published_layout(checkpoint: Path) -> None:
     folder = checkpoint.parent
     assert {path.name for path in folder.iterdir()} == {"checkpoint.pth", "variant.yml"}
@@ -75,7 +76,8 @@ def test_the_demo_sweeps_reports_and_draws(tmp_path: Path, monkeypatch: pytest.M
         if task == "segmentation":
             assert plan["gflops"] < 0.7 * base["gflops"]
             assert plan["retention"] > 0.9
-    assert page.read_text().count("data:image/png") == 2
+    assert page.read_text().count("data:image/webp") == 2
+    assert page.with_name("report.md").read_text().count("\n| plan |") == 2
     text = (tmp_path / "shown.txt").read_text()
     assert text.count("times as fast at a retention of") == 2
     assert "in RMSE" in text
@@ -92,5 +94,4 @@ def test_scenes_know_depth_where_16_bits_do() -> None:
 
 def test_the_shipped_models_are_what_is_swept() -> None:
     specs = [instrument.spec for instrument in demo._INSTRUMENTS]
-    assert specs[0].startswith("segmenter:")
-    assert len(specs) == 1 + demo._DPT.is_file()
+    assert specs == [f"demo:{name}" for name in SHIPPED]

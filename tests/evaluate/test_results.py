@@ -1,5 +1,7 @@
 import csv
+import errno
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -22,7 +24,9 @@ ROWS = [
 
 
 def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
-    saved = Results(REQUEST, TASK, "expedite sweep", "a machine", ["a note"], list(ROWS))
+    saved = Results(
+        REQUEST, TASK, "expedite sweep", "a machine", ["a note"], list(ROWS), {"torch": "2"}
+    )
     saved.save(tmp_path)
     assert load_results(tmp_path, REQUEST, TASK) == saved
 
@@ -87,6 +91,82 @@ def test_a_damaged_file_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "results.json").write_bytes(content)
     with pytest.raises(ExpediteError, match="does not hold the rows of a sweep"):
         load_results(tmp_path, REQUEST, TASK)
+
+
+def entry(**changes: object) -> bytes:
+    """A file of one row, of which some fields are others."""
+    row = {"plan": None, "tokens": 1, "of_tokens": 1, **changes}
+    content: dict[str, object] = {
+        "request": {},
+        "task": TASK,
+        "command": "",
+        "setting": "",
+        "notes": [],
+    }
+    return json.dumps({**content, "rows": [row]}).encode()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"gflops": "many"},
+        {"metrics": {"miou": None}},
+        {"metrics": [1]},
+        {"fidelity": {"miou": [0.5]}},
+        {"plan": {"spans": []}},
+        {"plan": {"spans": [{"alpha": -1, "clusters": [4, 4]}]}},
+        {"plan": 3},
+        {"wishes": 3},
+        {"tokens": None},
+    ],
+    ids=str,
+)
+def test_a_row_that_no_table_can_show_is_refused(
+    tmp_path: Path, changes: dict[str, object]
+) -> None:
+    (tmp_path / "results.json").write_bytes(entry(**changes))
+    with pytest.raises(ExpediteError, match="does not hold the rows of a sweep"):
+        read_results(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"task": "dreams"}, {"task": []}, {"notes": [3]}, {"command": None}], ids=str
+)
+def test_what_is_no_text_is_refused(tmp_path: Path, changes: dict[str, object]) -> None:
+    (tmp_path / "results.json").write_text(json.dumps({**json.loads(entry()), **changes}))
+    with pytest.raises(ExpediteError, match="does not hold the rows of a sweep"):
+        read_results(tmp_path)
+
+
+def test_a_file_of_before_environments_were_noted_is_read(tmp_path: Path) -> None:
+    (tmp_path / "results.json").write_bytes(entry())
+    assert read_results(tmp_path).environment == {}
+
+
+def test_a_write_for_which_there_is_no_room_is_said_and_leaves_what_was_there(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "results.json"
+    path.write_text("before")
+    said = "results.json cannot be written: No space left on device; make room there"
+    with pytest.raises(ExpediteError, match=said), replacing(path):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert path.read_text() == "before"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_that_cannot_be_written_is_refused_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "file"
+    file.write_text("")
+    for folder in (file, file / "a" / "b"):
+        with pytest.raises(ExpediteError, match="file is a file; a folder is due"):
+            load_results(folder, REQUEST, TASK)
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # as of those who are not root
+    with pytest.raises(ExpediteError, match=f"nothing can be written to {tmp_path}$"):
+        load_results(tmp_path / "new" / "er", REQUEST, TASK)
+    assert list(tmp_path.iterdir()) == [file]
 
 
 def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -81,3 +82,19 @@ def test_a_table_for_spreadsheets_that_is_missing_is_written(tmp_path: Path) -> 
     run_sweep(request(tmp_path), Console(file=io.StringIO()))
     assert rows(tmp_path) == before
     assert (tmp_path / "results.csv").exists()
+
+
+def test_an_environment_that_changes_on_the_way_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = run_sweep(request(tmp_path), Console(file=io.StringIO())).environment
+    assert before["dtype"] == "float32"
+    assert before["image size"] == "32×32 px"
+    assert before["torch"] == torch.__version__
+    monkeypatch.setattr("expedite.evaluate.environment.version", lambda name: "99")
+    unchanged = run_sweep(request(tmp_path), Console(file=io.StringIO()))
+    assert unchanged.environment == before  # nothing was measured with them
+    more = replace(request(tmp_path), plans=[*PLANS, make_plan(3, 4)])
+    after = run_sweep(more, Console(file=io.StringIO())).environment
+    assert after["timm"] == f"{before['timm']}; then 99"
+    assert after["torch"] == before["torch"]
