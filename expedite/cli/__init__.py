@@ -16,6 +16,7 @@ from expedite.cli.recipes import recipes_command
 from expedite.cli.sweep import sweep_command
 from expedite.cli.tune import tune_command
 from expedite.errors import ExpediteError
+from expedite.evaluate.ranks import ToldElsewhereError
 from expedite.version import __version__
 
 app = typer.Typer(
@@ -51,6 +52,8 @@ def main() -> None:
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     try:
         app()
+    except ToldElsewhereError:
+        sys.exit(2)
     except (ExpediteError, OSError) as error:
         Console(stderr=True, soft_wrap=True).print(f"error: {error}", markup=False, highlight=False)
         sys.exit(2)

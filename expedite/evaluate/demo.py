@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from rich.console import Console
 
+from expedite.evaluate.mode import jobs_of
 from expedite.evaluate.picture import draw_plan
 from expedite.evaluate.report import Picture, Section, write_report
 from expedite.evaluate.results import Results
@@ -81,7 +82,7 @@ def run_demo(out: Path, count: int, seconds: float, console: Console, command: s
             loaded=loaded,
             task=task_of(loaded),
             samples=samples,
-            plans=[make_plan(alpha, clusters) for alpha, clusters in instrument.plans],
+            jobs=jobs_of(make_plan(alpha, clusters) for alpha, clusters in instrument.plans),
             out=out / instrument.folder,
             identity={"expedite": __version__, "model": loaded.name, "scenes": count},
             command=command,
@@ -124,7 +125,7 @@ def _picture(request: Request, results: Results) -> Picture:
     best = _best(results.rows)
     picture = Picture(f"Before and after: {label(best)}", request.out / "picture.png")
     base = request.loaded.model
-    sample = list(request.samples)[_PICTURED % len(request.samples)]
+    sample = request.samples[_PICTURED % len(request.samples)]
     draw_plan(request.loaded, base, patch(twin(base), best.plan), sample.image, picture.path)
     return picture
 

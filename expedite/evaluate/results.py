@@ -6,16 +6,19 @@ Files are written beside their place and renamed, so that a sweep can be stopped
 import csv
 import io
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from json import JSONDecodeError
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import IO, Any
 
 from expedite.errors import ExpediteError
 from expedite.evaluate.comparators import method_of
 from expedite.evaluate.comparators.rival import Rival
+from expedite.evaluate.mode import Job, Mode
 from expedite.evaluate.sweep import Row
 from expedite.loading import TaskName
 from expedite.models.files import first_line
@@ -47,12 +50,21 @@ class Results:
 
     @property
     def base(self) -> Row | None:
-        """The row of the unpatched model, once it is measured."""
+        """The first row of the unpatched model, once it is measured."""
         return next((row for row in self.rows if row.plan is None), None)
 
-    def has(self, plan: Plan) -> bool:
-        """Whether a plan was measured."""
-        return any(row.plan == plan for row in self.rows)
+    def base_of(self, mode: Mode) -> Row | None:
+        """The row of the unpatched model that those of a mode are compared with."""
+        return next((row for row in self.rows if row.plan is None and row.mode == mode), None)
+
+    def has(self, job: Job) -> bool:
+        """Whether a plan was measured in its mode."""
+        return any((row.plan, row.mode) == job for row in self.rows)
+
+    def add_setting(self, setting: str) -> None:
+        """Note under what rows are measured from now on, beside what was noted before."""
+        if setting not in self.setting:
+            self.setting = "; ".join(filter(None, [self.setting, setting]))
 
     def save(self, folder: Path) -> None:
         """Write results.json and results.csv, whole or not at all."""
@@ -93,7 +105,8 @@ def load_results(folder: Path, request: dict[str, Any], task: TaskName) -> Resul
         return Results(request, task)
     found = read_results(path)
     if (found.request, found.task) != (json.loads(json.dumps(request)), task):
-        differing = [key for key in request if found.request.get(key) != request[key]]
+        keys = dict.fromkeys([*request, *found.request])
+        differing = [key for key in keys if found.request.get(key) != request.get(key)]
         raise ExpediteError(
             f"{folder} holds a sweep with another {', '.join(differing) or 'task'}; give "
             "another --out to keep both, or remove it"
@@ -128,14 +141,42 @@ def read_results(path: Path) -> Results:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """Open a file for writing that takes its place only when it is whole."""
+    """Open a file for writing that takes its place only when it is whole, and on the disk.
+
+    Raises:
+        ExpediteError: The disk is full, or cannot be written.
+    """
     partial = path.with_name(f".{path.name}.partial")
     try:
         with partial.open("wb") as file:
             yield file
+            file.flush()
+            os.fsync(file.fileno())
         partial.replace(path)
+    except OSError as error:
+        raise ExpediteError(
+            f"{path} could not be written ({error.strerror}); what was there before is left as it "
+            "was, and the same command goes on from there"
+        ) from error
     finally:
         partial.unlink(missing_ok=True)
+
+
+def check_writable(folder: Path) -> None:
+    """Make a folder and refuse one that takes no file, before hours go into what it is to hold.
+
+    Raises:
+        ExpediteError: Nothing can be written there.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder):
+            return
+    except OSError as error:
+        raise ExpediteError(
+            f"results were to go to {folder}, where nothing can be written ({error.strerror}); "
+            "another --out is due"
+        ) from error
 
 
 def flat(row: Row) -> dict[str, Any]:

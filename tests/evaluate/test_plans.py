@@ -4,6 +4,7 @@ import pytest
 
 from expedite import ExpediteError, Plan, Span
 from expedite.evaluate.comparators import plan_of
+from expedite.evaluate.mode import Mode
 from expedite.evaluate.plans import grid_of_plans, parse_size, read_plans
 from expedite.plan import make_plan
 
@@ -22,7 +23,9 @@ FILE = """
 def test_a_file_lists_plans_and_grids_of_them(tmp_path: Path) -> None:
     path = tmp_path / "plans.yml"
     path.write_text(FILE)
-    assert read_plans(path) == [
+    jobs = read_plans(path)
+    assert {job.mode for job in jobs} == {Mode()}
+    assert [job.plan for job in jobs] == [
         make_plan(4, 14),
         *(
             plan_of(method, alpha, size)

@@ -6,6 +6,7 @@ import pytest
 
 from expedite import ExpediteError, Plan, Span
 from expedite.evaluate.comparators import plan_of
+from expedite.evaluate.mode import Job, Mode
 from expedite.evaluate.results import Results, load_results, read_results, replacing
 from expedite.evaluate.sweep import Row
 from expedite.loading import TaskName
@@ -31,8 +32,9 @@ def test_a_plan_that_was_measured_is_known_again(tmp_path: Path) -> None:
     Results(REQUEST, TASK, rows=list(ROWS)).save(tmp_path)
     found = load_results(tmp_path, REQUEST, TASK)
     assert found.base == ROWS[0]
-    assert found.has(make_plan(1, (4, 5)))
-    assert not found.has(make_plan(1, (5, 4)))
+    assert found.has(Job(make_plan(1, (4, 5)), Mode()))
+    assert not found.has(Job(make_plan(1, (5, 4)), Mode()))
+    assert not found.has(Job(make_plan(1, (4, 5)), Mode("bfloat16")))
 
 
 def test_the_table_for_spreadsheets_has_one_line_a_row(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from expedite.evaluate import results as results_module
 from expedite.evaluate.comparators import plan_of
+from expedite.evaluate.mode import jobs_of
 from expedite.evaluate.run import Request, run_sweep
 from expedite.evaluate.sweep import Sweep
 from expedite.evaluate.tasks import task_of
@@ -26,7 +27,7 @@ def request(out: Path) -> Request:
         loaded=model,
         task=task_of(model),
         samples=samples(1),
-        plans=PLANS,
+        jobs=jobs_of(PLANS),
         out=out,
         identity={"model": "test"},
         command="",

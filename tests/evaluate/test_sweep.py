@@ -7,6 +7,7 @@ import torch
 
 from expedite.evaluate.flops import count_flops
 from expedite.evaluate.metrics import Agreement
+from expedite.evaluate.mode import Mode
 from expedite.evaluate.predict import predict
 from expedite.evaluate.sweep import Row, Sweep
 from expedite.evaluate.tasks import task_of
@@ -166,5 +167,5 @@ def test_progress_is_told_image_by_image() -> None:
 )
 def test_other_dtypes(network: torch.nn.Module, task: TaskName) -> None:
     model = loaded(network, task=task)
-    running = Sweep(model, task_of(model), samples(1), device=CPU, dtype=torch.bfloat16, seconds=0)
+    running = Sweep(model, task_of(model), samples(1), device=CPU, mode=Mode("bfloat16"), seconds=0)
     assert running.measure(PLAN, running.measure_base()).fidelity
