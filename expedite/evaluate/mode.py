@@ -94,7 +94,8 @@ class _Compiled:
         try:
             return self.call(images)
         except TorchDynamoException as error:
+            cause: Exception = getattr(error, "inner_exception", error)
             raise ExpediteError(
                 f"compiling in mode '{self.mode}' was asked and failed; 'none' runs the model as "
-                f"it is: {first_line(error)}"
+                f"it is: {first_line(cause)}"
             ) from error

@@ -67,7 +67,9 @@ def _probabilities(
     """The same in windows, or of the whole image at so many times the model's size."""
     if loaded.window_stride is not None:
         return _in_windows(loaded, model, image, factor)
-    height, width = (_MULTIPLE * round(side * factor / _MULTIPLE) for side in loaded.image_size)
+    height, width = (
+        _MULTIPLE * max(1, round(side * factor / _MULTIPLE)) for side in loaded.image_size
+    )
     output = model(_pixels(loaded, resize(image, (height, width)))[None])
     scores = getattr(output, "logits", output)
     if not isinstance(scores, Tensor) or scores.dim() != 4:

@@ -65,6 +65,8 @@ def test_another_sweeps_folder_is_refused(tmp_path: Path) -> None:
     Results(REQUEST, TASK).save(tmp_path)
     with pytest.raises(ExpediteError, match="holds a sweep with another image_size; give another"):
         load_results(tmp_path, {**REQUEST, "image_size": [64, 64]}, TASK)
+    with pytest.raises(ExpediteError, match="holds a sweep with another image_size; give another"):
+        load_results(tmp_path, {"model": REQUEST["model"]}, TASK)
 
 
 def test_another_tasks_folder_is_refused(tmp_path: Path) -> None:
@@ -99,6 +101,24 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
         raise RuntimeError("on purpose")
     assert path.read_text() == "before"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_full_disk_leaves_what_was_there(tmp_path: Path) -> None:
+    path = tmp_path / "results.json"
+    path.write_text("before")
+    (tmp_path / ".results.json.partial").symlink_to("/dev/full")
+    with pytest.raises(ExpediteError, match=r"results\.json could not be written \(No space left"):
+        Results(REQUEST, TASK, rows=list(ROWS)).save(tmp_path)
+    assert path.read_text() == "before"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_a_killed_write_left_is_no_hindrance(tmp_path: Path) -> None:
+    (tmp_path / ".results.json.partial").write_text('{"rows": [')
+    saved = Results(REQUEST, TASK, rows=list(ROWS))
+    saved.save(tmp_path)
+    assert load_results(tmp_path, REQUEST, TASK) == saved
+    assert {path.name for path in tmp_path.iterdir()} == {"results.json", "results.csv"}
 
 
 def test_a_failed_save_is_not_half_written(tmp_path: Path) -> None:
