@@ -5,18 +5,24 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from expedite import ExpediteError
 from expedite.cli import main
-from expedite.evaluate.ranks import Ranks
+from expedite.cli.options import find_device
+from expedite.evaluate import ranks as ranks_module
+from expedite.evaluate.ranks import Ranks, ToldElsewhereError
 from expedite.models.segmenter_files import Preprocessing, save_segmenter
 from tests.evaluate.shared_sweeps import run_all
 from tests.hosts import segmenter
@@ -35,6 +41,89 @@ def test_every_image_is_one_ranks_own(count: int, size: int) -> None:
 def test_one_process_shares_nothing() -> None:
     ranks = Ranks()
     assert (ranks.first(lambda: 3), ranks.each(lambda: 4), ranks.gather(lambda: 5)) == (3, 4, [5])
+
+
+class Threads:
+    """Stands for torch.distributed among threads, each of which is a rank."""
+
+    def __init__(self, size: int) -> None:
+        self.slots: list[Any] = [None] * size
+        self.barrier = threading.Barrier(size, timeout=20)
+        self.own = threading.local()
+
+    def gather_object(self, item: Any, collected: list[Any] | None) -> None:
+        self.slots[self.own.rank] = item
+        self.barrier.wait()
+        if collected is not None:
+            collected[:] = self.slots
+        self.barrier.wait()
+
+    def broadcast_object_list(self, shared: list[Any]) -> None:
+        if self.own.rank == 0:
+            self.slots[0] = shared[0]
+        self.barrier.wait()
+        shared[0] = self.slots[0]
+        self.barrier.wait()
+
+
+@pytest.fixture
+def on_three(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Ranks], Any]], list[Any]]:
+    """Runs something as three ranks; gives what came of each, be it an error."""
+
+    def run(work: Callable[[Ranks], Any]) -> list[Any]:
+        threads = Threads(3)
+        monkeypatch.setattr(ranks_module, "dist", threads)
+
+        def one(rank: int) -> Any:
+            threads.own.rank = rank
+            try:
+                return work(Ranks(rank, 3))
+            except Exception as error:
+                return error
+
+        with ThreadPoolExecutor(3) as pool:
+            return list(pool.map(one, range(3)))
+
+    return run
+
+
+OnThree = Callable[[Callable[[Ranks], Any]], list[Any]]
+
+
+def test_what_ranks_give_each_other(on_three: OnThree) -> None:
+    assert on_three(lambda ranks: ranks.each(lambda: ranks.rank)) == [0, 1, 2]
+    assert on_three(lambda ranks: ranks.first(lambda: 7 + ranks.rank)) == [7, 7, 7]
+    assert on_three(lambda ranks: ranks.gather(lambda: ranks.rank)) == [[0, 1, 2], [], []]
+
+
+@pytest.mark.parametrize("error", [ExpediteError("no such image"), OSError("no such image")])
+def test_what_one_rank_cannot_do_the_first_tells(error: Exception, on_three: OnThree) -> None:
+    def failing(ranks: Ranks) -> Any:
+        def work() -> int:
+            if ranks.rank == 1:
+                raise error
+            return 3
+
+        return ranks.gather(work)
+
+    found = on_three(failing)
+    assert [str(e) for e in found] == ["no such image"] * 3
+    assert [type(e) for e in found] == [ExpediteError, ToldElsewhereError, ToldElsewhereError]
+
+
+def test_an_error_that_nobody_expects_keeps_its_traceback(on_three: OnThree) -> None:
+    found = on_three(lambda ranks: ranks.each(lambda: [1, 2][ranks.rank]))
+    assert str(found[0]).startswith("one of the processes of the sweep failed: IndexError")
+    assert [type(e) for e in found] == [ExpediteError, ToldElsewhereError, IndexError]
+
+
+def test_every_rank_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = torch.device("cuda")
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available: gpu)
+    monkeypatch.setattr(torch, "empty", lambda size, device: None)
+    assert find_device("auto", 2) == find_device("cuda", 2) == torch.device("cuda:2")
+    assert find_device("cuda:1", 2) == torch.device("cuda:1")
+    assert find_device("cpu", 2) == torch.device("cpu")
 
 
 def rows(folder: Path) -> list[dict[str, Any]]:
