@@ -7,7 +7,7 @@ expedite's. Rows are measured by the package's own sweep, so a run that is stopp
 are written to OUT/ablations.md and plots beside it. Nothing is timed.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,6 +21,7 @@ from rich.console import Console
 from expedite.evaluate.comparators import plan_of
 from expedite.evaluate.layouts import open_data
 from expedite.evaluate.mode import Job, jobs_of
+from expedite.evaluate.plans import unique
 from expedite.evaluate.results import Results
 from expedite.evaluate.run import Request, run_sweep
 from expedite.evaluate.sweep import Row
@@ -40,6 +41,7 @@ RIVALS = {
     "clustering and bilinear": "clusters+bilinear",
     "pooling and bilinear": "pool",
 }
+SHOWN = ("GFLOPs", "mIoU %", "same pixels %")
 COLOURS = {"paper": "#D55E00", "expedite": "#0072B2", "downsample": "#009E73"}
 
 
@@ -96,9 +98,9 @@ def rivals() -> dict[tuple[str, int], Plan]:
     }
 
 
-def smaller_images() -> list[Plan]:
-    """The plans of Figure 6."""
-    return [plan_of("downsample", clusters=side) for side in (14, 17, 20, 22, 24, 26)]
+def smaller_images() -> dict[int, Plan]:
+    """The plans of Figure 6, by how many tokens an image's side then has."""
+    return {side: plan_of("downsample", clusters=side) for side in (14, 17, 20, 22, 24, 26)}
 
 
 def jobs(depth: int) -> list[Job]:
@@ -109,7 +111,7 @@ def jobs(depth: int) -> list[Job]:
         for value in ablation.values
         for method in METHODS
     ]
-    return jobs_of(dict.fromkeys([*plans, *rivals().values(), *smaller_images()]))
+    return jobs_of(unique([*plans, *rivals().values(), *smaller_images().values()]))
 
 
 def row_of(results: Results, plan: Plan) -> Row:
@@ -117,59 +119,45 @@ def row_of(results: Results, plan: Plan) -> Row:
     return next(row for row in results.rows if row.plan == plan)
 
 
-def rows_of(results: Results, ablation: Ablation, value: str) -> list[Row]:
-    """One value of an ablation with every method."""
-    return [row_of(results, ablation.plan(method, value)) for method in METHODS]
-
-
 def figures(row: Row) -> list[str]:
     """GFLOPs, mIoU, and the share of pixels whose class stays."""
-    same = 100 * row.fidelity["pixel_accuracy"]
     miou = f"{100 * row.metrics['miou']:.2f}" if row.metrics else "-"
-    return [f"{row.gflops:.2f}", miou, f"{same:.2f}"]
+    return [f"{row.gflops:.2f}", miou, f"{same(row):.2f}"]
 
 
-def table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+def same(row: Row) -> float:
+    """Percent of pixels whose class stays."""
+    return 100 * row.fidelity["pixel_accuracy"]
+
+
+def table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
     """A table in Markdown."""
     rows = [head, ["---"] * len(head), *lines]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
+def line(results: Results, name: str, plans: Iterable[Plan]) -> list[str]:
+    """A name with the figures of several plans."""
+    return [name, *(figure for plan in plans for figure in figures(row_of(results, plan)))]
+
+
 def tables(results: Results, depth: int) -> Iterator[str]:
     """Every table with its title."""
-    shown = ("GFLOPs", "mIoU %", "same pixels %")
-    base = results.base
-    assert base is not None  # run_sweep measures it first
-    yield "**Unpatched**\n\n" + table(shown, [figures(base)])
+    assert results.base is not None  # run_sweep measures it first
+    yield f"**Unpatched**\n\n{table(SHOWN, [figures(results.base)])}"
     for ablation in ablations(depth):
-        head = [ablation.what, *(f"{method}: {name}" for method in METHODS for name in shown)]
+        head = [ablation.what, *(f"{method}: {name}" for method in METHODS for name in SHOWN)]
         lines = [
-            [
-                value,
-                *(f for m in METHODS for f in figures(row_of(results, ablation.plan(m, value)))),
-            ]
+            line(results, value, [ablation.plan(method, value) for method in METHODS])
             for value in ablation.values
         ]
         yield f"**{ablation.what}** ({ablation.of})\n\n{table(head, lines)}"
-    head = ["", *(f"{side}×{side}: {name}" for side in SIZES for name in shown)]
+    head = ["", *(f"{side}×{side}: {name}" for side in SIZES for name in SHOWN)]
     plans = rivals()
-    lines = [
-        [what, *(f for side in SIZES for f in figures(row_of(results, plans[what, side])))]
-        for what in RIVALS
-    ]
+    lines = [line(results, what, [plans[what, side] for side in SIZES]) for what in RIVALS]
     yield f"**Pooling and bilinear upsampling** (Tables 3 and 4)\n\n{table(head, lines)}"
-    sized = ablations(depth)[4]
-    lines = [
-        [f"{method}, {value}×{value}", *figures(row_of(results, sized.plan(method, value)))]
-        for method in METHODS
-        for value in sized.values
-    ]
-    lines += [
-        [f"image of {plan.spans[0].grid_for((0, 0))[0]} tokens a side", *figures(row)]
-        for plan in smaller_images()
-        for row in [row_of(results, plan)]
-    ]
-    yield f"**Downsampling** (Figure 6)\n\n{table(['plan', *shown], lines)}"
+    lines = [line(results, str(side), [plan]) for side, plan in smaller_images().items()]
+    yield f"**Smaller images** (Figure 6)\n\n{table(['tokens a side', *SHOWN], lines)}"
 
 
 def plot_positions(results: Results, depth: int) -> Figure:
@@ -185,7 +173,8 @@ def plot_positions(results: Results, depth: int) -> Figure:
             style = "-o" if where == "20×20" else "--s"
             values = [int(value) for value in ablation.values]
             label = f"{method}, {where}"
-            axes[name].plot(values, same(rows), style, color=COLOURS[method], label=label, ms=4)
+            shares = [same(row) for row in rows]
+            axes[name].plot(values, shares, style, color=COLOURS[method], label=label, ms=4)
     for name, ax in axes.items():
         finish(ax, f"{name} (of {depth} blocks)")
     return figure
@@ -196,17 +185,12 @@ def plot_downsampling(results: Results, depth: int) -> Figure:
     figure = Figure(figsize=(5.2, 3.4), layout="constrained")
     axes, sized = figure.add_subplot(), ablations(depth)[4]
     found = {m: [row_of(results, sized.plan(m, value)) for value in sized.values] for m in METHODS}
-    found["downsample"] = [row_of(results, plan) for plan in smaller_images()]
+    found["downsample"] = [row_of(results, plan) for plan in smaller_images().values()]
     for name, rows in found.items():
-        costs = [row.gflops for row in rows]
-        axes.plot(costs, same(rows), "-o", color=COLOURS[name], label=name, ms=4)
+        costs, shares = [row.gflops for row in rows], [same(row) for row in rows]
+        axes.plot(costs, shares, "-o", color=COLOURS[name], label=name, ms=4)
     finish(axes, "GFLOPs")
     return figure
-
-
-def same(rows: Sequence[Row]) -> list[float]:
-    """Percent of pixels whose class stays."""
-    return [100 * row.fidelity["pixel_accuracy"] for row in rows]
 
 
 def finish(axes: Axes, what: str) -> None:
@@ -223,12 +207,7 @@ def sweep(checkpoint: Path, data: Path, limit: int, out: Path) -> Results:
     loaded = load_model(f"segmenter:{checkpoint}")
     rule = LABEL_RULES.get(loaded.dataset, LabelRule())
     samples = open_data(data, "val", "segmentation", rule, limit)
-    asked = {
-        "expedite": __version__,
-        "model": loaded.name,
-        "data": str(data),
-        "images": len(samples),
-    }
+    asked = {"expedite": __version__, "model": loaded.name, "data": str(data)}
     request = Request(
         loaded=loaded,
         task=task_of(loaded),
