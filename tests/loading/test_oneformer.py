@@ -129,8 +129,9 @@ def test_patched_copied_and_counted_it_keeps_its_words(loaded: LoadedModel) -> N
     plain = loaded.model(x).class_queries_logits
     expedite.patch(loaded.model, alpha=2, clusters=2, k=4)
     patched = loaded.model(x).class_queries_logits
-    assert not torch.equal(patched, plain)
-    assert torch.equal(copy.deepcopy(loaded.model)(x).class_queries_logits, patched)
+    assert (patched - plain).abs().max() > 0.1
+    copied = copy.deepcopy(loaded.model)(x).class_queries_logits
+    torch.testing.assert_close(copied, patched, atol=1e-4, rtol=0)
     assert count_flops(loaded.model, x).total > 0
     assert torch.equal(expedite.unpatch(loaded.model)(x).class_queries_logits, plain)
 
