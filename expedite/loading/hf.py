@@ -60,7 +60,7 @@ def _read(transformers: Any, wanted: Wanted) -> LoadedModel:
     processor = _processor(transformers, wanted.name, _UNREAD if name == oneformer.CLASS else {})
     mean, deviation = _normalization(processor)
     size = wanted.image_size or _image_size(config)
-    crop = _crop(processor, size)
+    crop = _crop(processor, size) if "ForImageClassification" in name else None
     loaded = LoadedModel(wanted.spec, model.eval(), size, mean, deviation, trained=True, crop=crop)
     if name == oneformer.CLASS:
         oneformer.tell_task(transformers, wanted, model, _NO_CODE)
@@ -114,7 +114,8 @@ def _normalization(processor: Any | None) -> tuple[Triple, Triple]:
 
 def _crop(processor: Any | None, size: tuple[int, int]) -> CenterCrop | None:
     """What a processor does to images before a model sees `size` of them, where it says so."""
-    if processor is None or not getattr(processor, "do_resize", False):
+    resample = getattr(processor, "resample", None)
+    if processor is None or not getattr(processor, "do_resize", False) or resample is None:
         return None
     cut = processor.crop_size if getattr(processor, "do_center_crop", False) else processor.size
     if (cut.get("height"), cut.get("width")) != size:
@@ -123,7 +124,7 @@ def _crop(processor: Any | None, size: tuple[int, int]) -> CenterCrop | None:
     resized = (side, side) if side else (resized.get("height"), resized.get("width"))
     if None in resized:
         return None
-    return CenterCrop(resized, side is not None, Resampling(processor.resample).name.lower())
+    return CenterCrop(resized, side is not None, Resampling(resample).name.lower())
 
 
 def _has_processor(transformers: Any, name: str) -> bool:
