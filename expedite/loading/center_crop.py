@@ -43,7 +43,7 @@ class CenterCrop:
         share, mode = config.get("crop_pct"), config.get("crop_mode") or "center"
         if share is None or mode == "border":
             return None
-        if not isinstance(share, int | float) or not 0 < share <= 1:
-            raise ExpediteError(f"a crop_pct of {share!r} was given; a share from 0 to 1 is due")
+        if not isinstance(share, int | float) or not share > 0:
+            raise ExpediteError(f"a crop_pct of {share!r} was given; a share above 0 is due")
         resized = floor(size[0] / share), floor(size[1] / share)
         return cls(resized, mode == "center", config.get("interpolation") or "bilinear")
