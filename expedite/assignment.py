@@ -77,7 +77,7 @@ class HardAssignment:
             index = flat_index(self.labels, clusters).flatten()
             sums = rows.new_zeros(batch * clusters, rows.shape[1])
             sums = sums.index_add(0, index, rows * self.share.flatten(0, 1))
-        means = sums.view(batch, clusters, -1)
+        means = sums.view(batch, clusters, rows.shape[1])
         return torch.where(self.mass[..., None] <= EMPTY_MASS, otherwise.float(), means)
 
     @cached_property

@@ -19,13 +19,14 @@ import torch
 from PIL import Image
 
 from expedite.cli import main
-from expedite.evaluate.results import Results
+from expedite.evaluate.results import Results, read_results
 from expedite.evaluate.scenes import write_scenes
 from expedite.evaluate.sweep import Sweep
 from expedite.loading import load_model
 from expedite.models.segmenter_files import Preprocessing, save_segmenter
 from expedite.plan import Plan, make_plan
-from expedite.recipes import RECIPES, Recipe, Row
+from expedite.recipe import paper
+from expedite.recipes import RECIPES, Recipe, Row, find_recipe
 from expedite.version import __version__
 from tests.evaluate.rows import ROWS
 from tests.hosts import segmenter
@@ -228,6 +229,50 @@ def test_sweep_of_plans_in_a_file(
     assert "evit α1" in printed
     assert "given with other plans" in refusal(*sweep, "--plans", path)
     assert "neither --alpha nor --plans" in refusal(*sweep[:place], *sweep[place + 4 :])
+
+
+def test_sweep_in_several_modes(sweep: list[object], run: Run, tmp_path: Path) -> None:
+    content = json.loads(run(*sweep, "--dtype", "float32,bfloat16", "--limit", 1, "--json"))
+    found = [(row["method"], row["dtype"], row["compile"]) for row in content["rows"]]
+    modes = [("float32", "none"), ("bfloat16", "none")]
+    assert found == [(name, *mode) for mode in modes for name in ("", "expedite", "expedite")]
+    assert all(name in content["setting"] for name in ("float32", "bfloat16"))
+    assert "α2 4x4 bfloat16" in (tmp_path / "out/report.html").read_text()
+
+
+def test_sweep_at_several_sizes(
+    sweep: list[object], depth_sweep: list[object], run: Run, refusal: Run, tmp_path: Path
+) -> None:
+    run(*sweep, "--limit", 1, "--multi-scale")
+    content = json.loads((tmp_path / "out/results.json").read_text())
+    assert "0.5, 0.75, 1.0, 1.25, 1.5, 1.75 times the size" in content["notes"][0]
+    assert "of one image at the model's own size" in content["notes"][0]
+    assert content["rows"][0]["gflops"] < 0.1
+    assert "another protocol" in refusal(*sweep, "--limit", 1)
+    text = refusal(*depth_sweep, "--multi-scale")
+    assert "is for depth, whose published protocols look at an image once" in text
+
+
+def test_a_recipe_brings_its_own_plans(
+    data: Path, run: Run, refusal: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """One command for all of its rows, with a published file of weights."""
+    known = find_recipe("segmenter-vit-l16-ade20k")
+    plans = [paper(3, 6, reconstruct_at="head", k=20), paper(2, 5, reconstruct_at="head", k=20)]
+    rows = (known.rows[0], *(Row(plan, None, None, None) for plan in plans))
+    small = replace(known, model="segmenter:vit_tiny_patch16_384", image_size=(96, 96), rows=rows)
+    monkeypatch.setitem(RECIPES, "small", replace(small, windows=(96, 96), classes=5))
+    path = tmp_path / "checkpoint.pth"
+    torch.save({"model": load_model("small").model.state_dict()}, path)
+    words = ["sweep", "small", "--data", data, "--seconds", 0, "--device", "cpu", "--limit", 1]
+    run(*words, "--checkpoint", path, "--out", tmp_path / "out")
+    content = json.loads((tmp_path / "out/results.json").read_text())
+    _, *found = read_results(tmp_path / "out").rows
+    assert [row.plan for row in found] == plans
+    assert all(row["plan"]["temperature"] == 50 for row in content["rows"][1:])
+    assert content["request"]["rule"] == {"ignore_index": 255, "reduce_zero_label": True}
+    assert all(row["metrics"]["miou"] > 0 for row in content["rows"])
+    assert "neither --clusters nor" in refusal(*words, "--out", tmp_path / "no", "--alpha", 3)
 
 
 def test_compare(sweep: list[object], run: Run, refusal: Run, tmp_path: Path) -> None:
@@ -537,8 +582,38 @@ class TestBadInput:
     ) -> None:
         Image.fromarray(np.full((36, 48), 7, np.uint8)).save(data / "annotations/val/b.png")
         text = refusal(*sweep, started=True)
-        assert "a label 7 was found, and the model has the classes 0 to 4" in text
+        assert text.startswith(f"error: {data / 'annotations/val/b.png'}: a label 7 was found, and")
+        assert "the model has the classes 0 to 4" in text
         assert list(tmp_path.glob("out/*")) == []
+
+    def test_labels_that_cannot_be_read(
+        self, sweep: list[object], data: Path, refusal: Run, tmp_path: Path
+    ) -> None:
+        path = data / "annotations/val/b.png"
+        path.write_bytes(path.read_bytes()[:200])
+        assert f"{path} cannot be read as an image" in refusal(*sweep, started=True)
+        assert list(tmp_path.glob("out/*")) == []
+
+    @pytest.mark.parametrize("suffix", [".png", ".npy"])
+    def test_depth_that_cannot_be_read(
+        self, suffix: str, depth_sweep: list[object], refusal: Run, tmp_path: Path
+    ) -> None:
+        path = tmp_path / "scenes/depth/val/00001.png"
+        if suffix == ".npy":
+            np.save(path.with_suffix(suffix), np.asarray(Image.open(path), np.float32))
+            path.unlink()
+        path = path.with_suffix(suffix)
+        path.write_bytes(path.read_bytes()[:200])
+        assert f"{path} cannot be read as an" in refusal(*depth_sweep, started=True)
+        assert list(tmp_path.glob("out/*")) == []
+
+    def test_a_folder_without_images(
+        self, sweep: list[object], data: Path, refusal: Run, tmp_path: Path
+    ) -> None:
+        for path in (data / "images/val").iterdir():
+            path.unlink()
+        assert "holds no image (.bmp, .jpeg" in refusal(*sweep)
+        assert not (tmp_path / "out").exists()
 
     def test_unknown_model(self, refusal: Run) -> None:
         assert "the forms are segmenter:FILE" in refusal("describe", "resnet50")
@@ -591,6 +666,8 @@ class TestBadInput:
             (("--limit", "0"), "limit"),
             (("--device", "abacus"), "abacus"),
             (("--dtype", "int8"), "int8"),
+            (("--dtype", "float32,,"), "the list 'float32,,' was given"),
+            (("--compile", "fast"), "compiling in mode 'fast' was asked; none, default, "),
             (("--classes", "3"), "3 classes were asked"),
             (("--classes", "0"), "0 classes were asked"),
             (("--image-size", "1x2x3"), "the size '1x2x3' was given"),
@@ -644,7 +721,7 @@ class TestBadInput:
 
     def test_negative_seconds(self, sweep: list[object], refusal: Run, tmp_path: Path) -> None:
         assert "-1.0 seconds" in refusal(*sweep, "--seconds", "-1", started=True)
-        assert not (tmp_path / "out").exists()
+        assert list(tmp_path.glob("out/*")) == []
 
     @pytest.mark.parametrize("command", ["report", "compare"])
     @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.99])
@@ -722,3 +799,19 @@ class TestBadInput:
     ) -> None:
         (tmp_path / "out").write_text("a file")
         assert str(tmp_path / "out") in refusal(*sweep)
+        text = refusal(*sweep, "--out", "/proc/expedite")
+        assert "/proc/expedite was to be written, and nothing can be written to /proc (" in text
+
+    def test_a_disk_that_gets_full(
+        self, sweep: list[object], run: Run, refusal: Run, tmp_path: Path
+    ) -> None:
+        run(*sweep, "--limit", 1)
+        before = (tmp_path / "out/results.json").read_text()
+        more = ["1,2,3" if word == "1,2" else word for word in sweep]
+        (tmp_path / "out/.results.json.partial").symlink_to("/dev/full")
+        text = refusal(*more, "--limit", 1, started=True)
+        assert "results.json cannot be written: No space left on device; make room" in text
+        assert (tmp_path / "out/results.json").read_text() == before
+        run(*more, "--limit", 1)
+        rows = json.loads((tmp_path / "out/results.json").read_text())["rows"]
+        assert rows[:-1] == json.loads(before)["rows"]

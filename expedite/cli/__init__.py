@@ -18,6 +18,7 @@ from expedite.cli.sweep import sweep_command
 from expedite.cli.tune import tune_command
 from expedite.cli.visualize import visualize_command
 from expedite.errors import ExpediteError
+from expedite.evaluate.ranks import ToldElsewhereError
 from expedite.version import __version__
 
 app = typer.Typer(
@@ -55,6 +56,8 @@ def main() -> None:
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     try:
         app()
+    except ToldElsewhereError:
+        sys.exit(2)
     except (ExpediteError, OSError) as error:
         console = Console(stderr=True, soft_wrap=True)
         console.print(f"error: {_sentence(error)}", markup=False, highlight=False)

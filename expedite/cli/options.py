@@ -3,7 +3,7 @@
 import json
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,6 +13,7 @@ import yaml
 
 from expedite.errors import ExpediteError
 from expedite.evaluate.comparators import METHODS, plan_of
+from expedite.evaluate.mode import Mode
 from expedite.evaluate.plans import parse_size
 from expedite.loading import LoadedModel
 from expedite.models.files import first_line
@@ -100,7 +101,7 @@ def exit_at(reconstruct_at: str) -> dict[str, Any]:
     return {} if reconstruct_at == "backbone" else {"reconstruct_at": reconstruct_at}
 
 
-def assignments(settings: list[str] | None) -> Iterator[tuple[str, str]]:
+def assignments(settings: Sequence[str] | None) -> Iterator[tuple[str, str]]:
     """Names and values of --set, read no further."""
     for assignment in settings or []:
         name, equals, value = assignment.partition("=")
@@ -136,27 +137,33 @@ def parse_list(text: str) -> list[str]:
     return parts
 
 
-def find_device(name: str) -> torch.device:
-    """The device by its name; auto takes a GPU where there is one."""
+def find_device(name: str, local: int = 0) -> torch.device:
+    """The device by its name; auto takes a GPU where there is one.
+
+    Args:
+        name: As PyTorch calls it, or auto.
+        local: Which GPU to take where the name does not say it.
+    """
     if name == "auto":
-        return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+        found = torch.accelerator.current_accelerator(check_available=True)
+        name = found.type if found else "cpu"
     try:
         device = torch.device(name)
+        if device.index is None and device.type not in ("cpu", "mps", "meta"):
+            device = torch.device(device.type, local)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
+        which = f" number {local}" if local else ""
         raise ExpediteError(
-            f"the device '{name}' was asked and cannot be used: {reason}"
+            f"the device '{name}'{which} was asked and cannot be used: {reason}"
         ) from error
     return device
 
 
 def find_dtype(name: str) -> torch.dtype:
     """The dtype by its name."""
-    dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-    if name not in dtypes:
-        raise ExpediteError(f"the dtype '{name}' was asked; {', '.join(dtypes)} are known")
-    return dtypes[name]
+    return Mode(name).torch_dtype
 
 
 def command_line() -> str:

@@ -1,7 +1,7 @@
 """`expedite sweep`: every combination of settings, measured on a folder of images."""
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,45 +9,34 @@ import torch
 import typer
 from rich.console import Console
 
+from expedite.cli.asked_plans import AskedPlans
+from expedite.cli.asked_task import for_task, task_from, truth_rule
 from expedite.cli.options import (
     AsJson,
     Beta,
     Checkpoint,
     Classes,
     Device,
-    Dtype,
     ImageSize,
     Model,
     ReconstructAt,
     Seconds,
-    assignments,
     command_line,
-    exit_at,
     find_device,
-    find_dtype,
     image_size_of,
-    parse_list,
-    parse_yaml,
 )
 from expedite.errors import ExpediteError
 from expedite.evaluate.comparators import METHODS
 from expedite.evaluate.layouts import open_data
-from expedite.evaluate.plans import Size, grid_of_plans, parse_number, parse_size, read_plans
+from expedite.evaluate.mode import COMPILE_MODES, DTYPES, PLAIN
+from expedite.evaluate.ranks import Ranks, joined
 from expedite.evaluate.recommend import best_by_method, code, recommend, verdict
 from expedite.evaluate.report import Section, write_report
 from expedite.evaluate.results import Results, flat
 from expedite.evaluate.run import Request, run_sweep
-from expedite.evaluate.tasks import TASKS, task_of
-from expedite.evaluate.tasks.base import Task
-from expedite.evaluate.tasks.classes import Segmentation
-from expedite.evaluate.tasks.depth import Depth
-from expedite.evaluate.truths import LABEL_RULES, DepthRule, LabelRule, TruthRule
 from expedite.evaluate.visualize import visualize
-from expedite.loading import LoadedModel, load_model
-from expedite.plan import Plan
+from expedite.loading import load_model
 from expedite.version import __version__
-
-Sizes = tuple[list[Size] | None, list[float] | None]
 
 
 def sweep_command(
@@ -95,32 +84,42 @@ def sweep_command(
     max_depth: Annotated[
         float | None, typer.Option(help="Metres that depth counts up to; default: the data set's.")
     ] = None,
+    multi_scale: Annotated[
+        bool,
+        typer.Option("--multi-scale", help="Average over six sizes and mirror images."),
+    ] = False,
     checkpoint: Checkpoint = None,
     image_size: ImageSize = None,
     classes: Classes = None,
     device: Device = "auto",
-    dtype: Dtype = "float32",
+    dtype: Annotated[
+        str, typer.Option(help=f"One or more of {', '.join(DTYPES)}, between commas.")
+    ] = "float32",
+    compile_modes: Annotated[
+        str,
+        typer.Option("--compile", help=f"One or more of {', '.join(COMPILE_MODES)}."),
+    ] = PLAIN,
     seconds: Seconds = 2.0,
     as_json: AsJson = False,
 ) -> None:
     """Measure plans of one or several methods, and write a table, plots and a report.
 
-    A sweep that was stopped goes on where it was: rows in --out are not measured again.
+    A sweep that was stopped goes on where it was: rows in --out are not measured again. A recipe's
+    own plans are measured where none are given. `torchrun --nproc-per-node N -m expedite sweep ...`
+    shares the images out among N processes, each with a GPU of its own where there are any.
     """
-    torch.manual_seed(0)  # of random weights
-    loaded = for_task(load_model(model, image_size_of(image_size), classes, checkpoint), task)
-    measured = _task(loaded, max_depth)
-    rule = _truth_rule(loaded, measured, ignore_index, reduce_zero_label, depth_scale)
-    samples = open_data(data, split, measured.name, rule, limit)
-    measured = measured.on(samples.rule)
-    listed = plans_from(plans, alpha, clusters, keep, beta, method, reconstruct_at, settings)
-    request = Request(
-        loaded=loaded,
-        task=measured,
-        samples=samples,
-        plans=listed,
-        out=out,
-        identity={
+    typed = (alpha, clusters, keep, beta, method, reconstruct_at, settings, dtype, compile_modes)
+
+    def request(ranks: Ranks) -> Request:
+        torch.manual_seed(0)  # of random weights
+        jobs = AskedPlans(plans, *typed).jobs(model)
+        size = image_size_of(image_size)
+        loaded = for_task(load_model(model, size, classes, checkpoint), task, multi_scale)
+        measured = task_from(loaded, max_depth)
+        rule = truth_rule(loaded, measured, ignore_index, reduce_zero_label, depth_scale)
+        samples = open_data(data, split, measured.name, rule, limit)
+        measured = measured.on(samples.rule)
+        identity = {
             "expedite": __version__,
             "model": model,
             "checkpoint": checkpoint and str(checkpoint),
@@ -131,16 +130,30 @@ def sweep_command(
             "rule": asdict(rule) if rule else None,
             "protocol": measured.protocol(),
             "device": device,
-            "dtype": dtype,
-        },
-        command=command_line(),
-        device=find_device(device),
-        dtype=find_dtype(dtype),
-        seconds=seconds,
-    )
-    console = Console(stderr=as_json)
-    results = run_sweep(request, console)
+        }
+        return Request(
+            loaded=loaded,
+            task=measured,
+            samples=samples,
+            jobs=jobs,
+            out=out,
+            identity=identity,
+            command=command_line(),
+            device=find_device(device, ranks.local),
+            seconds=seconds,
+            ranks=ranks,
+        )
+
+    with joined() as ranks:
+        console = Console(stderr=as_json, quiet=not ranks.is_first)
+        asked = ranks.each(lambda: request(ranks))
+        results = run_sweep(asked, console)
+        ranks.first(lambda: _tell(asked, results, console, as_json))
+
+
+def _tell(request: Request, results: Results, console: Console, as_json: bool) -> None:
     _draw(request, results, console)
+    out = request.out
     page = write_report(out, [Section(results, out)])
     if as_json:
         typer.echo(json.dumps(_summary(results, page), indent=2))
@@ -155,7 +168,7 @@ def _draw(request: Request, results: Results, console: Console) -> None:
     """Draw what the best plan of each method does to the first image."""
     if not request.loaded.trained:
         return
-    sample = next(iter(request.samples))
+    sample = request.samples[0]
     for method, plan in best_by_method(results).items():
         try:
             views = visualize(request.loaded, plan, sample.image, sample.name)
@@ -175,85 +188,3 @@ def _summary(results: Results, page: Path) -> dict[str, Any]:
         "code": code(best.plan) if best and best.plan else None,
         "verdict": verdict(results),
     }
-
-
-def plans_from(
-    file: Path | None,
-    alpha: str | None,
-    clusters: str | None,
-    keep: str | None,
-    beta: int | None,
-    method: str,
-    reconstruct_at: str,
-    settings: list[str] | None,
-) -> list[Plan]:
-    """The plans that options say, or that a file lists."""
-    if file is not None:
-        others = (alpha, clusters, keep, beta, settings, exit_at(reconstruct_at))
-        if any(others) or method != "expedite":
-            raise ExpediteError(f"--plans {file} was given with other plans; give one or the other")
-        return read_plans(file)
-    methods = parse_list(method)
-    if alpha is None and methods != ["downsample"]:
-        raise ExpediteError("neither --alpha nor --plans was given; one of them is due")
-    alphas = [[parse_number(int, a) for a in text.split("+")] for text in parse_list(alpha or "0")]
-    values = {name: [value] for name, value in exit_at(reconstruct_at).items()}
-    for name, text in assignments(settings):
-        values[name] = [parse_yaml(name, part) for part in text.split(",")]
-    return grid_of_plans(methods, alphas, _sizes(clusters, keep), beta, values)
-
-
-def _sizes(clusters: str | None, keep: str | None) -> list[Sizes]:
-    """Cluster grids or shares to keep of the spans of each plan, as pairs of which one is None."""
-    if clusters is not None:
-        return [([*map(parse_size, text.split("+"))], None) for text in parse_list(clusters)]
-    if keep is None:
-        raise ExpediteError("neither --clusters nor --keep was given; one of them is due")
-    return [
-        (None, [parse_number(float, part) for part in text.split("+")]) for text in parse_list(keep)
-    ]
-
-
-def for_task(loaded: LoadedModel, task: str | None) -> LoadedModel:
-    """The model with the task that was asked, if one was."""
-    if task is None:
-        return loaded
-    if task not in TASKS:
-        raise ExpediteError(f"the task '{task}' was asked; there are {', '.join(TASKS)}")
-    return replace(loaded, task=TASKS[task].name)
-
-
-def _task(loaded: LoadedModel, max_depth: float | None) -> Task[Any]:
-    task = task_of(loaded)
-    if max_depth is None:
-        return task
-    if not isinstance(task, Depth):
-        raise ExpediteError(f"--max-depth was given; '{loaded.name}' gives no depth")
-    return replace(task, maximum=max_depth)
-
-
-def _truth_rule(
-    loaded: LoadedModel,
-    task: Task[Any],
-    ignore_index: int | None,
-    reduce_zero: bool,
-    depth_scale: float | None,
-) -> TruthRule | None:
-    """How labels are stored that the task can be compared with; None where there are none."""
-    of_task = {
-        "--ignore-index": ("segmentation", ignore_index is not None),
-        "--reduce-zero-label": ("segmentation", reduce_zero),
-        "--depth-scale": ("depth", depth_scale is not None),
-    }
-    for option, (name, given) in of_task.items():
-        if given and task.name != name:
-            raise ExpediteError(f"{option} was given; '{loaded.name}' is for {task.name}")
-    if isinstance(task, Depth):
-        return DepthRule(depth_scale)
-    if not isinstance(task, Segmentation):
-        return None
-    known = LABEL_RULES.get(loaded.dataset, LabelRule())
-    return LabelRule(
-        known.ignore_index if ignore_index is None else ignore_index,
-        reduce_zero or known.reduce_zero_label,
-    )

@@ -8,6 +8,8 @@ import numpy as np
 import torch
 import typer
 
+from expedite.cli.asked_plans import AskedPlans
+from expedite.cli.asked_task import for_task
 from expedite.cli.options import (
     AsJson,
     Beta,
@@ -21,13 +23,12 @@ from expedite.cli.options import (
     ReconstructAt,
     Settings,
     find_device,
-    find_dtype,
     image_size_of,
     show,
 )
-from expedite.cli.sweep import for_task, plans_from
 from expedite.errors import ExpediteError
 from expedite.evaluate.images import Image
+from expedite.evaluate.mode import PLAIN
 from expedite.evaluate.run import RANDOM_WEIGHTS
 from expedite.evaluate.scenes import render_scene, scene_seed
 from expedite.evaluate.truths import open_image
@@ -68,21 +69,24 @@ def visualize_command(
     as_json: AsJson = False,
 ) -> None:
     """Draw clusters, where reconstruction errs, and predictions before and after."""
-    plans = plans_from(None, alpha, clusters, keep, beta, method, reconstruct_at, settings)
-    if len(plans) != 1:
-        raise ExpediteError(f"{len(plans)} plans were asked; pictures are of one")
+    typed = (alpha, clusters, keep, beta, method, reconstruct_at, settings, dtype, PLAIN)
+    jobs = AskedPlans(None, *typed).jobs(model)
+    if len(jobs) != 1:
+        raise ExpediteError(f"{len(jobs)} plans were asked; pictures are of one")
+    plan, mode = jobs[0]
     is_file(out)  # or nothing could be written in the end
     pixels, name = _read(image)
     torch.manual_seed(0)  # of random weights
-    loaded = for_task(load_model(model, image_size_of(image_size), classes, checkpoint), task)
-    loaded.model.to(find_device(device), find_dtype(dtype))
-    views = visualize(loaded, plans[0], pixels, name)
+    loaded = load_model(model, image_size_of(image_size), classes, checkpoint)
+    loaded = for_task(loaded, task, multi_scale=False)
+    loaded.model.to(find_device(device), mode.torch_dtype)
+    views = visualize(loaded, plan, pixels, name)
     written = views.write(out)
     spans, notes = _spans(views), [] if loaded.trained else [RANDOM_WEIGHTS]
     content = {
         "model": model,
         "image": name,
-        "plan": asdict(plans[0]),
+        "plan": asdict(plan),
         "spans": spans,
         "notes": notes,
         "written": [str(path) for path in written],

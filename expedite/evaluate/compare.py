@@ -53,8 +53,9 @@ def compare(first: Results, second: Results) -> Comparison:
             f"a sweep for {first.task} was given with one for {second.task}; two of one task can "
             "be compared"
         )
-    others = {row.plan: row for row in second.rows}
-    pairs = tuple((row, others[row.plan]) for row in first.rows if row.plan in others)
+    others = {(row.plan, row.mode): row for row in second.rows}
+    keyed = [((row.plan, row.mode), row) for row in first.rows]
+    pairs = tuple((row, others[key]) for key, row in keyed if key in others)
     if not pairs:
         raise ExpediteError("the two sweeps have no plan in common, so nothing can be compared")
     differing = _differing(first.request, second.request)

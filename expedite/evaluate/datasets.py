@@ -5,7 +5,7 @@
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -21,11 +21,11 @@ _IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
 
 
 class Samples(Protocol):
-    """Anything with a length that gives samples, more than once."""
+    """Anything with a length that gives samples by their index, as often as asked."""
 
     def __len__(self) -> int: ...
 
-    def __iter__(self) -> Iterator[Sample]: ...
+    def __getitem__(self, index: int, /) -> Sample: ...
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class ImageFolder:
                 f"{self.truths[index]} has shape {shape} for an image of "
                 f"{sample.image.shape[:2]}; one value per pixel of its image is due"
             )
-        return self.rule.attach(sample, truth)
+        return replace(self.rule.attach(sample, truth), source=str(self.truths[index]))
 
 
 def open_folder(

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from rich.console import Console
 
+from expedite.evaluate.mode import jobs_of
 from expedite.evaluate.recommend import recommend
 from expedite.evaluate.report import Section, write_report
 from expedite.evaluate.results import Results
@@ -72,7 +73,7 @@ def run_demo(out: Path, count: int, seconds: float, console: Console, command: s
             loaded=loaded,
             task=task_of(loaded),
             samples=samples,
-            plans=[make_plan(alpha, clusters) for alpha, clusters in instrument.plans],
+            jobs=jobs_of(make_plan(alpha, clusters) for alpha, clusters in instrument.plans),
             out=out / instrument.folder,
             identity={"expedite": __version__, "model": loaded.name, "scenes": count},
             command=command,
@@ -113,7 +114,7 @@ def unseen_scenes(count: int) -> list[Sample]:
 
 
 def _draw(request: Request, results: Results) -> None:
-    sample = list(request.samples)[_PICTURED % len(request.samples)]
+    sample = request.samples[_PICTURED % len(request.samples)]
     views = visualize(request.loaded, _best(results)[1], sample.image, sample.name)
     views.write(request.out / "picture.png")
 

@@ -26,13 +26,14 @@ _GIGA = 1e9
 
 # Known to count nothing under the convention above.
 _FREE = """
-    __or__ abs add add_ addcmul amax amin argmax atan2 bitwise_and bitwise_not bitwise_or ceil clamp
-    clamp_max clamp_min clone cos cumsum div div_ eq erf exp expand_as eye feature_dropout fill_
-    flip floor_divide gather ge gelu glu gt isfinite isnan le linalg_vector_norm linspace log log2
-    lt mT masked_fill masked_fill_ max_pool2d maximum mean meshgrid min minimum movedim mul mul_ ne
-    neg new_ones new_zeros numel ones_like pad pow reciprocal relu relu_ remainder repeat
-    reshape_as round rsub scatter scatter_add scatter_reduce sigmoid sign silu sin softmax sort sqrt
-    square std_mean sub sub_ sum tanh tile topk unflatten view_as where zero_ zeros_like
+    __or__ abs add add_ addcmul amax amin argmax atan2 bitwise_and bitwise_not bitwise_or ceil
+    clamp clamp_max clamp_min clone cos cumsum div div_ eq erf exp expand_as eye feature_dropout
+    fill_ flip floor_divide gather ge gelu glu gt index_select isfinite isnan le
+    linalg_vector_norm linspace log log2 lt mT masked_fill masked_fill_ max_pool2d maximum mean
+    meshgrid min minimum movedim mul mul_ ne neg new_ones new_zeros numel ones_like pad pow
+    reciprocal relu relu_ remainder repeat reshape_as round rsub scatter scatter_add
+    scatter_reduce searchsorted sigmoid sign silu sin softmax sort sqrt square std_mean sub sub_
+    sum tanh tile topk unflatten view_as where zero_ zeros_like
 """
 
 

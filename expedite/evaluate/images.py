@@ -5,9 +5,11 @@ from types import ModuleType
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image as Pillow
 from torch import Tensor
 
 from expedite.errors import ExpediteError
+from expedite.loading.center_crop import CenterCrop
 
 Image = NDArray[np.uint8]  # (H, W, 3) RGB
 
@@ -25,6 +27,26 @@ def resize_short_side(image: Image, side: int) -> Image:
     height, width = image.shape[:2]
     scale = side / min(height, width)
     return resize(image, (int(height * scale + 0.5), int(width * scale + 0.5)))
+
+
+def crop_center(image: Image, crop: CenterCrop, size: tuple[int, int]) -> Image:
+    """Resize an image and cut its centre of `size` (height, width) out, as torchvision does."""
+    from torchvision import transforms  # type: ignore[import-untyped]
+
+    mode = transforms.InterpolationMode(crop.interpolation)
+    resized = transforms.Resize(_sides(image, crop), mode)(Pillow.fromarray(image))
+    return np.asarray(transforms.CenterCrop(size)(resized))
+
+
+def _sides(image: Image, crop: CenterCrop) -> list[int]:
+    """What torchvision resizes to: one number is for the shorter side."""
+    height, width = crop.resized
+    if not crop.keeps_shape:
+        return [height, width]
+    if height == width:
+        return [height]
+    ratio = min(image.shape[0] / height, image.shape[1] / width)
+    return [round(side / ratio) for side in image.shape[:2]]
 
 
 def normalize(

@@ -1,6 +1,6 @@
 """Plans of a sweep: from lists of values, or from a YAML file."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from itertools import product
 from pathlib import Path
@@ -10,20 +10,29 @@ import yaml
 
 from expedite.errors import ExpediteError
 from expedite.evaluate.comparators import plan_of_spans
+from expedite.evaluate.mode import Job, Mode, modes_of
 from expedite.models.files import first_line
 from expedite.plan import Plan, Span
 
+Item = TypeVar("Item")
 Number = TypeVar("Number", int, float)
 Size = tuple[int, int]
 _SPAN = tuple(field.name for field in fields(Span))
 
 
-def read_plans(path: Path) -> list[Plan]:
-    """The plans that a YAML file lists.
+def read_plans(
+    path: Path, dtypes: Sequence[str] = (Mode.dtype,), compiles: Sequence[str] = (Mode.compile,)
+) -> list[Job]:
+    """The plans that a YAML file lists, with their modes.
 
-    Each is a mapping of `method`, `alpha`, `clusters` or `keep`, `beta` and settings of the plan;
-    a list in place of a value makes a plan of each. `spans` in place of alpha and so on is a list
-    of such mappings, for a plan of several spans.
+    Each is a mapping of `method`, `alpha`, `clusters` or `keep`, `beta` and settings of the plan,
+    and of `dtype` and `compile` of a mode; a list in place of a value makes a plan of each. `spans`
+    in place of alpha and so on is a list of such mappings, for a plan of several spans.
+
+    Args:
+        path: The file.
+        dtypes: Of plans that have none of their own.
+        compiles: The same of how they are compiled.
 
     Raises:
         ExpediteError: The file is not readable, is not such a list, or a plan is impossible.
@@ -37,10 +46,11 @@ def read_plans(path: Path) -> list[Plan]:
             f"{path} holds no list of plans; entries such as "
             "'- {method: expedite, alpha: 4, clusters: 14}' are due"
         )
-    plans = unique(plan for entry in content for plan in _plans(entry))
-    if not plans:
+    usual = {"dtype": [*dtypes], "compile": [*compiles]}
+    jobs = unique(job for entry in content for job in _jobs({**usual, **entry}))
+    if not jobs:
         raise ExpediteError(f"{path} lists no plan")
-    return plans
+    return jobs
 
 
 def grid_of_plans(
@@ -78,9 +88,9 @@ def grid_of_plans(
     )
 
 
-def unique(plans: Iterator[Plan]) -> list[Plan]:
-    """Plans without repetitions, in their order."""
-    return list(dict.fromkeys(plans))
+def unique(items: Iterable[Item]) -> list[Item]:
+    """Items without repetitions, in their order."""
+    return list(dict.fromkeys(items))
 
 
 def parse_number(kind: type[Number], text: str) -> Number:
@@ -99,13 +109,13 @@ def parse_size(text: str) -> Size:
     return sides[0], sides[-1]
 
 
-def _plans(entry: dict[str, Any]) -> Iterator[Plan]:
+def _jobs(entry: dict[str, Any]) -> Iterator[Job]:
     spans = entry.pop("spans", None)
-    method = entry.pop("method", "expedite")
     choices = {name: value if isinstance(value, list) else [value] for name, value in entry.items()}
-    methods = method if isinstance(method, list) else [method]
-    for name, *chosen in product(methods, *choices.values()):
-        yield _plan(str(name), spans, dict(zip(choices, chosen, strict=True)))
+    dtypes, compiles = (map(str, choices.pop(name)) for name in ("dtype", "compile"))
+    methods = choices.pop("method", ["expedite"])
+    for mode, name, *chosen in product(modes_of(dtypes, compiles), methods, *choices.values()):
+        yield Job(_plan(str(name), spans, dict(zip(choices, chosen, strict=True))), mode)
 
 
 def _plan(method: str, spans: Any, values: dict[str, Any]) -> Plan:

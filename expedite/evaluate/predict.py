@@ -2,15 +2,22 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from expedite.evaluate.images import Image, normalize, resize, resize_short_side
+from expedite.errors import ExpediteError
+from expedite.evaluate.images import Image, crop_center, normalize, resize, resize_short_side
+from expedite.evaluate.multi_scale import multi_scale
 from expedite.evaluate.tasks import read_answer
+from expedite.evaluate.tasks.base import at_size
 from expedite.loading import LoadedModel
 from expedite.models.sliding import sliding_window
+
+# Whole images get sides that all published models take.
+_MULTIPLE = 32
 
 
 def predict(loaded: LoadedModel, model: Callable[[Tensor], Any], image: Image) -> Any:
@@ -32,13 +39,45 @@ def predict(loaded: LoadedModel, model: Callable[[Tensor], Any], image: Image) -
 
 
 def _output(loaded: LoadedModel, model: Callable[[Tensor], Any], image: Image) -> Any:
+    if loaded.multi_scale:
+        return multi_scale(partial(_probabilities, loaded, model), image)
     if loaded.prepares_images:
         return model(_pixels(replace(loaded, mean=(0.0,) * 3, deviation=(1.0,) * 3), image)[None])
-    if loaded.window_stride is None:
-        return model(_pixels(loaded, resize(image, loaded.image_size))[None])
-    small = image if loaded.short_side is None else resize_short_side(image, loaded.short_side)
+    if loaded.window_stride is not None:
+        return _in_windows(loaded, model, image)
+    if loaded.crop is not None and loaded.task == "classification":
+        return model(_pixels(loaded, crop_center(image, loaded.crop, loaded.image_size))[None])
+    return model(_pixels(loaded, resize(image, loaded.image_size))[None])
+
+
+def _in_windows(
+    loaded: LoadedModel, model: Callable[[Tensor], Any], image: Image, factor: float = 1.0
+) -> Tensor:
+    """Class probabilities (1, classes, H, W) of an image made larger by a factor first."""
+    assert loaded.window_stride is not None  # asked before
+    side = loaded.short_side or min(image.shape[:2])
+    small = resize_short_side(image, int(side * factor))
     pixels, size = _pixels(loaded, small), (image.shape[0], image.shape[1])
     return sliding_window(model, pixels, loaded.image_size, loaded.window_stride, size)[None]
+
+
+def _probabilities(
+    loaded: LoadedModel, model: Callable[[Tensor], Any], image: Image, factor: float
+) -> Tensor:
+    """The same in windows, or of the whole image at so many times the model's size."""
+    if loaded.window_stride is not None:
+        return _in_windows(loaded, model, image, factor)
+    height, width = (
+        _MULTIPLE * max(1, round(side * factor / _MULTIPLE)) for side in loaded.image_size
+    )
+    output = model(_pixels(loaded, resize(image, (height, width)))[None])
+    scores = getattr(output, "logits", output)
+    if not isinstance(scores, Tensor) or scores.dim() != 4:
+        raise ExpediteError(
+            f"multi-scale testing was asked of '{loaded.name}', which gives no scores of every "
+            "class at every place, whose means it takes"
+        )
+    return at_size(scores.float(), (image.shape[0], image.shape[1])).softmax(1)
 
 
 def _pixels(loaded: LoadedModel, image: Image) -> Tensor:

@@ -12,11 +12,13 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from itertools import chain
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import IO, Any
 
 from expedite.errors import ExpediteError
 from expedite.evaluate.comparators import method_of
 from expedite.evaluate.comparators.rival import Rival
+from expedite.evaluate.mode import Job, Mode
 from expedite.evaluate.sweep import Row
 from expedite.evaluate.tasks import TASKS
 from expedite.loading import TaskName
@@ -51,12 +53,21 @@ class Results:
 
     @property
     def base(self) -> Row | None:
-        """The row of the unpatched model, once it is measured."""
+        """The first row of the unpatched model, once it is measured."""
         return next((row for row in self.rows if row.plan is None), None)
 
-    def has(self, plan: Plan) -> bool:
-        """Whether a plan was measured."""
-        return any(row.plan == plan for row in self.rows)
+    def base_of(self, mode: Mode) -> Row | None:
+        """The row of the unpatched model that those of a mode are compared with."""
+        return next((row for row in self.rows if row.plan is None and row.mode == mode), None)
+
+    def has(self, job: Job) -> bool:
+        """Whether a plan was measured in its mode."""
+        return any((row.plan, row.mode) == job for row in self.rows)
+
+    def add_setting(self, setting: str) -> None:
+        """Note under what rows are measured from now on, beside what was noted before."""
+        if setting not in self.setting:
+            self.setting = "; ".join(filter(None, [self.setting, setting]))
 
     def save(self, folder: Path) -> None:
         """Write results.json and results.csv, whole or not at all."""
@@ -98,7 +109,8 @@ def load_results(folder: Path, request: dict[str, Any], task: TaskName) -> Resul
         return Results(request, task)
     found = read_results(path)
     if (found.request, found.task) != (json.loads(json.dumps(request)), task):
-        differing = [key for key in request if found.request.get(key) != request[key]]
+        keys = dict.fromkeys([*request, *found.request])
+        differing = [key for key in keys if found.request.get(key) != request.get(key)]
         raise ExpediteError(
             f"{folder} holds a sweep with another {', '.join(differing) or 'task'}; give "
             "another --out to keep both, or remove it"
@@ -140,8 +152,10 @@ def _check(found: Results) -> None:
     if found.task not in TASKS or not all(isinstance(word, str) for word in words):
         raise ValueError(f"the task is {found.task!r}, or something in words is not a text")
     for row in found.rows:
+        Mode(row.dtype, row.compile)  # refuses what nobody knows
         figures = asdict(replace(row, plan=None, retention=row.retention or 0.0))
-        del figures["plan"]
+        for name in ("plan", "dtype", "compile"):
+            del figures[name]
         named = [figures.pop(name).values() for name in ("metrics", "fidelity", "unsupported_ops")]
         for value in [*figures.values(), *chain(*named)]:
             if not isinstance(value, (int, float)):
@@ -152,19 +166,25 @@ def check_writable(folder: Path) -> None:
     """Refuse a folder that nothing can be written to, before any time goes into what should be.
 
     Raises:
-        ExpediteError: It is a file or below one, or it is there and cannot be written, or the
-            folder that it is to be made in cannot.
+        ExpediteError: It is a file or below one, or neither it nor, where it is yet to be made, the
+            folder that is to hold it takes a file.
     """
     place = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not place.is_dir():
         raise ExpediteError(f"{folder} was to be written, and {place} is a file; a folder is due")
-    if not os.access(place, os.W_OK):
-        raise ExpediteError(f"{folder} was to be written, and nothing can be written to {place}")
+    try:
+        with TemporaryFile(dir=place):
+            return
+    except OSError as error:
+        raise ExpediteError(
+            f"{folder} was to be written, and nothing can be written to {place} "
+            f"({error.strerror}); another --out is due"
+        ) from error
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """Open a file for writing that takes its place only when it is whole.
+    """Open a file for writing that takes its place only when it is whole, and on the disk.
 
     Raises:
         ExpediteError: It cannot be written: the disk is full, the folder is not there, ...
@@ -173,6 +193,8 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
     try:
         with partial.open("wb") as file:
             yield file
+            file.flush()
+            os.fsync(file.fileno())
         partial.replace(path)
     except OSError as error:
         raise ExpediteError(

@@ -1,9 +1,11 @@
 """A sweep from start to end: measure, show live, save after every row, go on where one stopped."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from copy import deepcopy
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +14,24 @@ from rich.console import Console
 
 from expedite.evaluate.datasets import Samples
 from expedite.evaluate.environment import environment, going_on
+from expedite.evaluate.mode import PLAIN, Job, Mode
 from expedite.evaluate.plans import unique
 from expedite.evaluate.progress import SweepProgress
+from expedite.evaluate.ranks import ALONE, Ranks
 from expedite.evaluate.results import Results, load_results
-from expedite.evaluate.speed import setting
 from expedite.evaluate.sweep import Row, Sweep
 from expedite.evaluate.table import terminal_table
 from expedite.evaluate.tasks.base import Task
 from expedite.loading import LoadedModel
-from expedite.plan import Plan
 
 RANDOM_WEIGHTS = (
     "The weights are random, so no accuracy or fidelity is given: an untrained model makes every "
     "method look free."
+)
+COMPILED = (
+    "Where a row says compile, its speed and memory are those of the compiled model, and the "
+    "unpatched one that it is timed against is compiled too; answers come from the same model not "
+    "compiled."
 )
 
 
@@ -35,50 +42,45 @@ class Request:
     loaded: LoadedModel
     task: Task[Any]
     samples: Samples
-    plans: Sequence[Plan]
+    jobs: Sequence[Job]
     out: Path
     identity: dict[str, Any]
     command: str
     device: torch.device
-    dtype: torch.dtype = torch.float32
     seconds: float = 2.0
+    ranks: Ranks = ALONE
 
 
 def run_sweep(request: Request, console: Console) -> Results:
     """Measure every plan that the folder does not hold yet, saving each row once it is there.
 
+    Every rank runs this and returns the same; the first alone reads and writes the folder.
+
     Args:
         request: What to measure.
         console: Where a table and progress bars are shown while it runs.
     """
-    results = load_results(request.out, request.identity, request.task.name)
+    ranks = request.ranks
+    results = ranks.first(lambda: load_results(request.out, request.identity, request.task.name))
     results.command = request.command
-    missing = sum(not results.has(plan) for plan in unique(iter(request.plans)))
-    progress = SweepProgress(console, missing + (results.base is None), len(request.samples))
-    sweep = Sweep(
-        request.loaded,
-        request.task,
-        request.samples,
-        device=request.device,
-        dtype=request.dtype,
-        seconds=request.seconds,
-        on_image=progress.on_image,
-    )
-    sweep.check([plan for plan in request.plans if not results.has(plan)])
-    under = setting(sweep.model, sweep.images)
-    results.setting = str(under)
-    now = environment(under)
+    missing = [job for job in unique(request.jobs) if not results.has(job)]
+    modes = unique(job.mode for job in request.jobs)
+    bases = sum(results.base_of(mode) is None for mode in modes)
+    progress = SweepProgress(console, len(missing) + bases, len(ranks.shard(len(request.samples))))
+    sweeps = _sweeps(request, modes, progress.on_image)
+    first = next(sweeps)
+    ranks.each(lambda: first.check(unique(job.plan for job in missing)))
     with (
         _said_where_it_stops(request.out, console),
         progress.shown(partial(terminal_table, results)),
     ):
-        for row in _measure_missing(sweep, results, request.plans):
+        for row in _measure_missing(chain([first], sweeps), results, missing):
             results.rows.append(row)
             results.notes = _notes(request, results.rows)
-            results.environment = going_on(results.environment, now)
-            results.save(request.out)
+            ranks.first(lambda: results.save(request.out))
             progress.on_plan()
-    results.save(request.out)  # also where nothing was missing but the table for spreadsheets
+    # Also where nothing was missing but the table for spreadsheets.
+    ranks.first(lambda: results.save(request.out))
     return results
 
 
@@ -92,16 +94,54 @@ def _said_where_it_stops(out: Path, console: Console) -> Iterator[None]:
         raise
 
 
-def _measure_missing(sweep: Sweep, results: Results, plans: Sequence[Plan]) -> Iterator[Row]:
-    if results.base is None:
-        yield sweep.measure_base()
-    for plan in plans:
-        if not results.has(plan):
-            assert results.base is not None  # measured before any plan
-            yield sweep.measure(plan, results.base)
+def _sweeps(
+    request: Request, modes: Sequence[Mode], on_image: Callable[[int, int], None]
+) -> Iterator[Sweep]:
+    for mode in modes:
+        loaded = request.loaded
+        if len(modes) > 1:  # going to another dtype and back would round the weights
+            loaded = replace(loaded, model=deepcopy(loaded.model))
+        yield _sweep(request, loaded, mode, on_image)
+
+
+def _sweep(
+    request: Request, loaded: LoadedModel, mode: Mode, on_image: Callable[[int, int], None]
+) -> Sweep:
+    return request.ranks.each(
+        lambda: Sweep(
+            loaded,
+            request.task,
+            request.samples,
+            device=request.device,
+            mode=mode,
+            seconds=request.seconds,
+            ranks=request.ranks,
+            on_image=on_image,
+        )
+    )
+
+
+def _measure_missing(
+    sweeps: Iterable[Sweep], results: Results, missing: Sequence[Job]
+) -> Iterator[Row]:
+    for sweep in sweeps:
+        base = results.base_of(sweep.mode)
+        plans = [plan for plan, mode in missing if mode == sweep.mode]
+        if base is not None and not plans:
+            continue
+        under = sweep.setting()
+        results.add_setting(str(under))
+        results.environment = going_on(results.environment, environment(under))
+        if base is None:
+            base = sweep.measure_base()
+            yield base
+        for plan in plans:
+            yield sweep.measure(plan, base)
 
 
 def _notes(request: Request, rows: Sequence[Row]) -> list[str]:
     notes = request.task.notes() if request.loaded.trained else [RANDOM_WEIGHTS]
+    compiled = [COMPILED] if any(row.compile != PLAIN for row in rows) else []
     left_out = sorted({name for row in rows for name in row.unsupported_ops})
-    return notes + ([f"Not counted in GFLOPs: {', '.join(left_out)}."] if left_out else [])
+    uncounted = [f"Not counted in GFLOPs: {', '.join(left_out)}."] if left_out else []
+    return notes + compiled + uncounted

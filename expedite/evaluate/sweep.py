@@ -3,26 +3,31 @@
 A row comes for each plan as it is measured; keeping rows is `results`, showing them is `report`.
 """
 
+import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
+from expedite.errors import ExpediteError
 from expedite.evaluate.datasets import Samples
 from expedite.evaluate.flops import count_flops
 from expedite.evaluate.memory import peak_memory
+from expedite.evaluate.mode import Mode
 from expedite.evaluate.predict import predict
-from expedite.evaluate.speed import time_pairs, twin
-from expedite.evaluate.tasks.base import Task
+from expedite.evaluate.ranks import ALONE, Ranks
+from expedite.evaluate.speed import Setting, setting, time_pairs, twin
+from expedite.evaluate.tasks.base import Meter, Task
 from expedite.evaluate.truths import Sample
 from expedite.loading import LoadedModel
 from expedite.patching import describe, grid_of, patch, unpatch
 from expedite.plan import Plan
 
 _MEGA = 1e6
+_MODE = Mode()
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,8 @@ class Row:
         fidelity: The same against the unpatched model's own answers; no labels are needed.
         retention: How much of the task's first metric is left; 1 is nothing lost.
         unsupported_ops: Operations that `gflops` leaves out, with how often they ran.
+        dtype: See `mode.Mode`; every figure is of a model in it.
+        compile: See `mode.Mode`; speed and memory are of a model that is compiled so.
     """
 
     plan: Plan | None
@@ -61,6 +68,20 @@ class Row:
     fidelity: dict[str, float] = field(default_factory=dict)
     retention: float | None = None
     unsupported_ops: dict[str, int] = field(default_factory=dict)
+    dtype: str = Mode.dtype
+    compile: str = Mode.compile
+
+    @property
+    def mode(self) -> Mode:
+        """What this row can be compared within."""
+        return Mode(self.dtype, self.compile)
+
+
+class _Meters(NamedTuple):
+    """Of what some images said: against labels, and against the unpatched model."""
+
+    accuracy: Meter[Any]
+    fidelity: Meter[Any]
 
 
 class Sweep:
@@ -70,13 +91,16 @@ class Sweep:
     pairs and predictions are compared without loading anything twice.
 
     Args:
-        loaded: The model; it is moved to `device` and `dtype`.
+        loaded: The model; it is moved to `device` and the mode's dtype.
         task: How its answers are compared.
         samples: Images, with labels or without; none measures costs alone.
         device: Where to run.
-        dtype: The dtype of weights and images.
+        mode: The dtype of weights and images, and how the model is compiled while it is timed.
         seconds: How long to time each plan.
-        on_image: Called after every image with how many are done and how many there are.
+        ranks: Processes that share the images; the first counts, times and returns whole rows, and
+            the others return the same.
+        on_image: Called after every image with how many of this rank's are done and how many there
+            are.
     """
 
     def __init__(
@@ -86,28 +110,38 @@ class Sweep:
         samples: Samples,
         *,
         device: torch.device,
-        dtype: torch.dtype = torch.float32,
+        mode: Mode = _MODE,
         seconds: float = 2.0,
+        ranks: Ranks = ALONE,
         on_image: Callable[[int, int], None] = lambda done, total: None,
     ) -> None:
-        self.loaded = replace(loaded, task=task.name)
+        self.loaded = loaded.for_task(task.name)
         self.task = task
         self.samples = samples
+        self.mode = mode
         self.seconds = seconds
+        self.ranks = ranks
         self.on_image = on_image
-        self.model = unpatch(loaded.model).to(device, dtype)
+        self.model = unpatch(loaded.model).to(device, mode.torch_dtype)
         self.twin = twin(self.model)
         generator = torch.Generator().manual_seed(0)
         images = torch.randn(1, 3, *loaded.image_size, generator=generator)
-        self.images = images.to(device, dtype)
+        self.images = images.to(device, mode.torch_dtype)
         self.grid = grid_of(self.model, self.images)
-        self._own: list[Any] = []  # answers of the unpatched model
+        self._shard = ranks.shard(len(samples))
+        self._own: list[Any] = []  # answers of the unpatched model, of this rank's images
 
     def check(self, plans: Sequence[Plan]) -> None:
         """Refuse plans that cannot be carried out, before any time goes into the others."""
         with torch.inference_mode():
             for plan in plans:
                 patch(self.twin, plan)(self.images)
+                if self.loaded.multi_scale:  # a smaller image has fewer tokens
+                    predict(self.loaded, self.twin, self.samples[0].image)
+
+    def setting(self) -> Setting:
+        """Under what speed is measured, on the first rank."""
+        return self.ranks.first(lambda: setting(self.model, self.images, self.mode.compile))
 
     def measure_base(self) -> Row:
         """Measure the unpatched model.
@@ -115,26 +149,31 @@ class Sweep:
         It is timed against itself, so its speed-up shows how far figures stray by chance.
         """
         unpatch(self.twin)
-        row = self._costs(Row(None, tokens=prod(self.grid), of_tokens=prod(self.grid)))
+        row = self._with_costs(None, self.grid)
         return self._with_accuracy(row, self._own_pairs())
 
     def measure(self, plan: Plan, base: Row) -> Row:
         """Measure one plan; `base` is the row of the unpatched model."""
         patch(self.twin, plan)
-        kept = describe(self.twin, self.grid).kept[-1]
-        row = self._costs(Row(plan, tokens=prod(kept), of_tokens=prod(self.grid)))
+        row = self._with_costs(plan, describe(self.twin, self.grid).kept[-1])
         return self._with_accuracy(row, self._answers(self.twin), base)
+
+    def _with_costs(self, plan: Plan | None, kept: tuple[int, int]) -> Row:
+        tokens, of_tokens = prod(kept), prod(self.grid)
+        row = Row(plan, tokens, of_tokens, dtype=self.mode.dtype, compile=self.mode.compile)
+        return self.ranks.first(lambda: self._costs(row))
 
     def _costs(self, row: Row) -> Row:
         flops = count_flops(self.twin, self.images)
+        model, fast = self.mode.compiled(self.model), self.mode.compiled(self.twin)
         with torch.inference_mode():
             timing = time_pairs(
-                lambda: self.model(self.images),
-                lambda: self.twin(self.images),
+                lambda: model(self.images),
+                lambda: fast(self.images),
                 self.images.device,
                 seconds=self.seconds,
             )
-            memory = peak_memory(lambda: self.twin(self.images), self.images.device)
+            memory = peak_memory(lambda: fast(self.images), self.images.device)
         return replace(
             row,
             gflops=flops.total,
@@ -152,22 +191,34 @@ class Sweep:
     ) -> Row:
         if not self.loaded.trained:
             return row
-        accuracy, fidelity = self.task.meter(), self.task.fidelity_meter()
+        parts = self.ranks.gather(lambda: self._compared(answers))
+        return self.ranks.first(lambda: self._judged(row, parts, base))
+
+    def _compared(self, answers: Iterable[tuple[Sample, Any]]) -> _Meters:
+        meters = _Meters(self.task.meter(), self.task.fidelity_meter())
         for (sample, answer), own in zip(answers, self._own_answers(), strict=True):
-            fidelity.add(self.task.as_truth(own), answer)
+            meters.fidelity.add(self.task.as_truth(own), answer)
             truth = self.task.truth(sample)
             if truth is not None:
-                accuracy.add(truth, answer)
-        metrics = accuracy.values()
+                with _naming(sample):
+                    meters.accuracy.add(truth, answer)
+        return meters
+
+    def _judged(self, row: Row, parts: Sequence[_Meters], base: Row | None) -> Row:
+        whole, *others = parts
+        for part in others:
+            whole.accuracy.merge(part.accuracy)
+            whole.fidelity.merge(part.fidelity)
+        metrics = whole.accuracy.values()
         return replace(
             row,
             metrics=metrics,
-            fidelity=fidelity.values(),
+            fidelity=whole.fidelity.values(),
             retention=self.task.retention(metrics, base.metrics if base else metrics),
         )
 
     def _own_pairs(self) -> Iterator[tuple[Sample, Any]]:
-        yield from zip(self.samples, self._own_answers(), strict=True)
+        yield from zip(map(self.samples.__getitem__, self._shard), self._own_answers(), strict=True)
 
     def _own_answers(self) -> list[Any]:
         if not self._own:
@@ -175,6 +226,16 @@ class Sweep:
         return self._own
 
     def _answers(self, model: nn.Module) -> Iterator[tuple[Sample, Any]]:
-        for done, sample in enumerate(self.samples, start=1):
+        for done, index in enumerate(self._shard, start=1):
+            sample = self.samples[index]
             yield sample, predict(self.loaded, model, sample.image)
-            self.on_image(done, len(self.samples))
+            self.on_image(done, len(self._shard))
+
+
+@contextlib.contextmanager
+def _naming(sample: Sample) -> Iterator[None]:
+    """Say in errors which image they are of."""
+    try:
+        yield
+    except ExpediteError as error:
+        raise ExpediteError(f"{sample.source or sample.name}: {error}") from error

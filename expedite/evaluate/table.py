@@ -73,12 +73,16 @@ def columns(results: Results, narrow: bool = False) -> dict[str, Callable[[Row],
         results: What the table is of.
         narrow: Whether it is to fit into 80 characters.
     """
-    base = results.base
+
+    def share(row: Row) -> str:
+        base = results.base_of(row.mode)
+        return f"{row.gflops / base.gflops:.0%}" if base else ""
+
     costs: dict[str, Callable[[Row], str]] = {
         "plan": label,
         "tokens": lambda row: f"{row.tokens / row.of_tokens:.0%}",
         "GFLOPs": lambda row: f"{row.gflops:.2f}",
-        "of base": lambda row: f"{row.gflops / base.gflops:.0%}" if base else "",
+        "of base": share,
         "FPS": lambda row: f"{row.fps:.2f}",
         "speed-up": lambda row: f"{row.speedup:.2f}",
         "quartiles": lambda row: f"{row.speedup_lower:.2f} to {row.speedup_upper:.2f}",
@@ -135,6 +139,8 @@ def front_of(rows: list[Row], cost: str, measure: Measure) -> list[Row]:
 def label(row: Row) -> str:
     """A plan in a few characters: its method unless that is expedite's own, α, size and settings.
 
+    Behind these stands its mode, unless that is float32 and not compiled.
+
     Example:
         >>> from expedite.evaluate.comparators import plan_of
         >>> label(Row(plan_of("expedite", 4, 20), tokens=400, of_tokens=1600))
@@ -143,11 +149,11 @@ def label(row: Row) -> str:
         'tome α4 keep 0.25 log_mass=False'
     """
     if row.plan is None:
-        return "unpatched"
+        return f"unpatched {row.mode}".strip()
     plan = flat(row)
     method, *settings = plan["method"].split(" ")
     shown = [] if method == "expedite" else [method]
-    return " ".join([*shown, place(row), *settings])
+    return " ".join([*shown, place(row), *settings, str(row.mode)]).strip()
 
 
 def place(row: Row) -> str:

@@ -40,6 +40,7 @@ class Sample:
         panoptic: Segments, void where there is none.
         instances: Objects.
         image_class: What the whole image shows.
+        source: The file of what is known, for errors; empty where there is none.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Sample:
     panoptic: Segments | None = None
     instances: Instances | None = None
     image_class: ImageClass | None = None
+    source: str = ""
 
 
 @dataclass(frozen=True)

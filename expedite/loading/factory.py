@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from expedite.errors import ExpediteError
+from expedite.loading.center_crop import CenterCrop
 from expedite.loading.model import LoadedModel, TaskName, Wanted
 
 _MEAN, _DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
@@ -55,7 +56,8 @@ def build(wanted: Wanted, path: Path, name: str) -> LoadedModel:
     config = {"mean": _MEAN, "std": _DEVIATION, **config}
     mean, deviation = (_three(wanted, config, name, int | float) for name in ("mean", "std"))
     task: TaskName | None = config.get("task")
-    return LoadedModel(wanted.spec, model, size, mean, deviation, trained=True, task=task)
+    crop = CenterCrop.of_config(config, size)
+    return LoadedModel(wanted.spec, model, size, mean, deviation, True, task=task, crop=crop)
 
 
 def _three(wanted: Wanted, config: dict[str, Any], name: str, kind: Any) -> tuple[Any, Any, Any]:

@@ -7,7 +7,11 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+from PIL.Image import Resampling
+
 from expedite.errors import ExpediteError
+from expedite.loading import oneformer
+from expedite.loading.center_crop import CenterCrop
 from expedite.loading.model import LoadedModel, Triple, Wanted
 from expedite.models.files import first_line, quiet_refusals
 from expedite.models.segmenter_files import NORMALIZATIONS
@@ -16,6 +20,8 @@ from expedite.models.segmenter_files import NORMALIZATIONS
 _NO_CODE = {"trust_remote_code": False}
 # Models of depth in metres whose configuration does not say so.
 _METRIC = ("ZoeDepthForDepthEstimation", "GLPNForDepthEstimation")
+# What a OneFormer's processor would download when it is made: names of classes, for training.
+_UNREAD = {"class_info_file": None}
 
 
 def build(wanted: Wanted) -> LoadedModel:
@@ -50,13 +56,19 @@ def _read(transformers: Any, wanted: Wanted) -> LoadedModel:
                 f"'{wanted.spec}' was asked, whose weights do not fit a {type(model).__name__}: "
                 f"{len(names)} {kind} ({', '.join(names[:4])})"
             )
-    mean, deviation = _processing(transformers, wanted.name)
+    name = type(model).__name__
+    processor = _processor(transformers, wanted.name, _UNREAD if name == oneformer.CLASS else {})
+    mean, deviation = _normalization(processor)
     size = wanted.image_size or _image_size(config)
-    loaded = LoadedModel(wanted.spec, model.eval(), size, mean, deviation, trained=True)
-    if not type(model).__name__.endswith("ForDepthEstimation"):
+    crop = _crop(processor, size) if "ForImageClassification" in name else None
+    loaded = LoadedModel(wanted.spec, model.eval(), size, mean, deviation, trained=True, crop=crop)
+    if name == oneformer.CLASS:
+        oneformer.tell_task(transformers, wanted, model, _NO_CODE)
+        return replace(loaded, task="panoptic")
+    if not name.endswith("ForDepthEstimation"):
         return loaded
     said = getattr(config, "depth_estimation_type", None) == "metric"
-    return replace(loaded, task="depth", metric_depth=said or type(model).__name__ in _METRIC)
+    return replace(loaded, task="depth", metric_depth=said or name in _METRIC)
 
 
 def _class(transformers: Any, wanted: Wanted, config: Any) -> Any:
@@ -80,19 +92,39 @@ def _image_size(config: Any) -> tuple[int, int]:
     return (side, side) if isinstance(side, int) else (side[0], side[1])
 
 
-def _processing(transformers: Any, name: str) -> tuple[Triple, Triple]:
-    """Mean and deviation of the image processor that is stored with a model, if one is."""
+def _processor(transformers: Any, name: str, settings: dict[str, Any]) -> Any | None:
+    """The image processor that is stored with a model, if one is."""
     try:
-        processor = transformers.AutoImageProcessor.from_pretrained(name, **_NO_CODE)
+        return transformers.AutoImageProcessor.from_pretrained(name, **_NO_CODE, **settings)
     except OSError:
         if _has_processor(transformers, name):
             raise
+        return None
+
+
+def _normalization(processor: Any | None) -> tuple[Triple, Triple]:
+    if processor is None:
         mean, deviation = NORMALIZATIONS["vit"]
         return mean, deviation
     if getattr(processor, "do_normalize", None) is False:
         return (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
     mean, deviation = processor.image_mean, processor.image_std
     return (mean[0], mean[1], mean[2]), (deviation[0], deviation[1], deviation[2])
+
+
+def _crop(processor: Any | None, size: tuple[int, int]) -> CenterCrop | None:
+    """What a processor does to images before a model sees `size` of them, where it says so."""
+    resample = getattr(processor, "resample", None)
+    if processor is None or not getattr(processor, "do_resize", False) or resample is None:
+        return None
+    cut = processor.crop_size if getattr(processor, "do_center_crop", False) else processor.size
+    if (cut.get("height"), cut.get("width")) != size:
+        return None
+    resized, side = processor.size, processor.size.get("shortest_edge")
+    resized = (side, side) if side else (resized.get("height"), resized.get("width"))
+    if None in resized:
+        return None
+    return CenterCrop(resized, side is not None, Resampling(resample).name.lower())
 
 
 def _has_processor(transformers: Any, name: str) -> bool:

@@ -1,13 +1,14 @@
 """What was asked of `load_model`, what it returns, and how a checkpoint gets into a model."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, Self
 
 from torch import Tensor, nn
 
 from expedite.errors import ExpediteError
+from expedite.loading.center_crop import CenterCrop
 from expedite.models.files import load_weights, read_state_dict
 
 Triple = tuple[float, float, float]
@@ -33,6 +34,9 @@ class LoadedModel:
         dataset: The data set it was trained on by its published name, where known.
         task: What its output is; None where only a look at the output tells.
         metric_depth: Whether depth is in metres, and not relative.
+        crop: How classifiers are shown images, where the model says it; None resizes whole images.
+        multi_scale: Whether segmentation is the mean over images of several sizes and their mirror
+            images.
     """
 
     name: str
@@ -46,12 +50,48 @@ class LoadedModel:
     dataset: str = ""
     task: TaskName | None = None
     metric_depth: bool = True
+    crop: CenterCrop | None = None
+    multi_scale: bool = False
+
+    def for_task(self, task: TaskName) -> Self:
+        """The same model for another of its tasks; one that is told its task is told that.
+
+        Raises:
+            ExpediteError: It is told its task, and has not this one.
+        """
+        for hook in self.model._forward_pre_hooks.values():
+            if isinstance(hook, TaskWords):
+                if task not in hook.tokens:
+                    known = ", ".join(hook.tokens)
+                    raise ExpediteError(f"{task} was asked of '{self.name}', which is for {known}")
+                hook.task = task
+        return replace(self, task=task)
 
     @property
     def prepares_images(self) -> bool:
         """Whether the model resizes and normalises images itself, as torchvision's detectors do."""
         transform = getattr(self.model, "transform", None)
         return type(transform).__name__ == "GeneralizedRCNNTransform"
+
+
+@dataclass
+class TaskWords:
+    """A hook that gives a model the words of its task with every image.
+
+    Args:
+        tokens: (1, length), of each task that the model has.
+        task: The present one.
+    """
+
+    tokens: Mapping[TaskName, Tensor]
+    task: TaskName
+
+    def __call__(
+        self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        images: Tensor = args[0] if args else kwargs["pixel_values"]
+        tokens = self.tokens[self.task].to(images.device).expand(len(images), -1)
+        return args[:1], {"task_inputs": tokens, **kwargs}
 
 
 @dataclass(frozen=True)

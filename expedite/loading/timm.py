@@ -8,6 +8,7 @@ from timm.data.config import resolve_data_config
 from torch import Tensor
 
 from expedite.errors import ExpediteError
+from expedite.loading.center_crop import CenterCrop
 from expedite.loading.model import LoadedModel, State, Wanted
 from expedite.models.files import first_line
 
@@ -33,7 +34,8 @@ def build(wanted: Wanted) -> LoadedModel:
     config: dict[str, Any] = resolve_data_config(model=model)  # type: ignore[no-untyped-call]
     size = wanted.image_size or config["input_size"][1:]
     trained = wanted.fill(model, as_in_timm)
-    return LoadedModel(wanted.spec, model, size, config["mean"], config["std"], trained)
+    crop = CenterCrop.of_config(config, size)
+    return LoadedModel(wanted.spec, model, size, config["mean"], config["std"], trained, crop=crop)
 
 
 def as_in_timm(state: State) -> State:

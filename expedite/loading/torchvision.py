@@ -1,11 +1,13 @@
 """`torchvision:NAME`, with random weights or a checkpoint's."""
 
 from inspect import signature
+from pathlib import Path
 from typing import Any
 
 from torchvision import models  # type: ignore[import-untyped]
 
 from expedite.errors import ExpediteError
+from expedite.loading.center_crop import CenterCrop
 from expedite.loading.model import LoadedModel, State, Wanted
 from expedite.models.segmenter_files import NORMALIZATIONS
 
@@ -39,7 +41,24 @@ def build(wanted: Wanted) -> LoadedModel:
     trained = wanted.fill(model, _present_names)
     side = getattr(model, "image_size", 224)
     mean, deviation = NORMALIZATIONS["deit"]
-    return LoadedModel(wanted.spec, model, size or (side, side), mean, deviation, trained)
+    size = size or (side, side)
+    crop = _crop(wanted, size)
+    return LoadedModel(wanted.spec, model, size, mean, deviation, trained, crop=crop)
+
+
+def _crop(wanted: Wanted, size: tuple[int, int]) -> CenterCrop | None:
+    """How the published weights for this size are evaluated: those of the file, or the first."""
+    found = None
+    for weights in models.get_model_weights(wanted.name):
+        preset = weights.transforms()
+        if getattr(preset, "crop_size", None) not in ([size[0]], [*size]):
+            continue
+        side = preset.resize_size[0]
+        crop = CenterCrop((side, side), True, preset.interpolation.value)
+        if wanted.checkpoint and wanted.checkpoint.name == Path(weights.url).name:
+            return crop
+        found = found or crop
+    return found
 
 
 def _present_names(state: State) -> State:

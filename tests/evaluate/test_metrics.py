@@ -15,17 +15,20 @@ def test_equals_torchmetrics_over_several_images(classes: int, seed: int, void: 
     ours = Agreement(classes)
     theirs = MulticlassJaccardIndex(classes, average="none", ignore_index=VOID)
     accuracy = MulticlassAccuracy(classes, average="micro", ignore_index=VOID)
+    recalls = MulticlassAccuracy(classes, average="none", ignore_index=VOID)
     for size in ((7, 9), (4, 4), (1, 30)):
         truth = torch.randint(classes, size, generator=generator)
         prediction = torch.randint(classes, size, generator=generator)
         if void:
             truth[torch.rand(size, generator=generator) < 0.3] = VOID
         ours.add(truth, prediction)
-        for metric in (theirs, accuracy):
+        for metric in (theirs, accuracy, recalls):
             metric.update(prediction[None], truth[None])
     present = ours.counts.sum(1) > 0
     torch.testing.assert_close(ours.iou()[present].float(), theirs.compute()[present])
     assert ours.accuracy() == pytest.approx(float(accuracy.compute()), abs=1e-6)
+    mean = float(recalls.compute()[present].mean())
+    assert ours.mean_accuracy() == pytest.approx(mean, abs=1e-6)
 
 
 def test_classes_that_are_nowhere_true_are_left_out_of_the_mean() -> None:

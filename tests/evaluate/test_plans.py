@@ -4,6 +4,7 @@ import pytest
 
 from expedite import ExpediteError, Plan, Span
 from expedite.evaluate.comparators import plan_of
+from expedite.evaluate.mode import Job, Mode
 from expedite.evaluate.plans import grid_of_plans, parse_size, read_plans
 from expedite.plan import make_plan
 
@@ -22,7 +23,9 @@ FILE = """
 def test_a_file_lists_plans_and_grids_of_them(tmp_path: Path) -> None:
     path = tmp_path / "plans.yml"
     path.write_text(FILE)
-    assert read_plans(path) == [
+    jobs = read_plans(path)
+    assert {job.mode for job in jobs} == {Mode()}
+    assert [job.plan for job in jobs] == [
         make_plan(4, 14),
         *(
             plan_of(method, alpha, size)
@@ -36,9 +39,24 @@ def test_a_file_lists_plans_and_grids_of_them(tmp_path: Path) -> None:
     ]
 
 
+def test_modes_of_plans_in_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "plans.yml"
+    path.write_text(
+        "- {alpha: 4, clusters: 14}\n- {alpha: 4, clusters: 14, dtype: bfloat16, compile: [none, "
+        "default]}\n"
+    )
+    plan = make_plan(4, 14)
+    assert read_plans(path, ["float16", "bfloat16"]) == [
+        *(Job(plan, Mode(dtype)) for dtype in ("float16", "bfloat16")),
+        Job(plan, Mode("bfloat16", "default")),  # not compiled, it is there already
+    ]
+
+
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
+        ("- {alpha: 4, clusters: 14, dtype: int8}", "the dtype 'int8' was asked"),
+        ("- {alpha: 4, clusters: 14, compile: 3}", "compiling in mode '3' was asked"),
         ("[", "is not readable as YAML"),
         ("alpha: 4", "holds no list of plans"),
         ("[]", "lists no plan"),

@@ -7,7 +7,15 @@ from PIL import Image
 
 from expedite import ExpediteError
 from expedite.evaluate.layouts import open_data
-from expedite.evaluate.truths import NO_DEPTH, VOID, DepthRule, LabelRule, Sample, TruthRule
+from expedite.evaluate.truths import (
+    LABEL_RULES,
+    NO_DEPTH,
+    VOID,
+    DepthRule,
+    LabelRule,
+    Sample,
+    TruthRule,
+)
 from expedite.loading import TaskName
 from tests.evaluate.coco_data import write_image
 
@@ -48,6 +56,15 @@ def test_labels_that_cityscapes_does_not_have(tmp_path: Path) -> None:
     write_cityscapes(tmp_path, [7, 34])
     with pytest.raises(ExpediteError, match=r"labelIds\.png has a label 34; those of Cityscapes"):
         open_data(tmp_path, "val", "segmentation", LabelRule())[0]
+
+
+def test_ade20k_counts_from_one(tmp_path: Path) -> None:
+    name = "ADE_val_00000001"
+    write_image(tmp_path / f"images/validation/{name}.jpg", (1, 3))
+    write_map(tmp_path / f"annotations/validation/{name}.png", np.array([[0, 1, 150]], np.uint8))
+    labels = only(tmp_path, "validation", "segmentation", LABEL_RULES["ade20k"]).labels
+    assert labels is not None
+    assert labels.tolist() == [[VOID, 0, 149]]
 
 
 @pytest.mark.parametrize(("reduced", "expected"), [(False, [0, 1, 59]), (True, [VOID, 0, 58])])

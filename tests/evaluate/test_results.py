@@ -8,6 +8,7 @@ import pytest
 
 from expedite import ExpediteError, Plan, Span
 from expedite.evaluate.comparators import plan_of
+from expedite.evaluate.mode import Job, Mode
 from expedite.evaluate.results import Results, load_results, read_results, replacing
 from expedite.evaluate.sweep import Row
 from expedite.loading import TaskName
@@ -35,8 +36,9 @@ def test_a_plan_that_was_measured_is_known_again(tmp_path: Path) -> None:
     Results(REQUEST, TASK, rows=list(ROWS)).save(tmp_path)
     found = load_results(tmp_path, REQUEST, TASK)
     assert found.base == ROWS[0]
-    assert found.has(make_plan(1, (4, 5)))
-    assert not found.has(make_plan(1, (5, 4)))
+    assert found.has(Job(make_plan(1, (4, 5)), Mode()))
+    assert not found.has(Job(make_plan(1, (5, 4)), Mode()))
+    assert not found.has(Job(make_plan(1, (4, 5)), Mode("bfloat16")))
 
 
 def test_the_table_for_spreadsheets_has_one_line_a_row(tmp_path: Path) -> None:
@@ -67,6 +69,8 @@ def test_another_sweeps_folder_is_refused(tmp_path: Path) -> None:
     Results(REQUEST, TASK).save(tmp_path)
     with pytest.raises(ExpediteError, match="holds a sweep with another image_size; give another"):
         load_results(tmp_path, {**REQUEST, "image_size": [64, 64]}, TASK)
+    with pytest.raises(ExpediteError, match="holds a sweep with another image_size; give another"):
+        load_results(tmp_path, {"model": REQUEST["model"]}, TASK)
 
 
 def test_another_tasks_folder_is_refused(tmp_path: Path) -> None:
@@ -155,17 +159,14 @@ def test_a_write_for_which_there_is_no_room_is_said_and_leaves_what_was_there(
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_folder_that_cannot_be_written_is_refused_first(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_folder_that_cannot_be_written_is_refused_first(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_text("")
     for folder in (file, file / "a" / "b"):
         with pytest.raises(ExpediteError, match="file is a file; a folder is due"):
             load_results(folder, REQUEST, TASK)
-    monkeypatch.setattr(os, "access", lambda path, mode: False)  # as of those who are not root
-    with pytest.raises(ExpediteError, match=f"nothing can be written to {tmp_path}$"):
-        load_results(tmp_path / "new" / "er", REQUEST, TASK)
+    with pytest.raises(ExpediteError, match="nothing can be written to /proc "):  # not by root even
+        load_results(Path("/proc/new/er"), REQUEST, TASK)
     assert list(tmp_path.iterdir()) == [file]
 
 
@@ -177,6 +178,24 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
         raise RuntimeError("on purpose")
     assert path.read_text() == "before"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_full_disk_leaves_what_was_there(tmp_path: Path) -> None:
+    path = tmp_path / "results.json"
+    path.write_text("before")
+    (tmp_path / ".results.json.partial").symlink_to("/dev/full")
+    with pytest.raises(ExpediteError, match=r"results\.json cannot be written: No space left"):
+        Results(REQUEST, TASK, rows=list(ROWS)).save(tmp_path)
+    assert path.read_text() == "before"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_a_killed_write_left_is_no_hindrance(tmp_path: Path) -> None:
+    (tmp_path / ".results.json.partial").write_text('{"rows": [')
+    saved = Results(REQUEST, TASK, rows=list(ROWS))
+    saved.save(tmp_path)
+    assert load_results(tmp_path, REQUEST, TASK) == saved
+    assert {path.name for path in tmp_path.iterdir()} == {"results.json", "results.csv"}
 
 
 def test_a_failed_save_is_not_half_written(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """A sweep that is stopped at any moment goes on where it was."""
 
+import csv
 import io
 import json
 from dataclasses import replace
@@ -10,8 +11,10 @@ import pytest
 import torch
 from rich.console import Console
 
+from expedite import ExpediteError
 from expedite.evaluate import results as results_module
 from expedite.evaluate.comparators import plan_of
+from expedite.evaluate.mode import Mode, jobs_of
 from expedite.evaluate.run import Request, run_sweep
 from expedite.evaluate.sweep import Sweep
 from expedite.evaluate.tasks import task_of
@@ -27,7 +30,7 @@ def request(out: Path) -> Request:
         loaded=model,
         task=task_of(model),
         samples=samples(1),
-        plans=PLANS,
+        jobs=jobs_of(PLANS),
         out=out,
         identity={"model": "test"},
         command="",
@@ -75,6 +78,34 @@ def test_finished_rows_are_neither_lost_nor_repeated(
     ]  # fmt: skip
 
 
+def test_rows_of_every_mode_are_compared_within_it(tmp_path: Path) -> None:
+    modes = [Mode("bfloat16"), Mode()]
+    asked = replace(request(tmp_path), jobs=jobs_of(PLANS[:2], modes))
+    found = run_sweep(asked, Console(file=io.StringIO()))
+    assert [(row.plan, row.dtype) for row in found.rows] == [
+        (plan, mode.dtype) for mode in modes for plan in (None, *PLANS[:2])
+    ]
+    for base in (found.rows[0], found.rows[3]):
+        assert base.retention == base.fidelity["miou"] == 1
+        assert found.base_of(base.mode) == base
+    low, full = found.rows[1], found.rows[4]
+    assert low.memory_mb < full.memory_mb
+    assert "bfloat16" in found.setting
+    assert "float32" in found.setting
+    alone = run_sweep(request(tmp_path / "alone"), Console(file=io.StringIO()))
+    assert (full.metrics, full.fidelity) == (alone.rows[1].metrics, alone.rows[1].fidelity)
+    with (tmp_path / "results.csv").open() as file:
+        lines = [*csv.DictReader(file)]
+    assert [line["dtype"] for line in lines] == ["bfloat16"] * 3 + ["float32"] * 3
+    again = run_sweep(replace(asked, jobs=asked.jobs[:1]), Console(file=io.StringIO()))
+    assert again.rows == found.rows
+
+
+def test_nothing_is_measured_for_a_folder_that_takes_nothing() -> None:
+    with pytest.raises(ExpediteError, match="nothing can be written to /proc "):
+        run_sweep(request(Path("/proc/expedite/out")), Console(file=io.StringIO()))
+
+
 def test_a_table_for_spreadsheets_that_is_missing_is_written(tmp_path: Path) -> None:
     run_sweep(request(tmp_path), Console(file=io.StringIO()))
     before = rows(tmp_path)
@@ -94,7 +125,7 @@ def test_an_environment_that_changes_on_the_way_is_said(
     monkeypatch.setattr("expedite.evaluate.environment.version", lambda name: "99")
     unchanged = run_sweep(request(tmp_path), Console(file=io.StringIO()))
     assert unchanged.environment == before  # nothing was measured with them
-    more = replace(request(tmp_path), plans=[*PLANS, make_plan(3, 4)])
+    more = replace(request(tmp_path), jobs=jobs_of([*PLANS, make_plan(3, 4)]))
     after = run_sweep(more, Console(file=io.StringIO())).environment
     assert after["timm"] == f"{before['timm']}; then 99"
     assert after["torch"] == before["torch"]

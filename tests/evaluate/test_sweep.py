@@ -5,8 +5,10 @@ import numpy as np
 import pytest
 import torch
 
+from expedite import ExpediteError
 from expedite.evaluate.flops import count_flops
 from expedite.evaluate.metrics import Agreement
+from expedite.evaluate.mode import Mode
 from expedite.evaluate.predict import predict
 from expedite.evaluate.sweep import Row, Sweep
 from expedite.evaluate.tasks import task_of
@@ -19,6 +21,7 @@ from tests.hosts import depth_vit, images, segment_anything_sam, segmenter, timm
 
 CPU = torch.device("cpu")
 PLAN = make_plan(1, 4)
+MODE = Mode(compile="default")
 NEUTRAL = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 
@@ -161,10 +164,42 @@ def test_progress_is_told_image_by_image() -> None:
     assert told == [(1, 3), (2, 3), (3, 3)] * 2
 
 
+def test_a_label_that_no_class_has_is_named_with_its_file() -> None:
+    data = [replace(samples(1)[0], labels=np.full((32, 32), 7), source="labels/a.png")]
+    with pytest.raises(ExpediteError, match=r"^labels/a\.png: a label 7 was found, and the model"):
+        sweep(loaded(), data)
+
+
+def test_a_compiled_model_is_timed_and_gives_the_same_answers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    calls: list[str] = []
+    compiled = torch.compile
+
+    def traced(model: torch.nn.Module, mode: str) -> Any:
+        fast: Any = compiled(model, backend="eager")
+
+        def call(images: torch.Tensor) -> Any:
+            calls.append(mode)
+            return fast(images)
+
+        return call
+
+    monkeypatch.setattr(torch, "compile", traced)
+    model, data = loaded(), samples(1)
+    running = Sweep(model, task_of(model), data, device=CPU, mode=MODE, seconds=0.0)
+    row = running.measure(PLAN, running.measure_base())
+    assert calls == ["default"] * 2 * (2 * (2 + 5) + 1)  # warm-up, pairs and memory of two rows
+    assert "compile default" in str(running.setting())
+    plain = sweep(loaded(), data)[1]
+    assert (row.mode, plain.mode) == (MODE, Mode())
+    assert (row.metrics, row.fidelity, row.gflops) == (plain.metrics, plain.fidelity, plain.gflops)
+
+
 @pytest.mark.parametrize(
     ("network", "task"), [(segmenter(), "segmentation"), (depth_vit(), "depth")]
 )
 def test_other_dtypes(network: torch.nn.Module, task: TaskName) -> None:
     model = loaded(network, task=task)
-    running = Sweep(model, task_of(model), samples(1), device=CPU, dtype=torch.bfloat16, seconds=0)
+    running = Sweep(model, task_of(model), samples(1), device=CPU, mode=Mode("bfloat16"), seconds=0)
     assert running.measure(PLAN, running.measure_base()).fidelity

@@ -18,6 +18,18 @@ def terminal(results: Results) -> str:
     return console.export_text()
 
 
+def test_modes_stand_in_labels_and_shares_are_within_them() -> None:
+    rows = [Row(None, 1, 1, 10.0), Row(make_plan(4, 20), 1, 1, 5.0)]
+    low = [Row(None, 1, 1, 8.0), Row(make_plan(4, 20), 1, 1, 2.0)]
+    rows += [replace(row, dtype="bfloat16", compile="default") for row in low]
+    assert [label(row) for row in rows] == [
+        *("unpatched", "α4 20x20"),
+        *("unpatched bfloat16 compile default", "α4 20x20 bfloat16 compile default"),
+    ]
+    share = columns(Results({}, "segmentation", rows=rows))["of base"]
+    assert [share(row) for row in rows] == ["100%", "50%", "100%", "25%"]
+
+
 @pytest.mark.parametrize("results", [SEGMENTATION, depth_results(), depth_results(labelled=False)])
 def test_the_front_holds_what_nothing_beats(results: Results) -> None:
     rows = results.rows

@@ -29,9 +29,16 @@ class Metric(NamedTuple):
 
 
 class Meter(Protocol[Answer_contra]):
-    """Compares answers with their truth, image by image."""
+    """Compares answers with their truth, image by image.
+
+    Images that others count are merged to the last digit: a meter keeps counts, and numbers whose
+    exact sum is taken at the end.
+    """
 
     def add(self, truth: Any, answer: Answer_contra) -> None: ...
+
+    def merge(self, later: Self) -> None:
+        """Add what another counted of the images that come after."""
 
     def values(self) -> dict[str, float]: ...
 
@@ -45,6 +52,9 @@ class MeanMeter(ABC, Generic[Answer]):
     def add(self, truth: Any, answer: Answer) -> None:
         if found := self.measure(truth, answer):
             self.images.append(found)
+
+    def merge(self, later: Self) -> None:
+        self.images += later.images
 
     def values(self) -> dict[str, float]:
         names = self.images[0] if self.images else ()

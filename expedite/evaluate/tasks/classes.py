@@ -1,16 +1,20 @@
 """Tasks whose answers are classes: segmentation, and classification of whole images."""
 
+from dataclasses import dataclass
 from math import isnan
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
 
 from expedite.errors import ExpediteError
 from expedite.evaluate.metrics import Agreement
+from expedite.evaluate.multi_scale import FACTORS
 from expedite.evaluate.tasks.base import MeanMeter, Meter, Metric, Task, at_size
 from expedite.evaluate.tasks.queries import class_count, has_queries, read_semantic
 from expedite.evaluate.truths import ImageClass, Sample
+from expedite.loading import LoadedModel
+from expedite.loading.center_crop import CenterCrop
 
 _RANKS = 5
 
@@ -29,11 +33,17 @@ class Ranking(NamedTuple):
     classes: int
 
 
+@dataclass(frozen=True)
 class Segmentation(Task[Classes]):
     """A class for every pixel; mean IoU is counted over the whole data set.
 
     Beside the metrics there is the IoU of each class in the truth, as `iou_` and its index.
+
+    Args:
+        multi_scale: See `LoadedModel`.
     """
+
+    multi_scale: bool = False
 
     name = "segmentation"
     metrics = (
@@ -43,6 +53,10 @@ class Segmentation(Task[Classes]):
     )
     output_rank = 4
     output_form = "scores of shape (B, classes, h, w)"
+
+    @classmethod
+    def of(cls, loaded: LoadedModel) -> Self:
+        return cls(loaded.multi_scale)
 
     @classmethod
     def find(cls, output: Any) -> Any | None:
@@ -63,14 +77,37 @@ class Segmentation(Task[Classes]):
     def meter(self) -> Meter[Classes]:
         return _PixelMeter()
 
+    def protocol(self) -> dict[str, Any]:
+        return {"multi_scale": True} if self.multi_scale else {}
 
+    def notes(self) -> list[str]:
+        factors = ", ".join(map(str, FACTORS))
+        scaled = (
+            f"Multi-scale testing: class probabilities are means over {factors} times the size, "
+            "each with its mirror image. GFLOPs, speed and memory are those of one forward pass of "
+            "one image at the model's own size."
+        )
+        return [scaled] if self.multi_scale else []
+
+
+@dataclass(frozen=True)
 class Classification(Task[Ranking]):
-    """One class for an image."""
+    """One class for an image.
+
+    Args:
+        crop: How images are cut; None where they are resized whole.
+    """
+
+    crop: CenterCrop | None = None
 
     name = "classification"
     metrics = (Metric("top1", "top-1", percent=True), Metric("top5", "top-5", percent=True))
     output_rank = 2
     output_form = "scores of shape (B, classes)"
+
+    @classmethod
+    def of(cls, loaded: LoadedModel) -> Self:
+        return cls(loaded.crop)
 
     @classmethod
     def read(cls, output: Tensor, size: tuple[int, int]) -> Ranking:
@@ -86,10 +123,18 @@ class Classification(Task[Ranking]):
     def meter(self) -> Meter[Ranking]:
         return _RankMeter()
 
+    def protocol(self) -> dict[str, Any]:
+        return {"crop": str(self.crop)} if self.crop else {}
+
     def notes(self) -> list[str]:
+        if self.crop:
+            return [
+                f"Images are {self.crop}, and their centre is cut out at the model's size, as its "
+                "own evaluation does."
+            ]
         return [
             "Images are resized whole to the model's size, without the centre crop of published "
-            "protocols."
+            "protocols: the model says none for it."
         ]
 
 
@@ -102,6 +147,11 @@ class _PixelMeter:
     def add(self, truth: Tensor, answer: Classes) -> None:
         self.agreement = self.agreement or Agreement(answer.classes)
         self.agreement.add(truth, answer.indices)
+
+    def merge(self, later: Self) -> None:
+        if self.agreement and later.agreement:
+            self.agreement.counts += later.agreement.counts
+        self.agreement = self.agreement or later.agreement
 
     def values(self) -> dict[str, float]:
         if (found := self.agreement) is None:

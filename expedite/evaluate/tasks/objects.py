@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -117,6 +117,9 @@ class _PrecisionMeter:
 
     def add(self, truth: Instances, answer: Instances) -> None:
         self.pairs.append((truth, renumbered(truth, answer)))
+
+    def merge(self, later: Self) -> None:
+        self.pairs += later.pairs
 
     def values(self) -> dict[str, float]:
         return {

@@ -82,6 +82,11 @@ class _QualityMeter:
         self.counts = self.counts or PanopticCounts(answer.of_classes)
         self.counts.add(truth, answer.fused(self.stuff))
 
+    def merge(self, later: Self) -> None:
+        if self.counts and later.counts:
+            self.counts.merge(later.counts)
+        self.counts = self.counts or later.counts
+
     def values(self) -> dict[str, float]:
         if self.counts is None or (all_classes := self.counts.quality()) is None:
             return {}

@@ -6,6 +6,7 @@ The tests hold both against each other where their rules agree.
 """
 
 from dataclasses import dataclass, field
+from math import fsum
 from typing import NamedTuple
 
 import numpy as np
@@ -41,13 +42,13 @@ class PanopticCounts:
     """
 
     classes: int
-    iou: NDArray[np.float64] = field(init=False)  # sums over what was found
-    found: NDArray[np.float64] = field(init=False)
+    ious: list[list[float]] = field(init=False)  # of what was found of each class
     missed: NDArray[np.float64] = field(init=False)
     false: NDArray[np.float64] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.iou, self.found, self.missed, self.false = np.zeros((4, self.classes))
+        self.ious = [[] for _ in range(self.classes)]
+        self.missed, self.false = np.zeros((2, self.classes))
 
     def add(self, truth: Segments, answer: Segments) -> None:
         """Count one image.
@@ -66,10 +67,17 @@ class PanopticCounts:
         pairs = same & ~truth.crowd[:, None] & (iou > 0.5)
         missed = ~pairs.any(1) & ~truth.crowd
         false = ~pairs.any(0) & ~_mostly_ignored(overlaps, same & truth.crowd[:, None])
-        self.iou += self._by_class(truth.classes, np.where(pairs, iou, 0).sum(1))
-        self.found += self._by_class(truth.classes, pairs.any(1))
+        for segment, found in np.argwhere(pairs):
+            self.ious[truth.classes[segment]].append(float(iou[segment, found]))
         self.missed += self._by_class(truth.classes, missed)
         self.false += self._by_class(answer.classes, false)
+
+    def merge(self, other: "PanopticCounts") -> None:
+        """Add what was counted of other images."""
+        for own, others in zip(self.ious, other.ious, strict=True):
+            own.extend(others)
+        self.missed += other.missed
+        self.false += other.false
 
     def quality(self, of: NDArray[np.bool_] | None = None) -> Quality | None:
         """Means over the classes that occur in truth or answers; None where none does.
@@ -77,12 +85,15 @@ class PanopticCounts:
         Args:
             of: Which classes to look at, (classes,); None takes all.
         """
-        total = self.found + (self.missed + self.false) / 2
+        found = np.array([len(ious) for ious in self.ious])
+        total = found + (self.missed + self.false) / 2
         seen = (total > 0) if of is None else (total > 0) & of
         if not seen.any():
             return None
-        segmentation = self.iou[seen] / np.maximum(self.found[seen], 1)
-        recognition = self.found[seen] / total[seen]
+        # Exact sums, in which the order of images has no part.
+        sums = np.array([fsum(ious) for ious in self.ious])
+        segmentation = sums[seen] / np.maximum(found[seen], 1)
+        recognition = found[seen] / total[seen]
         means = ((segmentation * recognition).mean(), segmentation.mean(), recognition.mean())
         return Quality(*map(float, means))
 

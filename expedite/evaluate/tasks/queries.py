@@ -22,6 +22,8 @@ from expedite.evaluate.segments import Segments
 _FIELDS = ("class_queries_logits", "masks_queries_logits")
 # As published for all three: the score that a query needs, and how much of its mask must be left.
 _SCORE, _LEFT = 0.8, 0.8
+# OneFormer's processor gives one map for all; its published code reads them as Mask2Former's.
+_INSTANCES_AS = {"OneFormer": "Mask2Former"}
 
 
 def has_queries(output: Any) -> bool:
@@ -36,7 +38,7 @@ def class_count(output: Any) -> int:
 
 def read_semantic(output: Any, size: tuple[int, int]) -> Tensor:
     """The class of each pixel, (H, W)."""
-    found = _process(output, "semantic", target_sizes=[size])
+    found = _process(output, "semantic", _family(output), target_sizes=[size])
     return torch.as_tensor(found)
 
 
@@ -49,6 +51,7 @@ def read_panoptic(output: Any, size: tuple[int, int]) -> Segments:
     found = _process(
         output,
         "panoptic",
+        _family(output),
         threshold=_SCORE,
         overlap_mask_area_threshold=_LEFT,
         label_ids_to_fuse=set(),
@@ -65,16 +68,17 @@ def read_instances(output: Any, size: tuple[int, int]) -> Instances:
     Raises:
         ExpediteError: The processor gives one map for all, in which objects cannot overlap.
     """
-    process = _processor(type(output).__name__).post_process_instance_segmentation
+    family = _INSTANCES_AS.get(_family(output), _family(output))
+    process = _processor(family).post_process_instance_segmentation
     if "return_binary_maps" not in signature(process).parameters:
         raise ExpediteError(
             f"the instances of a {type(output).__name__} were asked, whose processor gives no mask "
-            "for each; those of MaskFormer and Mask2Former can be read, or its panoptic segments"
+            "for each; those of MaskFormer, Mask2Former and OneFormer can be read, or its panoptic "
+            "segments"
         )
     # No score is too low for average precision, which ranks them.
-    found = _process(
-        output, "instance", threshold=0.0, return_binary_maps=True, target_sizes=[size]
-    )
+    settings = {"threshold": 0.0, "return_binary_maps": True, "target_sizes": [size]}
+    found = _process(output, "instance", family, **settings)
     segments = found["segments_info"]
     masks = found["segmentation"].numpy() == 1 if segments else np.zeros((0, *size), bool)
     return Instances.of_masks(
@@ -85,20 +89,23 @@ def read_instances(output: Any, size: tuple[int, int]) -> Instances:
     )
 
 
-def _process(output: Any, kind: str, **settings: Any) -> Any:
+def _family(output: Any) -> str:
+    return re.split("For(?=[A-Z])", type(output).__name__)[0]
+
+
+def _process(output: Any, kind: str, family: str, **settings: Any) -> Any:
     fields = {name: getattr(output, name).float().cpu() for name in _FIELDS}
-    process = getattr(_processor(type(output).__name__), f"post_process_{kind}_segmentation")
+    process = getattr(_processor(family), f"post_process_{kind}_segmentation")
     return process(SimpleNamespace(**fields), **settings)[0]
 
 
 @lru_cache
-def _processor(output: str) -> Any:
-    """The image processor of the family that an output's class is of."""
-    name = f"{re.split('For(?=[A-Z])', output)[0]}ImageProcessor"
+def _processor(family: str) -> Any:
+    name = f"{family}ImageProcessor"
     transformers = importlib.import_module("transformers")
     if not hasattr(transformers, name):
         raise ExpediteError(
-            f"a {output} gives masks by query, and transformers has no {name} to read them; those "
+            f"a {family} gives masks by query, and transformers has no {name} to read them; those "
             "of MaskFormer, Mask2Former and OneFormer can be read"
         )
     return getattr(transformers, name)()

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -31,14 +33,14 @@ def crowded(truth: Instances, crowd: list[bool]) -> Instances:
     return Instances(**{**vars(truth), "crowd": np.array(crowd)})
 
 
-def draw(seed: int) -> Pairs:
+def draw(seed: int, least: int = 4) -> Pairs:
     """Images with objects of two classes, some of them crowds, and detections near to them."""
     rng = np.random.default_rng(seed)
     pairs = []
     for _ in range(4):
         count = int(rng.integers(1, 6))
         boxes = np.concatenate(
-            [rng.integers(0, 20, (count, 2)), rng.integers(4, 18, (count, 2))], axis=1
+            [rng.integers(0, 20, (count, 2)), rng.integers(least, 18, (count, 2))], axis=1
         )
         kinds = rng.integers(0, 2, count)
         truth = crowded(objects(boxes.tolist(), kinds.tolist()), (rng.random(count) < 0.2).tolist())
@@ -103,6 +105,35 @@ def test_equals_the_definition(kind: Kind, seed: int) -> None:
     assert found["ap"] == pytest.approx(table.mean(), abs=1e-6)
     assert found["ap50"] == pytest.approx(table[0].mean(), abs=1e-6)
     assert found["ap75"] == pytest.approx(table[5].mean(), abs=1e-6)
+
+
+def enlarged(found: Instances, factor: int) -> Instances:
+    """Every pixel as so many in both directions."""
+    masks = rectangles(found.boxes.astype(int).tolist())
+    large = masks.repeat(factor, 1).repeat(factor, 2)
+    return replace(Instances.of_masks(large, found.classes, found.scores), crowd=found.crowd)
+
+
+@pytest.mark.parametrize("kind", ["segm", "bbox"])
+def test_sizes_are_counted_apart(kind: Kind) -> None:
+    """Images of small, of medium and of large objects: each figure is that of its images alone."""
+    factors = {"small": 1, "medium": 5, "large": 14}
+    groups = {size: draw(seed, least=10) for seed, size in enumerate(factors)}
+    everything = [
+        (enlarged(truth, factors[size]), enlarged(found, factors[size]))
+        for size, pairs in groups.items()
+        for truth, found in pairs
+    ]
+    measured = average_precision(everything, kind)
+    for size, pairs in groups.items():
+        numbers = {int(n) for truth, _ in pairs for n in truth.classes[~truth.crowd]}
+        expected = [
+            by_the_book(pairs, kind, threshold, number)
+            for threshold in np.linspace(0.5, 0.95, 10)
+            for number in numbers
+        ]
+        assert measured[f"ap_{size}"] == pytest.approx(np.mean(expected), abs=1e-6)
+        assert 0 < np.mean(expected) < 1
 
 
 def test_by_hand() -> None:

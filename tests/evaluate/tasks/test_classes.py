@@ -1,10 +1,12 @@
 import numpy as np
 import pytest
 import torch
+from torchmetrics.classification import MulticlassAccuracy
 
 from expedite import ExpediteError
 from expedite.evaluate.tasks.classes import Classes, Classification, Segmentation
 from expedite.evaluate.truths import VOID, ImageClass, Sample
+from expedite.loading.center_crop import CenterCrop
 
 IMAGE = np.zeros((1, 4, 3), np.uint8)
 LABELS = np.array([[0, 1, 1, VOID]])
@@ -53,6 +55,29 @@ def test_images_are_right_by_their_first_or_first_five_classes() -> None:
         meter.add(task.truth(Sample("a", IMAGE, image_class=ImageClass(index, 7))), answer)
     assert meter.values() == {"top1": 1 / 4, "top5": 3 / 4}
     assert task.truth(Sample("a", IMAGE, LABELS)) is None
+
+
+def test_top_1_and_top_5_equal_those_of_torchmetrics() -> None:
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.randn(60, 12, generator=generator)
+    truth = torch.randint(12, (60,), generator=generator)
+    task = Classification()
+    meter = task.meter()
+    for row, index in zip(scores, truth.tolist(), strict=True):
+        meter.add(ImageClass(index, 12), task.read(row[None], (8, 8)))
+    for name, count in (("top1", 1), ("top5", 5)):
+        theirs = MulticlassAccuracy(12, top_k=count, average="micro")(scores, truth)
+        assert meter.values()[name] == pytest.approx(float(theirs))
+
+
+def test_notes_and_protocol_say_how_images_were_shown() -> None:
+    crop = CenterCrop((248, 248), True, "bicubic")
+    cut, whole = Classification(crop), Classification()
+    assert cut.notes()[0].startswith("Images are resized to cover 248×248 px (bicubic), and their")
+    assert whole.notes()[0].startswith("Images are resized whole")
+    assert (cut.protocol(), whole.protocol()) == ({"crop": str(crop)}, {})
+    assert "1.75 times the size" in Segmentation(multi_scale=True).notes()[0]
+    assert Segmentation().notes() == []
 
 
 def test_a_ranking_is_its_own_truth() -> None:
