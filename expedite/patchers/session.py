@@ -240,7 +240,7 @@ class Session:
         """
         assert frame.stream is not None and frame.grid is not None
         tokens, frame.stream = frame.stream, None
-        places = grid_positions(frame.grid, device).expand(len(tokens), -1, -1)
+        places = grid_positions(frame.grid, device).expand(tokens.shape[0], -1, -1)
         across_and_down = self._mean(frame, places).flip(-1) + 0.5
         return tokens, across_and_down / across_and_down.new_tensor(frame.grid[::-1])
 
