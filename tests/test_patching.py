@@ -242,6 +242,27 @@ def test_inference_mode_then_gradients(make: Make) -> None:
     assert all(grad is not None and grad.abs().sum() > 0 for grad in grads)
 
 
+@pytest.mark.filterwarnings("ignore:torch.ao.quantization is deprecated:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor:UserWarning")
+def test_a_quantised_model_is_patched_and_unpatched_as_ever(make: Make) -> None:
+    model = torch.ao.quantization.quantize_dynamic(make(), {nn.Linear}, dtype=torch.qint8)
+    try:
+        plain = model(images())
+    except (TypeError, AttributeError) as error:
+        pytest.skip(f"this model reads the weights of its layers, quantised or not: {error}")
+    output = expedite.patch(model, PLAN)(images())
+    assert not torch.allclose(output, plain)
+    twin = copy.deepcopy(model)
+    assert torch.equal(twin(images()), output)
+    assert torch.equal(expedite.unpatch(twin)(images()), plain)
+    # Every token a cluster of its own: the blocks run as they did.
+    assert torch.equal(expedite.patch(model, alpha=1, clusters=8)(images()), plain)
+    assert torch.equal(expedite.unpatch(model)(images()), plain)
+    patched = expedite.patch(make(), PLAN)
+    later = torch.ao.quantization.quantize_dynamic(patched, {nn.Linear}, dtype=torch.qint8)
+    assert torch.equal(later(images()), output)
+
+
 @pytest.mark.parametrize("batch", [1, 3])
 def test_images_of_a_batch_are_independent(make: Make, batch: int) -> None:
     model = expedite.patch(make(), PLAN)
