@@ -245,7 +245,8 @@ def test_inference_mode_then_gradients(make: Make) -> None:
 @pytest.mark.filterwarnings("ignore:torch.ao.quantization is deprecated:DeprecationWarning")
 @pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor:UserWarning")
 def test_a_quantised_model_is_patched_and_unpatched_as_ever(make: Make) -> None:
-    model = torch.ao.quantization.quantize_dynamic(make(), {nn.Linear}, dtype=torch.qint8)
+    quantize: Any = torch.ao.quantization.quantize_dynamic
+    model = quantize(make(), {nn.Linear}, dtype=torch.qint8)
     try:
         plain = model(images())
     except (TypeError, AttributeError) as error:
@@ -258,8 +259,7 @@ def test_a_quantised_model_is_patched_and_unpatched_as_ever(make: Make) -> None:
     # Every token a cluster of its own: the blocks run as they did.
     assert torch.equal(expedite.patch(model, alpha=1, clusters=8)(images()), plain)
     assert torch.equal(expedite.unpatch(model)(images()), plain)
-    patched = expedite.patch(make(), PLAN)
-    later = torch.ao.quantization.quantize_dynamic(patched, {nn.Linear}, dtype=torch.qint8)
+    later = quantize(expedite.patch(make(), PLAN), {nn.Linear}, dtype=torch.qint8)
     assert torch.equal(later(images()), output)
 
 
