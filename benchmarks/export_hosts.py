@@ -30,8 +30,8 @@ def cell(host: Host, name: FormatName, folder: Path) -> str:
         found = expedite.export(model, host.images, out, name)
     except ExpediteError as error:
         return str(error)
-    worst = max(found.differences, key=lambda difference: difference.relative)
-    return f"{worst.relative:.0e}"
+    largest = max(difference.largest for difference in found.differences)
+    return f"{largest / max(difference.scale for difference in found.differences):.0e}"
 
 
 def rows(wanted: list[str]) -> Iterator[str]:

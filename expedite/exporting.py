@@ -83,7 +83,8 @@ def export(
     """Write a model, patched or not, as one file for any batch of images of one size.
 
     The file is run beside the model on random images, at batch 1 and 3, and kept if 99.9 % of the
-    values differ by less than the root of the dtype's epsilon (3e-4 in float32) times the largest.
+    values of each output differ by less than 1e-3 times the largest (in half precision the root of
+    its epsilon: 0.03 in float16, 0.09 in bfloat16).
 
     Args:
         model: In eval mode. Its output may be a tensor, or tuples, lists and dicts of tensors.
@@ -217,7 +218,8 @@ def _difference(batch: int, found: Tensor, due: Tensor, tolerance: float) -> Dif
 
 
 def _tolerance(images: Tensor) -> float:
-    return sqrt(torch.finfo(images.dtype).eps)
+    """Of differences that rounding can make, in convolutions of a head most of all."""
+    return max(1e-3, sqrt(torch.finfo(images.dtype).eps))
 
 
 def _random(images: Tensor, batch: int, seed: int) -> Tensor:

@@ -14,7 +14,9 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import expedite
 from expedite import ExpediteError, Plan, Span
@@ -350,6 +352,42 @@ def test_fused_attention_stays_fused(make: Make) -> None:
         # The path that nn.MultiheadAttention has for itself takes no mask; the usual kernel does.
         masked = before.replace("native_multi_head_attention", "flash_attention_for_cpu")
         assert attention_kernel(model, images()) == (masked if log_mass else before)
+
+
+class Masks(TorchDispatchMode):
+    """Collects queries, keys and masks of every call of the CPU's fused attention."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default:
+            mask = kwargs.get("attn_mask")
+            self.calls += [] if mask is None else [(args[0], args[1], mask)]
+        return func(*args, **kwargs)
+
+
+def test_masks_are_such_as_fused_kernels_take(make: Make) -> None:
+    model = expedite.patch(make().bfloat16(), alpha=0, clusters=4)
+    with Masks() as masks, sdpa_kernel(SDPBackend.FLASH_ATTENTION):  # or an error, on a CPU
+        model(images().bfloat16())
+    assert masks.calls
+    for query, key, mask in masks.calls:
+        # cuDNN reads a mask of another dtype as if it had the queries', and says nothing.
+        assert mask.dtype == query.dtype
+        assert mask.stride(-1) == 1
+        due = (*query.shape[:-1], key.shape[-2])
+        assert torch.broadcast_shapes(mask.shape, due) == due
+
+
+def test_masses_need_no_gradient() -> None:
+    model = expedite.patch(timm_vit(), PLAN)
+    with torch.enable_grad(), Masks() as masks:
+        assert model(images()).requires_grad
+    assert len(masks.calls) == 3
+    assert not any(mask.requires_grad for _, _, mask in masks.calls)  # no fused kernel takes one
 
 
 def test_two_threads_never_mix(make: Make) -> None:

@@ -74,7 +74,7 @@ def _text(found: Export) -> str:
             "keep the two side by side"
         )
     lines += [f"against PyTorch, {difference}" for difference in found.differences]
-    lines.append(f"(the tolerance is {found.tolerance:.0e} of the largest value)")
+    lines.append(f"(the tolerance is {found.tolerance:.1g} of the largest value)")
     return "\n".join(lines)
 
 
