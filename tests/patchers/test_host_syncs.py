@@ -22,11 +22,11 @@ from tests.test_patching import HOSTS, PLAN, Make
 pytestmark = pytest.mark.usefixtures("no_gradients")
 
 
-class Crossings(TorchDispatchMode):
+class Crossings(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts operations in which tensors of two devices meet, and tensors made of numbers."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.found: Counter[str] = Counter()
 
     def __torch_dispatch__(
@@ -48,14 +48,15 @@ def crossings(model: nn.Module) -> Counter[str]:
     """Of a call on a GPU that is not there."""
     with FakeTensorMode() as fake:
         for module in model.modules():
-            for name, tensor in module._parameters.items():
-                if tensor is not None:
-                    module._parameters[name] = nn.Parameter(fake.from_tensor(tensor).to("cuda"))
-            for name, tensor in module._buffers.items():
-                if tensor is not None:
-                    module._buffers[name] = fake.from_tensor(tensor).to("cuda")
+            for name, parameter in module._parameters.items():
+                if parameter is not None:
+                    module._parameters[name] = nn.Parameter(fake.from_tensor(parameter).to("cuda"))
+            for name, buffer in module._buffers.items():
+                if buffer is not None:
+                    module._buffers[name] = fake.from_tensor(buffer).to("cuda")
         pixels = torch.empty(images().shape, device="cuda")
-        with Crossings() as seen:
+        seen = Crossings()
+        with seen:
             assert model(pixels).device.type == "cuda"
     return seen.found
 
