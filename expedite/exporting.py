@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from math import inf, sqrt
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -18,25 +19,27 @@ from expedite.models.files import first_line
 # PyTorch makes a constant.
 _BATCHES = (1, 3)
 _TRACED_BATCH = 2
-# Where two clusters are equally near, rounding decides, differently in every runtime. So rarely are
-# they that one of a few draws of images shows none.
+# Where two clusters are equally near to a token, rounding decides, differently in every runtime; so
+# most images must agree, not all, in one of a few draws.
 _DRAWS = 3
-# Of the values, how many may differ by more than the tolerance.
-_LEAST_EQUAL = 0.999
+# Of an image's values, how many may differ by more than the tolerance.
+_FEW = 1e-3
 
 
 @dataclass(frozen=True)
 class Difference:
-    """How far a file is from the model on random images, in the output where it is furthest.
+    """How far a file is from the model on random images.
 
     Args:
         batch: How many images at once.
-        largest: The largest difference between two values.
-        scale: The largest value.
-        share: Of the values, how many differ by more than the tolerance times the largest.
+        agreeing: Of how many of them 99.9 % of the values are within the tolerance.
+        largest: The largest difference between two values, in the output where it is furthest.
+        scale: The largest value there.
+        share: Of the values there, how many differ by more than the tolerance times the largest.
     """
 
     batch: int
+    agreeing: int
     largest: float
     scale: float
     share: float
@@ -48,12 +51,15 @@ class Difference:
 
     @property
     def is_small(self) -> bool:
-        """Whether the file may be kept."""
-        return 1 - self.share >= _LEAST_EQUAL
+        """Whether the file may be kept: most images agree."""
+        return 2 * self.agreeing > self.batch
 
     def __str__(self) -> str:
-        where = f"batch {self.batch}: largest difference {self.largest:.1e} of values up to "
-        return f"{where}{self.scale:.3g}, {self.share:.2%} of them beyond the tolerance"
+        return (
+            f"batch {self.batch}: {self.agreeing} of {self.batch} images agree, largest difference "
+            f"{self.largest:.1e} of values up to {self.scale:.3g}, {self.share:.2%} of them beyond "
+            "the tolerance"
+        )
 
 
 @dataclass(frozen=True)
@@ -82,9 +88,9 @@ def export(
 ) -> Export:
     """Write a model, patched or not, as one file for any batch of images of one size.
 
-    The file is run beside the model on random images, at batch 1 and 3, and kept if 99.9 % of the
-    values of each output differ by less than 1e-3 times the largest (in half precision the root of
-    its epsilon: 0.03 in float16, 0.09 in bfloat16).
+    The file is run beside the model on random images, at batch 1 and 3, and kept if of most images
+    99.9 % of the values of each output differ by less than 1e-3 times the largest (in half
+    precision by the root of its epsilon: 0.03 in float16, 0.09 in bfloat16).
 
     Args:
         model: In eval mode. Its output may be a tensor, or tuples, lists and dicts of tensors.
@@ -185,8 +191,8 @@ def _trace(model: nn.Module, images: Tensor) -> torch.export.ExportedProgram:
 
 def _compare(model: nn.Module, run: Run, images: Tensor) -> Iterator[Difference]:
     for batch in _BATCHES:
-        for seed in range(1, 1 + _DRAWS):
-            difference = _measure(model, run, _random(images, batch, seed))
+        for draw in range(1, 1 + _DRAWS):
+            difference = _measure(model, run, _random(images, batch, seed=_DRAWS * batch + draw))
             yield difference
             if difference.is_small:
                 break
@@ -197,24 +203,36 @@ def _compare(model: nn.Module, run: Run, images: Tensor) -> Iterator[Difference]
 
 
 def _measure(model: nn.Module, run: Run, images: Tensor) -> Difference:
-    """The difference in the output where it is largest."""
     due = [tensor for _, tensor in named(model(images))]
     with _telling(f"the file that was written does not run at batch {len(images)}"):
         found = run(images)
-    pairs = zip(found, due, strict=True)
-    of_each = [_difference(len(images), *pair, _tolerance(images)) for pair in pairs]
-    return max(of_each, key=lambda difference: (difference.share, difference.relative))
+    gaps = [_gap(*pair, images) for pair in zip(found, due, strict=True)]
+    agreeing = torch.stack([gap.beyond <= _FEW for gap in gaps]).all(0).sum()
+    worst = max(gaps, key=lambda gap: float(gap.beyond.mean()))
+    share = float(worst.beyond.mean())
+    return Difference(len(images), int(agreeing), worst.largest, worst.scale, share)
 
 
-def _difference(batch: int, found: Tensor, due: Tensor, tolerance: float) -> Difference:
+class _Gap(NamedTuple):
+    """How far one output is: `beyond` is the share (B,) of each image's values past tolerance."""
+
+    beyond: Tensor
+    largest: float
+    scale: float
+
+
+def _gap(found: Tensor, due: Tensor, images: Tensor) -> _Gap:
+    batch = len(images)
     if found.shape != due.shape or not due.numel():
-        return Difference(batch, inf, 0.0, float(found.shape != due.shape))
+        return _Gap(torch.full((batch,), float(found.shape != due.shape)), inf, 0.0)
     a, b = found.cpu().double(), due.cpu().double()
     equal = (a == b) | (a.isnan() & b.isnan())  # infinities have no difference
     distance = (a - b).abs().masked_fill(equal, 0).nan_to_num(nan=inf)
     scale = b.nan_to_num(0, 0, 0).abs().max()
-    share = (distance > tolerance * scale).double().mean()
-    return Difference(batch, float(distance.max()), float(scale), float(share))
+    beyond = (distance > _tolerance(images) * scale).double()
+    of_images = due.dim() > 0 and due.shape[0] == batch
+    share = beyond.reshape(batch, -1).mean(1) if of_images else beyond.mean().expand(batch)
+    return _Gap(share, float(distance.max()), float(scale))
 
 
 def _tolerance(images: Tensor) -> float:

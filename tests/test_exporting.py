@@ -88,7 +88,7 @@ class Outputs(nn.Module):
 
     def __init__(self, change: Callable[[Tensor], Any]) -> None:
         super().__init__()
-        self.score = nn.Conv2d(3, 2, 3)
+        self.score: nn.Module = nn.Conv2d(3, 2, 3)
         self.change = change
 
     def forward(self, images: Tensor) -> Any:
@@ -147,24 +147,41 @@ def test_a_file_that_is_not_the_model_is_not_kept(
         ]
 
 
-def test_a_near_tie_is_no_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ties_are_no_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(FORMATS, "fake", fake(0.1, 0.0))
     out = tmp_path / "model.fake"
     found = export(Same().eval(), images(1), out, "fake")  # type: ignore[arg-type]
-    assert [(one.batch, one.share) for one in found.differences] == [(1, 1.0), (1, 0.0), (3, 0.0)]
+    draws = [(one.batch, one.agreeing, one.share) for one in found.differences]
+    assert draws == [(1, 0, 1.0), (1, 1, 0.0), (3, 3, 0.0)]
     assert out.read_text() == "new"
+
+
+@pytest.mark.parametrize("wrong", [1, 2])
+def test_most_images_must_agree(
+    wrong: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(images: Tensor) -> list[Tensor]:
+        return [images, torch.cat([images[:-wrong], images[-wrong:] + (len(images) > 1)])]
+
+    form = Format(".fake", (), fake(0.0).write, lambda path: run)
+    monkeypatch.setitem(FORMATS, "fake", form)
+    twice, out = Outputs(lambda x: (x, x)).eval(), tmp_path / "model.fake"
+    twice.score = nn.Identity()
+    if wrong == 1:
+        found = export(twice, images(1), out, "fake")  # type: ignore[arg-type]
+        assert [(one.batch, one.agreeing) for one in found.differences] == [(1, 1), (3, 2)]
+        assert found.differences[1].share == pytest.approx(1 / 3)
+    else:
+        with pytest.raises(ExpediteError, match="batch 3: 1 of 3 images agree"):
+            export(twice, images(1), out, "fake")  # type: ignore[arg-type]
 
 
 def test_a_file_for_one_batch_alone_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    form = fake(0.0)
-
-    def of_one(images: Tensor) -> list[Tensor]:
-        return [images[:1]]
-
-    monkeypatch.setitem(FORMATS, "fake", Format(".fake", (), form.write, lambda path: of_one))
-    with pytest.raises(ExpediteError, match="batch 3"):
+    form = Format(".fake", (), fake(0.0).write, lambda path: lambda images: [images[:1]])
+    monkeypatch.setitem(FORMATS, "fake", form)
+    with pytest.raises(ExpediteError, match="batch 3: 0 of 3"):
         export(Same().eval(), images(1), tmp_path / "model.fake", "fake")  # type: ignore[arg-type]
 
 
