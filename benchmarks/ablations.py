@@ -1,6 +1,6 @@
 """The paper's ablations on a Segmenter of one's own: λ, κ, τ, k, cluster sizes, α, α+β and rivals.
 
-    python benchmarks/ablations.py --checkpoint segmenter/checkpoint.pth --data DIR --out OUT
+    python -m benchmarks.ablations --checkpoint segmenter/checkpoint.pth --data DIR --out OUT
 
 Every ablation changes one thing of a plan (α 3, 20×20 clusters) for the published operators and for
 expedite's. Rows are measured by the package's own sweep, so a run that is stopped goes on; tables
@@ -215,7 +215,7 @@ def sweep(checkpoint: Path, data: Path, limit: int, out: Path) -> Results:
         jobs=jobs(_depth(loaded.model)),
         out=out,
         identity={**asked, "images": len(samples)},
-        command=f"python benchmarks/ablations.py --limit {limit}",
+        command=f"python -m benchmarks.ablations --limit {limit}",
         device=torch.device("cpu"),
         seconds=0.0,
     )

@@ -1,7 +1,7 @@
 """What each part of a plan brings and how rivals do, with the same blocks on as many tokens.
 
-    python benchmarks/accuracy.py --out DIR
-    python benchmarks/accuracy.py --out DIR --own NAME=segmenter:FILE --data FOLDER --withheld NAME
+    python -m benchmarks.accuracy --out DIR
+    python -m benchmarks.accuracy --out DIR --own NAME=segmenter:FILE --data FOLDER --withheld NAME
 
 The instruments are the demo's Segmenter and DPT on generated scenes that they never saw; the second
 command adds models of one's own on FOLDER/images/val with its annotations. Every way runs from a
@@ -18,11 +18,11 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import typer
-from accuracy_report import write_report
-from instruments import Instrument, demo_instruments, own_instrument
 from numpy.typing import NDArray
 from rich.progress import track
 
+from benchmarks.accuracy_report import write_report
+from benchmarks.instruments import Instrument, demo_instruments, own_instrument
 from expedite.errors import ExpediteError
 from expedite.evaluate.comparators import plan_of
 from expedite.evaluate.flops import count_flops

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from instruments import Depth, Instrument, draws
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
+
+from benchmarks.instruments import Depth, Instrument, draws
 
 Floats = NDArray[np.float64]
 

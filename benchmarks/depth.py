@@ -1,6 +1,6 @@
 """What reconstruction does to depth: the demo's DPT on scenes that it never saw.
 
-    python benchmarks/depth.py --scenes 100
+    python -m benchmarks.depth --scenes 100
 
 Every row has the same GFLOPs but for the operators: how the taps come back is all that differs.
 """

@@ -1,8 +1,8 @@
 """Clustering and reconstruction, as plans have them: time against one block, growth, memory, parts.
 
-    python benchmarks/operators.py
-    OMP_NUM_THREADS=1 python benchmarks/operators.py
-    python benchmarks/operators.py --parts
+    python -m benchmarks.operators
+    OMP_NUM_THREADS=1 python -m benchmarks.operators
+    python -m benchmarks.operators --parts
 
 Time is that of descending and returning over that of one block on the same tokens, in pairs. Growth
 is the time at four times the tokens and clusters over the time at these. Memory is the peak beyond

@@ -1,7 +1,7 @@
 """What window token clustering keeps of a Mask2Former or a Mask R-CNN trained on generated scenes.
 
-    python benchmarks/swin.py hf:DIR --data SCENES
-    python benchmarks/swin.py DIR/swin_detector.py:load --data SCENES
+    python -m benchmarks.swin hf:DIR --data SCENES
+    python -m benchmarks.swin DIR/swin_detector.py:load --data SCENES
 
 DIR and SCENES are what `examples/train_mask2former.py` and `examples/train_maskrcnn.py` write. Each
 output is read for every task that it can be of. With `--options` the rows are options of window

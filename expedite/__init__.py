@@ -1,6 +1,7 @@
 """Make trained vision transformers for dense prediction faster, with no training or new weights."""
 
 from expedite.errors import ExpediteError
+from expedite.exporting import export
 from expedite.loading import load
 from expedite.patchers.host import Host
 from expedite.patching import describe, patch, patched, unpatch
@@ -15,6 +16,7 @@ __all__ = [
     "Span",
     "__version__",
     "describe",
+    "export",
     "load",
     "patch",
     "patched",

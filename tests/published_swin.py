@@ -76,7 +76,7 @@ class Attention(nn.Module):
         q, k, v = parts.permute(2, 0, 3, 1, 4)
         scores = self.scores(q, k)
         if mask is not None:
-            scores = scores + mask.repeat(len(x) // len(mask), 1, 1)[:, None]
+            scores = scores + mask.repeat(x.shape[0] // mask.shape[0], 1, 1)[:, None]
         y = self.attn_drop(self.softmax(scores)) @ v
         output: Tensor = self.proj_drop(self.proj(y.transpose(1, 2).reshape(x.shape)))
         return output

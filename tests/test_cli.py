@@ -3,6 +3,7 @@
 import csv
 import json
 import pickle
+import re
 import resource
 import signal
 import subprocess
@@ -10,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ import torch
 from PIL import Image
 
 from expedite.cli import main
+from expedite.evaluate.parts import PARTS
 from expedite.evaluate.results import Results, read_results
 from expedite.evaluate.scenes import write_scenes
 from expedite.evaluate.sweep import Sweep
@@ -431,6 +434,51 @@ def test_bench_times_both_in_turn(checkpoint: Path, run: Run) -> None:
         lower, upper = figures["speedup_quartiles"]
         assert lower <= figures["speedup"] <= upper
     assert content["setting"]["threads"] == torch.get_num_threads()
+
+
+def test_bench_says_where_the_time_goes_and_what_does_not_pay(
+    checkpoint: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ("bench", f"segmenter:{checkpoint}", *PLAN, "--seconds", 0, "--device", "cpu")
+    parts = json.loads(run(*words, "--json"))["throughput"]["parts"]
+    assert tuple(parts["seconds"]) == PARTS
+    assert parts["share"] == pytest.approx(sum(parts["seconds"].values()) / parts["whole"])
+    monkeypatch.setattr("expedite.cli.bench.LEAST_SPEEDUP", 1e9)
+    text = run(*words, "--batch-size", 3)
+    assert "At batch 3 this plan does not pay on this machine" in text
+    for part in ("blocks before α", "clustering", "reconstruction", "all parts, of a call"):
+        assert len(re.findall(rf"^{part} .*%.*%$", text, re.MULTILINE)) == 1
+    monkeypatch.setattr("expedite.cli.bench.LEAST_SPEEDUP", 0)
+    assert "does not pay" not in run(*words)
+
+
+def test_bench_of_compiled_models(
+    checkpoint: Path, run: Run, refusal: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ("bench", f"segmenter:{checkpoint}", *PLAN, "--seconds", 0, "--device", "cpu")
+    assert "compile 'faster' was asked" in refusal(*words, "--compile", "faster")
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    text = run(*words, "--compile", "default", "--batch-size", 2)
+    assert "compile default" in text
+    assert "cannot be told of compiled code" in text
+
+
+def test_export(checkpoint: Path, run: Run, refusal: Run, tmp_path: Path) -> None:
+    words = ("export", f"segmenter:{checkpoint}", "--format", "torch-export", "--out")
+    text = run(*words, tmp_path / "model.pt2", "--alpha", 2, "--clusters", "3x5", "--set", "k=4")
+    assert len(re.findall(r"batch [13]: [13] of [13] images agree", text)) == 2
+    content = json.loads(run(*words, tmp_path / "plain.pt2", "--json"))
+    assert content["plan"] is None
+    assert (content["path"], content["data"]) == (str(tmp_path / "plain.pt2"), None)
+    pixels = torch.randn(2, 3, 32, 32)
+    plain, patched = (
+        torch.export.load(tmp_path / f"{name}.pt2").module()(pixels) for name in ("plain", "model")
+    )
+    assert plain.shape == patched.shape
+    assert not torch.allclose(plain, patched)
+    assert "end in .pt2" in refusal(*words, tmp_path / "model.onnx")
+    assert "the format 'tensorrt'" in refusal(*words[:2], "--format", "tensorrt", *words[4:], "x")
+    assert "clusters were asked without --alpha" in refusal(*words, "x.pt2", "--clusters", 4)
 
 
 def test_a_batch_of_none_is_refused(checkpoint: Path, execute: Execute) -> None:

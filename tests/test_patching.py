@@ -14,7 +14,9 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import expedite
 from expedite import ExpediteError, Plan, Span
@@ -242,6 +244,27 @@ def test_inference_mode_then_gradients(make: Make) -> None:
     assert all(grad is not None and grad.abs().sum() > 0 for grad in grads)
 
 
+@pytest.mark.filterwarnings("ignore:torch.ao.quantization is deprecated:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor:UserWarning")
+def test_a_quantised_model_is_patched_and_unpatched_as_ever(make: Make) -> None:
+    quantize: Any = torch.ao.quantization.quantize_dynamic
+    model = quantize(make(), {nn.Linear}, dtype=torch.qint8)
+    try:
+        plain = model(images())
+    except (TypeError, AttributeError) as error:
+        pytest.skip(f"this model reads the weights of its layers, quantised or not: {error}")
+    output = expedite.patch(model, PLAN)(images())
+    assert not torch.allclose(output, plain)
+    twin = copy.deepcopy(model)
+    assert torch.equal(twin(images()), output)
+    assert torch.equal(expedite.unpatch(twin)(images()), plain)
+    # Every token a cluster of its own: the blocks run as they did.
+    assert torch.equal(expedite.patch(model, alpha=1, clusters=8)(images()), plain)
+    assert torch.equal(expedite.unpatch(model)(images()), plain)
+    later = quantize(expedite.patch(make(), PLAN), {nn.Linear}, dtype=torch.qint8)
+    assert torch.equal(later(images()), output)
+
+
 @pytest.mark.parametrize("batch", [1, 3])
 def test_images_of_a_batch_are_independent(make: Make, batch: int) -> None:
     model = expedite.patch(make(), PLAN)
@@ -329,6 +352,41 @@ def test_fused_attention_stays_fused(make: Make) -> None:
         # The path that nn.MultiheadAttention has for itself takes no mask; the usual kernel does.
         masked = before.replace("native_multi_head_attention", "flash_attention_for_cpu")
         assert attention_kernel(model, images()) == (masked if log_mass else before)
+
+
+class Masks(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Collects queries, keys and masks of every call of the CPU's fused attention."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.calls: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default:
+            mask = kwargs.get("attn_mask")
+            self.calls += [] if mask is None else [(args[0], args[1], mask)]
+        return func(*args, **kwargs)
+
+
+def test_masks_are_such_as_fused_kernels_take(make: Make) -> None:
+    model = expedite.patch(make().bfloat16(), alpha=0, clusters=4)
+    with Masks() as masks, sdpa_kernel(SDPBackend.FLASH_ATTENTION):  # or an error, on a CPU
+        model(images().bfloat16())
+    assert masks.calls
+    for query, key, mask in masks.calls:
+        # cuDNN reads a mask of another dtype as if it had the queries', and says nothing.
+        assert mask.dtype == query.dtype
+        assert mask.stride(-1) == 1
+        mask.expand(*query.shape[:-1], key.shape[-2])
+
+
+def test_masses_need_no_gradient() -> None:
+    model = expedite.patch(timm_vit(), PLAN)
+    with torch.enable_grad(), Masks() as masks:
+        assert model(images()).requires_grad
+    assert len(masks.calls) == 3
+    assert not any(mask.requires_grad for _, _, mask in masks.calls)  # no fused kernel takes one
 
 
 def test_two_threads_never_mix(make: Make) -> None:

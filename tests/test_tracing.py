@@ -1,10 +1,7 @@
-"""The operators trace whole: compiled, exported and run in ONNX Runtime."""
+"""The operators trace whole; files of exported models are in test_exporting."""
 
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-import onnxruntime
 import pytest
 import torch
 from torch import Tensor, nn
@@ -69,26 +66,6 @@ def test_inductor_agrees_with_eager() -> None:
     model, tokens = Descent({"iterations": 2, "hard": True}, {}), torch.randn(2, 192, 8)
     compiled = torch.compile(model, fullgraph=True)
     torch.testing.assert_close(compiled(tokens), model(tokens), rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("clustering", "reconstruction"), [SWITCHES[5], SWITCHES[1]])
-def test_exports_to_onnx_with_a_dynamic_batch(
-    clustering: dict[str, Any], reconstruction: dict[str, Any], tmp_path: Path
-) -> None:
-    # Two steps, of which the last may be hard, say as much of the graph as five and export faster.
-    model = Descent({**clustering, "iterations": 2}, reconstruction).eval()
-    batch = torch.export.Dim("batch")
-    program = torch.onnx.export(
-        model, (torch.randn(2, 192, 8),), dynamic_shapes=({0: batch},), dynamo=True, verbose=False
-    )
-    assert program is not None
-    program.save(tmp_path / "descent.onnx")
-    session = onnxruntime.InferenceSession(tmp_path / "descent.onnx")
-    for count in (1, 5):
-        tokens = torch.randn(count, 192, 8)
-        found = session.run(None, {session.get_inputs()[0].name: tokens.numpy()})[0]
-        np.testing.assert_allclose(found, model(tokens).numpy(), rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("make", [timm_vit, timm_beit])

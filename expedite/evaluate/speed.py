@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -108,6 +108,25 @@ def time_pairs(
         Timing.of([b for _, b in pairs]),
         Timing.of([a / b for a, b in pairs]),
     )
+
+
+COMPILE_MODES = ("none", "default", "reduce-overhead", "max-autotune")
+
+
+def compiled(model: nn.Module, mode: str) -> Callable[[Tensor], Any]:
+    """A model as `torch.compile` makes it for each size of its input, or itself under "none".
+
+    Example:
+        >>> layer = nn.Identity()
+        >>> compiled(layer, "none") is layer
+        True
+    """
+    if mode not in COMPILE_MODES:
+        raise ExpediteError(f"compile '{mode}' was asked; {', '.join(COMPILE_MODES)} are known")
+    if mode == "none":
+        return model
+    made: Callable[[Tensor], Any] = torch.compile(model, mode=mode, dynamic=False)
+    return made
 
 
 def twin(model: Model) -> Model:

@@ -79,7 +79,7 @@ class WindowAttention(Attention):
         qkv = F.pad(qkv, (0, 0, 0, -width % columns, 0, -height % rows))
         count = qkv.shape[1] // rows, qkv.shape[2] // columns
         windows = partition(qkv, window)  # (B·n·m, rows, columns, 3·D)
-        shape = (len(windows), rows * columns, 3, self.heads, -1)
+        shape = (windows.shape[0], rows * columns, 3, self.heads, -1)
         q, k, v = windows.reshape(shape).permute(2, 0, 3, 1, 4).unbind(0)
         x = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)  # (B·n·m, heads, N, d)
         x = unpartition(as_map(x.transpose(1, 2).flatten(2), window), count)

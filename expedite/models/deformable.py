@@ -120,7 +120,9 @@ def sample(
 @remembered
 def _cell(height: int, width: int, device: torch.device) -> tuple[Tensor]:
     """The size (2,) of a cell, across and down, as shares of the image."""
-    return (torch.tensor([1 / width, 1 / height], device=device),)
+    # Filled on the device: a tensor of numbers would be copied there, which waits for it.
+    sides = [torch.full((), 1 / count, device=device) for count in (width, height)]
+    return (torch.stack(sides),)
 
 
 def grid_places(grids: tuple[Grid, ...], device: torch.device) -> Tensor:

@@ -76,7 +76,7 @@ class VisionTransformer(nn.Module):
     def forward(self, images: Tensor) -> tuple[list[Tensor], list[Tensor], tuple[int, int]]:
         maps, patches = self.patch_embed(images)
         grid = (patches.shape[-2], patches.shape[-1])
-        first = self.cls_token.expand(len(images), -1, -1)
+        first = self.cls_token.expand(images.shape[0], -1, -1)
         tokens = torch.cat([first, patches.flatten(2).transpose(1, 2)], dim=1)
         tokens = tokens + resize_positions(self.pos_embed, self.grid, grid)
         taps = []

@@ -114,7 +114,7 @@ class VisionTransformer(nn.Module):
         patches = self.patch_embed(images)  # (B, D, H, W)
         grid = (patches.shape[-2], patches.shape[-1])
         learned = [self.cls_token, self.dist_token] if self.config.distilled else [self.cls_token]
-        prefix = [token.expand(len(images), -1, -1) for token in learned]
+        prefix = [token.expand(images.shape[0], -1, -1) for token in learned]
         tokens = torch.cat([*prefix, patches.flatten(2).transpose(1, 2)], dim=1)  # (B, P + N, D)
         tokens = self.dropout(tokens + resize_positions(self.pos_embed, self.config.grid, grid))
         for block in self.blocks:
@@ -160,7 +160,7 @@ class MaskTransformer(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         classes = self.cls_emb.shape[1]
-        x = torch.cat([self.proj_dec(tokens), self.cls_emb.expand(len(tokens), -1, -1)], dim=1)
+        x = torch.cat([self.proj_dec(tokens), self.cls_emb.expand(tokens.shape[0], -1, -1)], dim=1)
         for block in self.blocks:
             x = block(x)
         x = self.decoder_norm(x)

@@ -91,7 +91,7 @@ class ViTAdapter(nn.Module):
         grid = (patches.shape[-2], patches.shape[-1])
         tokens: Tensor = patches.flatten(2).transpose(1, 2)
         if self.config.beit:
-            return torch.cat([self.cls_token.expand(len(images), -1, -1), tokens], dim=1)
+            return torch.cat([self.cls_token.expand(images.shape[0], -1, -1), tokens], dim=1)
         positions = resize_positions(self.pos_embed, self.config.grid, grid, mode="bicubic")
         return tokens + positions[:, 1:]
 

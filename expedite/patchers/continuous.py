@@ -52,7 +52,8 @@ def logarithmic_bias(mlp: nn.Module, window: tuple[int, int], cells: tuple[int, 
 def _bias(
     mlp: nn.Module, window: tuple[int, int], cells: tuple[int, int], *scales_and_base: float
 ) -> Tensor:
-    weight = next(mlp.parameters())
+    # Layers of dynamic quantisation have no parameters; they take float32 on the CPU.
+    weight = next(mlp.parameters(), torch.empty(0))
     (coordinates,) = _coordinates(*window, *cells, *scales_and_base, weight.device)
     table = mlp(coordinates.to(weight.dtype)).flatten(0, 1)  # ((2h-1)·(2w-1), heads)
     return spread(table, cells)

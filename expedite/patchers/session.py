@@ -240,9 +240,10 @@ class Session:
         """
         assert frame.stream is not None and frame.grid is not None
         tokens, frame.stream = frame.stream, None
-        places = grid_positions(frame.grid, device).expand(len(tokens), -1, -1)
-        across_and_down = self._mean(frame, places).flip(-1) + 0.5
-        return tokens, across_and_down / across_and_down.new_tensor(frame.grid[::-1])
+        places = grid_positions(frame.grid, device).expand(tokens.shape[0], -1, -1)
+        rows, columns = self._mean(frame, places).unbind(-1)
+        height, width = frame.grid
+        return tokens, torch.stack([(columns + 0.5) / width, (rows + 0.5) / height], -1)
 
     def add_to_stream(self, frame: Frame, added: Tensor) -> None:
         """Add to the cluster tokens set aside the means of what was added to their tokens."""

@@ -90,7 +90,7 @@ def _attend(block: nn.Module, x: Tensor, cells: Cells, shift: Size, layout: Layo
     bias = layout.positions(attention, cells).to(q.dtype)[None]
     if others := _bias_of_windows(cells, shift, layout.pads_first, x):
         # (B or 1, n·m, heads, kh·kw, kh·kw) of every image's windows
-        bias = sum(others, bias).expand(len(x), -1, -1, -1, -1).flatten(0, 1)
+        bias = sum(others, bias).expand(x.shape[0], -1, -1, -1, -1).flatten(0, 1)
     dropout = dropout_rate(attention, layout.dropout)
     scale = 1.0 if hasattr(attention, "logit_scale") else getattr(attention, "scale", None)
     y = F.scaled_dot_product_attention(
@@ -129,7 +129,7 @@ def _bias_of_windows(cells: Cells, shift: Size, pads_first: bool, x: Tensor) -> 
         (of_padding,) = log_mass_of_padding(*cells.sides, x.device)
         mass = _moved(cells.log_mass[..., None], cells, shift, pads_first, of_padding[..., None])
         keys = partition(mass, cells.cells).flatten(1)
-        found.append(keys.reshape(len(x), count[0] * count[1], 1, 1, kh * kw))
+        found.append(keys.reshape(x.shape[0], count[0] * count[1], 1, 1, kh * kw))
     return found
 
 

@@ -53,7 +53,7 @@ def record_of(
     clusters: tuple[int, int],
 ) -> Clustering:
     """The record of tokens (B, N, C), without what reconstruction by weights needs."""
-    nothing = tokens.new_empty(len(tokens), 0, 0, dtype=torch.float32)
+    nothing = tokens.new_empty(tokens.shape[0], 0, 0, dtype=torch.float32)
     any_tokens = tokens[:, : clusters[0] * clusters[1]]  # no cluster is without tokens
     means = assignment.means(tokens, any_tokens).to(tokens.dtype)
     return Clustering(
@@ -135,4 +135,4 @@ def group_sums(values: Tensor, group: Tensor, count: int) -> Tensor:
         >>> group_sums(torch.tensor([[4.0, 7.0, 8.0]]), torch.tensor([[0, 1, 0]]), 2)
         tensor([[12.,  7.]])
     """
-    return values.new_zeros(len(group), count).scatter_add(1, group, values)
+    return values.new_zeros(group.shape[0], count).scatter_add(1, group, values)

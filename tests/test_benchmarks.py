@@ -1,0 +1,76 @@
+"""The benchmarks run, on models too small for their figures to mean anything."""
+
+from collections.abc import Mapping
+
+import pytest
+import torch
+import typer
+from rich.table import Table
+
+from benchmarks import gpu, models, quantised
+from benchmarks.cases import SMALL, Measured, find_case
+from expedite.evaluate.demo import demo_model
+from expedite.evaluate.speed import PairedTiming, Timing
+from tests.hosts import segmenter
+
+
+def printed(capsys: pytest.CaptureFixture[str]) -> list[list[str]]:
+    """The cells of the lines of a table."""
+    lines = capsys.readouterr().out.splitlines()
+    return [[cell.strip() for cell in line.split("│")[1:-1]] for line in lines if "│" in line]
+
+
+def test_of_a_gpu_in_its_small_form(capsys: pytest.CaptureFixture[str]) -> None:
+    gpu.main(smoke=True)
+    assert [row[:3] for row in printed(capsys)] == [
+        [SMALL.name, "1", "eager"],
+        [SMALL.name, "2", "eager"],
+    ]
+
+
+def test_of_a_gpu_that_is_not_there(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(typer.Exit) as exit_:
+        gpu.main(smoke=False)
+    assert exit_.value.exit_code == 2
+    assert "no CUDA device" in capsys.readouterr().err
+
+
+def test_of_whole_models(capsys: pytest.CaptureFixture[str]) -> None:
+    models.main(model="small", dtype="float32,bfloat16", batch_size=1, pairs=2, seconds=0)
+    rows = printed(capsys)
+    assert [row[1] for row in rows] == ["float32", "bfloat16"]
+    assert all(row[4] == rows[0][4] for row in rows)  # what GFLOPs allow
+    with pytest.raises(typer.BadParameter, match="segmenter, vit, dpt, swin, small"):
+        find_case("resnet")
+
+
+def test_shares_of_what_is_allowed() -> None:
+    base, fast, ratio = (Timing(median, 0.0, 0.0, 5) for median in (2.0, 1.0, 1.8))
+    cells = list(Measured(8, PairedTiming(base, fast, ratio), 0.5).cells(allowed=2.0))
+    assert cells == ["4.00 → 8.00", "1.80 (0.00 to 0.00)", "2.00", "0.90", "0.50"]
+
+
+def test_quantised_rows(capsys: pytest.CaptureFixture[str]) -> None:
+    base = segmenter()
+    table = Table("", "precision", "calls/s", "speed-up")
+
+    def outputs(model: torch.nn.Module) -> list[str]:
+        return [str(float(model(torch.ones(1, 3, 32, 32)).detach().sum())), ""]
+
+    quick: Mapping[str, quantised.Change] = {
+        name: change for name, change in quantised.PRECISIONS.items() if "torchao" not in name
+    }
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(quantised, "PRECISIONS", quick)
+        quantised.rows(table, base, SMALL, outputs)
+    sums = list(table.columns[2].cells)
+    assert len(set(sums)) == 4  # every row is another model
+    assert sums[0] == outputs(base)[0]  # and the first is what it was
+
+
+def test_fidelity_of_the_demo_to_itself() -> None:
+    model = demo_model().model
+    assert quantised.fidelity(model, scenes=1)(model) == ["100.0", "100.0"]
