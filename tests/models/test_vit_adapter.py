@@ -24,6 +24,7 @@ SMALL = AdapterConfig(
 )
 WINDOWS = replace(for_detection(SMALL), layers=8, window=3)
 BEIT = replace(SMALL, image_size=(64, 64), beit=True)
+BEIT_WINDOWS = replace(SMALL, layers=8, beit=True, window=3, wide_window=6, vit_features="last")
 
 pytestmark = pytest.mark.usefixtures("no_gradients")
 
@@ -49,6 +50,7 @@ def close(found: Tensor, expected: Tensor) -> None:
         ("light", light(SMALL), images()),
         ("detection", WINDOWS, images()),
         ("beit", BEIT, images(width=64)),
+        ("beit-detection", BEIT_WINDOWS, images(96, 128)),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -136,7 +138,10 @@ def test_at_first_the_vit_is_left_alone() -> None:
         ({"interactions": 3}, "3 interactions were asked of a ViT-Adapter of 4 blocks"),
         ({"interactions": 2}, "vit_features='each' was asked .* 2 interactions"),
         ({"window": 7, "layers": 6, "interactions": 1, "vit_features": "last"}, "windows of 7"),
-        ({"window": 7, "beit": True}, "windows of 7 .* with relative position biases"),
+        ({"window": 7, "beit": True}, "7 and wide ones of None .* with relative position biases"),
+        ({"window": 7, "wide_window": 28}, "7 and wide ones of 28 .* without relative"),
+        ({"wide_window": 28, "beit": True}, "None and wide ones of 28"),
+        ({"window": 7, "wide_window": 20, "beit": True}, "7 and wide ones of 20"),
     ],
 )
 def test_impossible_architectures(changes: dict[str, Any], message: str) -> None:
