@@ -25,10 +25,10 @@ _PLAN_OPTIONS = ("alpha", "beta", "clusters", "keep", "method", "reconstruct_at"
 Model = Annotated[
     str,
     typer.Argument(
-        help="segmenter:FILE, dpt:FILE, sam:FILE, mask2former:FILE, swin:FILE, hf:FOLDER or "
-        "FILE.py:FACTORY; with random weights, or those of --checkpoint: a recipe, "
+        help="segmenter:FILE, dpt:FILE, sam:FILE, mask2former:FILE, swin:FILE, vit_adapter:FILE, "
+        "hf:FOLDER or FILE.py:FACTORY; with random weights, or those of --checkpoint: a recipe, "
         "segmenter:BACKBONE, dpt:VARIANT, sam:VARIANT, mask2former:VARIANT, swin:VARIANT, "
-        "timm:NAME or torchvision:NAME"
+        "vit_adapter:VARIANT, timm:NAME or torchvision:NAME"
     ),
 ]
 Checkpoint = Annotated[

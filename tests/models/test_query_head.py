@@ -2,6 +2,7 @@
 
 import importlib.util
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from expedite import ExpediteError
+from expedite.models.adapter_config import SIZES as ADAPTER_SIZES
+from expedite.models.adapter_files import VARIANTS, Variant
 from expedite.models.query_head import QueryHead, QuerySizes, sizes_of, translate
 from tests.models.drawn import draw_weights
 
@@ -119,6 +122,32 @@ def test_weights_tell_sizes() -> None:
 def test_only_the_head_is_renamed() -> None:
     state = {"backbone.level_embed.weight": torch.zeros(1), "decode_head.extra": torch.zeros(1)}
     assert translate(state, "decode_head.") == state
+
+
+BEIT_B = replace(ADAPTER_SIZES["base"], beit=True, image_size=(512, 512))
+BEIT_L_896 = replace(ADAPTER_SIZES["beit-large"], image_size=(896, 896))
+LARGE = VARIANTS["beit-large-mask2former"].queries or SIZES
+
+
+@pytest.mark.parametrize(
+    ("variant", "millions"),
+    [
+        (VARIANTS["beit-large-mask2former"], 568),
+        (
+            replace(
+                VARIANTS["beit-large-mask2former"],
+                config=BEIT_L_896,
+                queries=replace(LARGE, queries=200),
+            ),
+            571,
+        ),
+        (Variant(BEIT_B, "mask2former", n_cls=171), 120),
+    ],
+)
+def test_parameters_of_the_published_models(variant: Variant, millions: int) -> None:
+    with torch.device("meta"):
+        model = variant.build()
+    assert round(sum(parameter.numel() for parameter in model.parameters()) / 1e6) == millions
 
 
 @pytest.mark.parametrize(("hidden", "heads"), [(48, 2), (64, 3), (0, 1)])

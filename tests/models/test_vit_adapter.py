@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from expedite import ExpediteError
 from expedite.models.adapter_config import SIZES, AdapterConfig, for_detection, light
@@ -117,6 +118,16 @@ def test_parameters_of_table_3_and_of_the_slides(size: str, head: Head, expected
     with torch.device("meta"):
         model = AdapterSegmenter(ViTAdapter(config), config.width, 150, head)
     assert round(millions(model), 1) == expected
+
+
+@pytest.mark.parametrize(("size", "slides"), [("base", 183), ("large", 473), ("large-light", 445)])
+def test_multiply_adds_of_the_slides(size: str, slides: int) -> None:
+    """Under Semantic FPN at 512×512, as PyTorch counts, which leaves out norms and sampling."""
+    with torch.device("meta"), FlopCounterMode(display=False) as counter:
+        AdapterSegmenter(ViTAdapter(SIZES[size]), SIZES[size].width, 150).eval()(
+            torch.zeros(1, 3, 512, 512)
+        )
+    assert slides - 1 < counter.get_total_flops() / 2e9 < slides
 
 
 def test_at_first_the_vit_is_left_alone() -> None:
