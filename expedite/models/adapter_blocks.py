@@ -78,9 +78,8 @@ class WindowAttention(Attention):
         qkv = as_map(self.qkv(x), grid)  # (B, H, W, 3·D)
         qkv = F.pad(qkv, (0, 0, 0, -width % columns, 0, -height % rows))
         count = qkv.shape[1] // rows, qkv.shape[2] // columns
-        windows = partition(qkv, window)  # (B·n·m, rows, columns, 3·D)
-        shape = (len(windows), rows * columns, 3, self.heads, -1)
-        q, k, v = windows.reshape(shape).permute(2, 0, 3, 1, 4).unbind(0)
+        windows = partition(qkv, window).flatten(1, 2)  # (B·n·m, rows·columns, 3·D)
+        q, k, v = torch.unflatten(windows, 2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
         x = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)  # (B·n·m, heads, N, d)
         x = unpartition(as_map(x.transpose(1, 2).flatten(2), window), count)
         out: Tensor = self.proj(x[:, :height, :width].flatten(1, 2))
@@ -142,7 +141,7 @@ class BeitAttention(Attention):
     def attend(self, x: Tensor, scores: Tensor) -> Tensor:
         """Map tokens (B, N, D) to the same; `scores` is what is added to theirs."""
         bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
-        qkv = F.linear(x, self.qkv.weight, bias).reshape(*x.shape[:2], 3, self.heads, -1)
+        qkv = torch.unflatten(F.linear(x, self.qkv.weight, bias), 2, (3, self.heads, -1))
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # (B, heads, N, d)
         x = F.scaled_dot_product_attention(q, k, v, attn_mask=scores.to(q.dtype))
         out: Tensor = self.proj(x.transpose(1, 2).flatten(2))

@@ -178,6 +178,13 @@ def test_a_chain_of_spans_goes_on_across_interactions() -> None:
 
 
 @pytest.mark.parametrize("make", [vit_adapter, *IN_WINDOWS, meta])
+def test_an_empty_batch(make: Any) -> None:
+    model, x = make(), images(1, 128, 128)[:0]
+    shapes = [one.shape for one in model(x)]
+    assert [one.shape for one in expedite.patch(model, alpha=1, clusters=4)(x)] == shapes
+
+
+@pytest.mark.parametrize("make", [vit_adapter, *IN_WINDOWS, meta])
 def test_fewer_multiply_adds_and_none_uncounted(make: Any) -> None:
     model, x = make(), images(1, 128, 128)
     plain = count_flops(model, x)
