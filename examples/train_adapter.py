@@ -17,7 +17,23 @@ from typing import Annotated, Literal
 import torch
 import typer
 from running import run_script
-from train_segmenter import Schedule, Task, go_through, measure, open_task, print_ious, steps_of
+from train_segmenter import (
+    Classes,
+    Data,
+    Epochs,
+    Limit,
+    Out,
+    Resume,
+    Rule,
+    Schedule,
+    Task,
+    Workers,
+    go_through,
+    measure,
+    open_task,
+    print_ious,
+    steps_of,
+)
 from training import Run, start
 
 from expedite.models.adapter_config import COARSEST, SIZES, for_meta
@@ -99,23 +115,23 @@ def train(
 
 
 def main(
-    data: Annotated[Path, typer.Option(help="Holds images/SPLIT and annotations/SPLIT.")],
-    out: Annotated[Path, typer.Option(help="Where checkpoint.pth and variant.yml go.")],
+    data: Data,
+    out: Out,
     model: Annotated[Kind, typer.Option(help="Which adapter.")] = Settings.model,
-    dataset: Annotated[str, typer.Option(help="Whose rule says how classes are stored.")] = "",
-    n_cls: Annotated[int, typer.Option(help="Number of classes; 0 counts them.")] = 0,
-    val_images: Annotated[int, typer.Option(help="How many to validate on.")] = 100,
+    dataset: Rule = "",
+    n_cls: Classes = 0,
+    val_images: Limit = 100,
     layers: Annotated[int, typer.Option(help="Blocks, a multiple of 4.")] = Settings.layers,
     window: Annotated[int, typer.Option(help="Pixels, a multiple of 64.")] = Settings.window,
-    small_epochs: Annotated[int, typer.Option(help="At half size.")] = Settings.small_epochs,
-    full_epochs: Annotated[int, typer.Option(help="At full size.")] = Settings.full_epochs,
+    small_epochs: Epochs = Settings.small_epochs,
+    full_epochs: Epochs = Settings.full_epochs,
     batch: int = Settings.batch,
     lr: float = Settings.lr,
     bf16: bool = Settings.bf16,
     seed: int = Settings.seed,
-    workers: Annotated[int, typer.Option(help="Processes that read.")] = Settings.workers,
+    workers: Workers = Settings.workers,
     device: str = "cuda" if torch.cuda.is_available() else "cpu",
-    resume: Annotated[bool, typer.Option(help="Go on from OUT/training.pth.")] = False,
+    resume: Resume = False,
 ) -> None:
     """Train from scratch, first at half size and then at full size."""
     settings = Settings(

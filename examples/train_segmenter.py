@@ -40,6 +40,16 @@ from expedite.models.segmenter import Segmenter, SegmenterConfig
 from expedite.models.segmenter_files import Preprocessing, load_segmenter, save_segmenter
 from expedite.models.vit import resize_positions
 
+# What this script and `train_adapter.py` ask alike.
+Data = Annotated[Path, typer.Option(help="Holds images/SPLIT and annotations/SPLIT.")]
+Out = Annotated[Path, typer.Option(help="Where checkpoint.pth and variant.yml go.")]
+Rule = Annotated[str, typer.Option(help="Whose rule says how classes are stored.")]
+Classes = Annotated[int, typer.Option(help="Number of classes; 0 counts them.")]
+Limit = Annotated[int, typer.Option(help="How many to validate on.")]
+Epochs = Annotated[int, typer.Option(help="At half size, or at full size.")]
+Workers = Annotated[int, typer.Option(help="Processes that read.")]
+Resume = Annotated[bool, typer.Option(help="Go on from OUT/training.pth.")]
+
 
 @dataclass(frozen=True)
 class Schedule:
@@ -389,18 +399,18 @@ def print_ious(agreement: Agreement, names: Sequence[str] = ()) -> None:
 
 
 def main(
-    data: Annotated[Path, typer.Option(help="Holds images/SPLIT and annotations/SPLIT.")],
-    out: Annotated[Path, typer.Option(help="Where checkpoint.pth and variant.yml go.")],
-    dataset: Annotated[str, typer.Option(help="Whose rule says how classes are stored.")] = "",
-    n_cls: Annotated[int, typer.Option(help="Number of classes; 0 counts them.")] = 0,
-    val_images: Annotated[int, typer.Option(help="How many to validate on.")] = 100,
+    data: Data,
+    out: Out,
+    dataset: Rule = "",
+    n_cls: Classes = 0,
+    val_images: Limit = 100,
     width: Annotated[int, typer.Option(help="Of tokens; a head takes 64.")] = Settings.width,
     layers: Annotated[int, typer.Option(help="Encoder blocks.")] = Settings.layers,
     decoder_layers: Annotated[int, typer.Option()] = Settings.decoder_layers,
     patch: Annotated[int, typer.Option(help="Pixels.")] = Settings.patch,
     window: Annotated[int, typer.Option(help="Pixels.")] = Settings.window,
-    small_epochs: Annotated[int, typer.Option(help="At half size.")] = Settings.small_epochs,
-    full_epochs: Annotated[int, typer.Option(help="At full size.")] = Settings.full_epochs,
+    small_epochs: Epochs = Settings.small_epochs,
+    full_epochs: Epochs = Settings.full_epochs,
     batch: int = Settings.batch,
     lr: float = Settings.lr,
     short_side: Annotated[int, typer.Option(help="Of images; 0: a window.")] = Settings.short_side,
@@ -409,9 +419,9 @@ def main(
     start_from: Annotated[Path | None, typer.Option(help="Weights of another.")] = None,
     bf16: bool = Settings.bf16,
     seed: int = Settings.seed,
-    workers: Annotated[int, typer.Option(help="Processes that read.")] = Settings.workers,
+    workers: Workers = Settings.workers,
     device: str = "cuda" if torch.cuda.is_available() else "cpu",
-    resume: Annotated[bool, typer.Option(help="Go on from OUT/training.pth.")] = False,
+    resume: Resume = False,
 ) -> None:
     """Train a Segmenter from scratch, first at half size and then at full size."""
     settings = Settings(
