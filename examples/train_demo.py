@@ -27,8 +27,8 @@ def main(
     task = Task(folders["train"], folders["val"], len(CLASSES), dataset="scenes")
     cpu = torch.device("cpu")
     model = train(task, SETTINGS, work, cpu, resume)
-    checkpoint = save(model.half(), SETTINGS, SETTINGS.window, task.dataset, out)
-    print_ious(measure(checkpoint, folders["test"], cpu), CLASSES)
+    written = save(SETTINGS, task.dataset, out, model.half(), SETTINGS.window)
+    print_ious(measure(written, folders["test"], task.n_cls, cpu), CLASSES)
 
 
 if __name__ == "__main__":

@@ -12,10 +12,11 @@ through where they weigh more (`--balanced`).
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -27,7 +28,7 @@ from rich.table import Table
 from running import console, run_script
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
-from training import Run, jitter_colours, start, train_epoch
+from training import Model, Run, jitter_colours, start, train_epoch
 
 from expedite.errors import ExpediteError
 from expedite.evaluate.datasets import ImageFolder, open_folder
@@ -39,22 +40,29 @@ from expedite.models.segmenter import Segmenter, SegmenterConfig
 from expedite.models.segmenter_files import Preprocessing, load_segmenter, save_segmenter
 from expedite.models.vit import resize_positions
 
+# What this script and `train_adapter.py` ask alike.
+Data = Annotated[Path, typer.Option(help="Holds images/SPLIT and annotations/SPLIT.")]
+Out = Annotated[Path, typer.Option(help="Where checkpoint.pth and variant.yml go.")]
+Rule = Annotated[str, typer.Option(help="Whose rule says how classes are stored.")]
+Classes = Annotated[int, typer.Option(help="Number of classes; 0 counts them.")]
+Limit = Annotated[int, typer.Option(help="How many to validate on.")]
+Epochs = Annotated[int, typer.Option(help="At half size, or at full size.")]
+Workers = Annotated[int, typer.Option(help="Processes that read.")]
+Resume = Annotated[bool, typer.Option(help="Go on from OUT/training.pth.")]
+
 
 @dataclass(frozen=True)
-class Settings:
-    """How to train.
+class Schedule:
+    """How to train on crops, whatever the model.
 
     Args:
-        width: Of the tokens, a multiple of 64; each head takes 64 of it.
-        layers: Blocks of the encoder.
-        decoder_layers: Blocks of the decoder.
-        patch: Side of a patch in pixels.
         window: Side in pixels of the crops at full size, and of the sliding windows.
         small_epochs: Epochs at half size.
         full_epochs: Epochs at full size.
         batch: Crops in a step.
         lr: Highest learning rate; it rises over the first twentieth, then falls to 0.
         short_side: Of the image as windows see it, in pixels; 0 for that of a window.
+        zooms: How much larger than that crops may show things, at least and at most.
         balanced: Whether pixels count by one over the root of how frequent their class is.
         drop_path: Stochastic depth, rising to this in the last block.
         bf16: Whether to run under bfloat16 autocast; slow on a CPU without AMX or AVX-512 BF16.
@@ -62,16 +70,13 @@ class Settings:
         workers: Processes that read and augment images.
     """
 
-    width: int = 192
-    layers: int = 8
-    decoder_layers: int = 1
-    patch: int = 8
     window: int = 256
     small_epochs: int = 20
     full_epochs: int = 4
     batch: int = 16
     lr: float = 3e-3
     short_side: int = 0
+    zooms: tuple[float, float] = (0.85, 1.5)
     balanced: bool = False
     drop_path: float = 0.0
     bf16: bool = True
@@ -79,18 +84,18 @@ class Settings:
     workers: int = 1
 
     def __post_init__(self) -> None:
-        if self.window % (2 * self.patch):
+        if self.window % (2 * self.step):
             raise ExpediteError(
-                f"windows of {self.window} were asked with patches of {self.patch}; half a window "
-                f"is trained on too, so a multiple of {2 * self.patch} would work"
+                f"windows of {self.window} were asked of a model that steps by {self.step} pixels; "
+                f"half a window is trained on too, so a multiple of {2 * self.step} would work"
             )
         if not self.sides:
             raise ExpediteError("0 epochs were asked at both sizes; at least one is due")
 
     @property
-    def name(self) -> str:
-        """What `variant.yml` says of the encoder."""
-        return f"vit_{self.width}x{self.layers}_patch{self.patch}_{self.window}"
+    def step(self) -> int:
+        """Pixels that the sides of images are multiples of."""
+        raise NotImplementedError
 
     @property
     def share(self) -> float:
@@ -104,6 +109,32 @@ class Settings:
 
 
 @dataclass(frozen=True)
+class Settings(Schedule):
+    """A Segmenter, and how to train it.
+
+    Args:
+        width: Of the tokens, a multiple of 64; each head takes 64 of it.
+        layers: Blocks of the encoder.
+        decoder_layers: Blocks of the decoder.
+        patch: Side of a patch in pixels.
+    """
+
+    width: int = 192
+    layers: int = 8
+    decoder_layers: int = 1
+    patch: int = 8
+
+    @property
+    def step(self) -> int:
+        return self.patch
+
+    @property
+    def name(self) -> str:
+        """What `variant.yml` says of the encoder."""
+        return f"vit_{self.width}x{self.layers}_patch{self.patch}_{self.window}"
+
+
+@dataclass(frozen=True)
 class Crops(Dataset[tuple[Tensor, Tensor]]):
     """Augmented crops of one epoch: images (3, side, side) in [-1, 1] and labels (side, side)."""
 
@@ -111,6 +142,7 @@ class Crops(Dataset[tuple[Tensor, Tensor]]):
     side: int
     seed: tuple[int, int]
     share: float = 1.0
+    zooms: tuple[float, float] = Schedule.zooms
 
     def __len__(self) -> int:
         return len(self.folder)
@@ -118,7 +150,7 @@ class Crops(Dataset[tuple[Tensor, Tensor]]):
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         rng = np.random.default_rng([*self.seed, index])
         sample = self.folder[index]
-        image, labels = random_crop(sample.image, labels_of(sample), rng, self.share)
+        image, labels = random_crop(sample.image, labels_of(sample), rng, self.share, self.zooms)
         if rng.random() < 0.5:
             image, labels = image[:, ::-1].copy(), labels[:, ::-1].copy()
         pixels = torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255
@@ -136,10 +168,14 @@ def labels_of(sample: Sample) -> NDArray[np.int64]:
 
 
 def random_crop(
-    image: NDArray[np.uint8], labels: NDArray[np.int64], rng: Generator, share: float = 1.0
+    image: NDArray[np.uint8],
+    labels: NDArray[np.int64],
+    rng: Generator,
+    share: float = 1.0,
+    zooms: tuple[float, float] = Schedule.zooms,
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """A square, its side a share of the image's shorter side over a random zoom."""
-    zoom = np.exp(rng.uniform(np.log(0.85), np.log(1.5)))
+    zoom = np.exp(rng.uniform(*np.log(zooms)))
     side = max(1, round(share * min(labels.shape) / zoom))
     height, width = (max(side, length) for length in labels.shape)
     missing = [(0, height - labels.shape[0]), (0, width - labels.shape[1])]
@@ -161,7 +197,7 @@ def segmentation_loss(
         bf16: Whether to run under bfloat16 autocast.
         weight: How much pixels of each class count, (n_cls,); None for all the same.
     """
-    device = next(model.parameters()).device
+    device = device_of(model)
     with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
         scores = model(images.to(device))  # (B, n_cls, H, W)
     weight = None if weight is None else weight.to(device)
@@ -210,10 +246,11 @@ def take_weights(model: Segmenter, checkpoint: Path) -> None:
 
 
 def pass_over(
-    run: Run[Segmenter], folder: ImageFolder, settings: Settings, weight: Tensor | None = None
+    run: Run[Any], folder: ImageFolder, settings: Schedule, weight: Tensor | None = None
 ) -> float:
     """Train on every image of the folder once; returns the mean loss."""
-    crops = Crops(folder, settings.sides[run.epoch], (settings.seed, run.epoch), settings.share)
+    side, seed = settings.sides[run.epoch], (settings.seed, run.epoch)
+    crops = Crops(folder, side, seed, settings.share, settings.zooms)
     order = torch.Generator().manual_seed(settings.seed + run.epoch)
     loader = DataLoader(
         crops, settings.batch, shuffle=True, generator=order, num_workers=settings.workers
@@ -279,9 +316,36 @@ def train(
     start_from: Path | None = None,
 ) -> Segmenter:
     """Train, printing loss and held-out IoU after each epoch; returns the averaged model."""
+    run = begin(settings, task.n_cls, steps_of(task, settings), device, start_from)
+    go_through(run, task, settings, out, partial(save, settings, task.dataset, out), resume)
+    return run.averaged
+
+
+def steps_of(task: Task, settings: Schedule) -> int:
+    """How many steps all epochs have."""
+    return len(settings.sides) * math.ceil(len(task.train) / settings.batch)
+
+
+def go_through(
+    run: Run[Model],
+    task: Task,
+    settings: Schedule,
+    out: Path,
+    write: Callable[[Model, int], str],
+    resume: bool = False,
+) -> None:
+    """Train for all epochs that are left, printing loss and held-out IoU after each.
+
+    Args:
+        run: Is changed.
+        task: What to learn.
+        settings: How.
+        out: Where `training.pth` goes, which `resume` goes on from.
+        write: Writes the averaged model as one for windows of such a side; returns how
+            `load_model` is asked for it.
+        resume: Whether to go on.
+    """
     out.mkdir(parents=True, exist_ok=True)
-    steps = len(settings.sides) * math.ceil(len(task.train) / settings.batch)
-    run = begin(settings, task.n_cls, steps, device, start_from)
     weight = class_weights(task.train, task.n_cls) if settings.balanced else None
     state = out / "training.pth"
     if resume and state.is_file():
@@ -290,30 +354,35 @@ def train(
         began = time.perf_counter()
         loss = pass_over(run, task.train, settings, weight)
         seconds = time.perf_counter() - began
-        checkpoint = save(run.averaged, settings, side, task.dataset, out)
+        written = write(run.averaged, side)
         run.save(state)
-        iou = measure(checkpoint, task.val, device, settings.bf16).mean_iou()
+        device = device_of(run.model)
+        iou = measure(written, task.val, task.n_cls, device, settings.bf16).mean_iou()
         console.print(
             f"epoch {run.epoch}/{len(settings.sides)} at {side} px: loss {loss:.3f}, "
             f"mean IoU {100 * iou:.1f} %, {seconds:.0f} s"
         )
-    return run.averaged
 
 
-def save(model: Segmenter, settings: Settings, side: int, dataset: str, out: Path) -> Path:
+def device_of(model: nn.Module) -> torch.device:
+    """Where a model's weights are."""
+    return next(model.parameters()).device
+
+
+def save(settings: Settings, dataset: str, out: Path, model: Segmenter, side: int) -> str:
     """Write a checkpoint that sees images through windows of `side`."""
     preprocessing = Preprocessing("vit", round(side / settings.share), side, side // 2, dataset)
-    return save_segmenter(model, preprocessing, settings.name, out)
+    return f"segmenter:{save_segmenter(model, preprocessing, settings.name, out)}"
 
 
 @torch.inference_mode()
 def measure(
-    checkpoint: Path, folder: ImageFolder, device: torch.device, bf16: bool = False
+    spec: str, folder: ImageFolder, n_cls: int, device: torch.device, bf16: bool = False
 ) -> Agreement:
-    """Compare what a checkpoint predicts with the labels of a folder."""
-    loaded = load_model(f"segmenter:{checkpoint}")
-    model = cast(Segmenter, loaded.model.to(device))
-    agreement = Agreement(model.config.n_cls)
+    """Compare what a model, as `load_model` is asked for it, predicts with a folder's labels."""
+    loaded = load_model(spec)
+    model = loaded.model.to(device)
+    agreement = Agreement(n_cls)
     for sample in folder:
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             predicted = predict(loaded, model, sample.image).indices
@@ -330,18 +399,18 @@ def print_ious(agreement: Agreement, names: Sequence[str] = ()) -> None:
 
 
 def main(
-    data: Annotated[Path, typer.Option(help="Holds images/SPLIT and annotations/SPLIT.")],
-    out: Annotated[Path, typer.Option(help="Where checkpoint.pth and variant.yml go.")],
-    dataset: Annotated[str, typer.Option(help="Whose rule says how classes are stored.")] = "",
-    n_cls: Annotated[int, typer.Option(help="Number of classes; 0 counts them.")] = 0,
-    val_images: Annotated[int, typer.Option(help="How many to validate on.")] = 100,
+    data: Data,
+    out: Out,
+    dataset: Rule = "",
+    n_cls: Classes = 0,
+    val_images: Limit = 100,
     width: Annotated[int, typer.Option(help="Of tokens; a head takes 64.")] = Settings.width,
     layers: Annotated[int, typer.Option(help="Encoder blocks.")] = Settings.layers,
     decoder_layers: Annotated[int, typer.Option()] = Settings.decoder_layers,
     patch: Annotated[int, typer.Option(help="Pixels.")] = Settings.patch,
     window: Annotated[int, typer.Option(help="Pixels.")] = Settings.window,
-    small_epochs: Annotated[int, typer.Option(help="At half size.")] = Settings.small_epochs,
-    full_epochs: Annotated[int, typer.Option(help="At full size.")] = Settings.full_epochs,
+    small_epochs: Epochs = Settings.small_epochs,
+    full_epochs: Epochs = Settings.full_epochs,
     batch: int = Settings.batch,
     lr: float = Settings.lr,
     short_side: Annotated[int, typer.Option(help="Of images; 0: a window.")] = Settings.short_side,
@@ -350,9 +419,9 @@ def main(
     start_from: Annotated[Path | None, typer.Option(help="Weights of another.")] = None,
     bf16: bool = Settings.bf16,
     seed: int = Settings.seed,
-    workers: Annotated[int, typer.Option(help="Processes that read.")] = Settings.workers,
+    workers: Workers = Settings.workers,
     device: str = "cuda" if torch.cuda.is_available() else "cpu",
-    resume: Annotated[bool, typer.Option(help="Go on from OUT/training.pth.")] = False,
+    resume: Resume = False,
 ) -> None:
     """Train a Segmenter from scratch, first at half size and then at full size."""
     settings = Settings(
@@ -374,7 +443,8 @@ def main(
     )
     task = open_task(data, dataset, n_cls, val_images)
     train(task, settings, out, torch.device(device), resume, start_from)
-    print_ious(measure(out / "checkpoint.pth", task.val, torch.device(device), bf16))
+    written = f"segmenter:{out / 'checkpoint.pth'}"
+    print_ious(measure(written, task.val, task.n_cls, torch.device(device), bf16))
 
 
 if __name__ == "__main__":

@@ -250,6 +250,11 @@ def vit_adapter_in_windows() -> ViTAdapter:
     return vit_adapter(layers=8, vit_features="last", window=6)
 
 
+def vit_adapter_in_beit_windows() -> ViTAdapter:
+    """The same with relative position biases and, in every second block, windows of 12×12."""
+    return vit_adapter(layers=8, vit_features="last", beit=True, window=6, wide_window=12)
+
+
 def meta() -> META:
     """The same with META's interactions, in 8 channels."""
     torch.manual_seed(0)

@@ -26,10 +26,10 @@ _PLAN_OPTIONS = ("alpha", "beta", "clusters", "keep", "method", "reconstruct_at"
 Model = Annotated[
     str,
     typer.Argument(
-        help="segmenter:FILE, dpt:FILE, sam:FILE, mask2former:FILE, swin:FILE, hf:FOLDER, "
-        "FILE.py:FACTORY, demo:segmenter or demo:dpt; with random weights, or those of "
+        help="segmenter:FILE, dpt:FILE, sam:FILE, mask2former:FILE, swin:FILE, vit_adapter:FILE, "
+        "hf:FOLDER, FILE.py:FACTORY, demo:segmenter or demo:dpt; with random weights, or those of "
         "--checkpoint: a recipe, segmenter:BACKBONE, dpt:VARIANT, sam:VARIANT, "
-        "mask2former:VARIANT, swin:VARIANT, timm:NAME or torchvision:NAME"
+        "mask2former:VARIANT, swin:VARIANT, vit_adapter:VARIANT, timm:NAME or torchvision:NAME"
     ),
 ]
 Checkpoint = Annotated[

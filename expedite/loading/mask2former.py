@@ -18,11 +18,10 @@ from expedite.loading.swin import (
     loaded,
     named_as_in_transformers,
     sizes_of,
-    three,
     unread,
     weights_for,
 )
-from expedite.models.files import load_weights
+from expedite.models.files import load_weights, three
 
 _CLASSES = 133  # of COCO's panoptic maps
 # Deformable attention looks at so many for each query and head: 4 on each of 3 maps.

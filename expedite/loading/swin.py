@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from expedite.errors import ExpediteError
 from expedite.loading.model import LoadedModel, State, Wanted
-from expedite.models.files import first_line, load_weights, read_state_dict
+from expedite.models.files import first_line, load_weights, read_state_dict, three
 from expedite.models.segmenter_files import NORMALIZATIONS
 
 Sizes = dict[str, Any]
@@ -203,14 +203,6 @@ def named_as_in_transformers(part: State) -> dict[str, Tensor]:
             new = f"hidden_states_norms.stage{int(stage) + 1}.{rest}" if stage.isdecimal() else new
         found |= three(new, tensor, ".qkv.") if ".qkv." in new else {new: tensor}
     return found
-
-
-def three(name: str, tensor: Tensor, one: str) -> dict[str, Tensor]:
-    """A layer that makes queries, keys and values cut into one for each of the three."""
-    if not tensor.dim():
-        return {name: tensor}  # of another shape than is due, as loading will say
-    parts = zip("qkv", tensor.tensor_split(3), strict=True)
-    return {name.replace(one, f".{letter}_proj."): part for letter, part in parts}
 
 
 def unread(model: nn.Module) -> dict[str, Tensor]:

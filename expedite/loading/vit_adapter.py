@@ -33,6 +33,6 @@ def build(wanted: Wanted) -> LoadedModel:
         trained=trained,
         window_stride=None if wanted.image_size else 2 * crop // 3,
         short_side=None if wanted.image_size else crop,
-        dataset="ade20k" if variant.n_cls == 150 else "",
+        dataset=variant.dataset or ("ade20k" if variant.n_cls == 150 else ""),
         task="segmentation",
     )

@@ -78,9 +78,8 @@ class WindowAttention(Attention):
         qkv = as_map(self.qkv(x), grid)  # (B, H, W, 3·D)
         qkv = F.pad(qkv, (0, 0, 0, -width % columns, 0, -height % rows))
         count = qkv.shape[1] // rows, qkv.shape[2] // columns
-        windows = partition(qkv, window)  # (B·n·m, rows, columns, 3·D)
-        shape = (windows.shape[0], rows * columns, 3, self.heads, -1)
-        q, k, v = windows.reshape(shape).permute(2, 0, 3, 1, 4).unbind(0)
+        windows = partition(qkv, window).flatten(1, 2)  # (B·n·m, rows·columns, 3·D)
+        q, k, v = torch.unflatten(windows, 2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
         x = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)  # (B·n·m, heads, N, d)
         x = unpartition(as_map(x.transpose(1, 2).flatten(2), window), count)
         out: Tensor = self.proj(x[:, :height, :width].flatten(1, 2))
@@ -94,18 +93,25 @@ class BeitBlock(ScaledBlock):
         width: Of the tokens.
         heads: Of its attention.
         drop_path: How often a branch is left out in training.
-        grid: (H, W) of the tokens, the same for all images.
+        grid: (H, W) of the tokens, or of a window of them.
+        in_windows: Whether it attends in windows, without a class token.
     """
 
     scales = ("gamma_1", "gamma_2")
 
-    def __init__(self, width: int, heads: int, drop_path: float, grid: Grid) -> None:
+    def __init__(
+        self, width: int, heads: int, drop_path: float, grid: Grid, in_windows: bool = False
+    ) -> None:
         super().__init__(width, heads, drop_path)
-        self.attn = BeitAttention(width, heads, grid)
+        self.window = grid if in_windows else None
+        kind = BeitWindowAttention if in_windows else BeitAttention
+        self.attn = kind(width, heads, grid)
 
 
 class BeitAttention(Attention):
     """Self-attention among a class token and a grid, with a learned bias for every offset."""
+
+    prefix_tokens = 1
 
     def __init__(self, width: int, heads: int, grid: Grid) -> None:
         super().__init__(width, heads, dropout=0.0)
@@ -113,29 +119,63 @@ class BeitAttention(Attention):
         self.qkv = nn.Linear(width, 3 * width, bias=False)
         self.q_bias = nn.Parameter(torch.zeros(width))
         self.v_bias = nn.Parameter(torch.zeros(width))
-        rows = (2 * grid[0] - 1) * (2 * grid[1] - 1) + 3
+        rows = (2 * grid[0] - 1) * (2 * grid[1] - 1) + 3 * self.prefix_tokens
         self.relative_position_bias_table = nn.Parameter(torch.zeros(rows, heads))
-        self.register_buffer("relative_position_index", _offset_index(*grid))
+        first = 1 - self.prefix_tokens
+        self.register_buffer("relative_position_index", _offset_index(*grid)[first:, first:])
 
     def position_bias(self) -> Tensor:
-        """What is added to the scores, (1, heads, 1 + H·W, 1 + H·W)."""
+        """What is added to the scores, (1, heads, prefix + H·W, prefix + H·W)."""
         index = self.get_buffer("relative_position_index")
         return self.relative_position_bias_table.mT[:, index][None]
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
-        qkv = F.linear(x, self.qkv.weight, bias).reshape(*x.shape[:2], 3, self.heads, -1)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # (B, heads, 1 + N, d)
         positions = self.position_bias()
         if positions.shape[-1] != x.shape[1]:
             raise ExpediteError(
                 f"{x.shape[1] - 1} tokens were met by relative position biases of a grid of "
                 f"{self.grid[0]}×{self.grid[1]}; images of the size they were trained for fit"
             )
-        positions = positions if mask is None else positions + mask
-        x = F.scaled_dot_product_attention(q, k, v, attn_mask=positions.to(q.dtype))
+        return self.attend(x, positions if mask is None else positions + mask)
+
+    def attend(self, x: Tensor, scores: Tensor) -> Tensor:
+        """Map tokens (B, N, D) to the same; `scores` is what is added to theirs."""
+        bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
+        qkv = torch.unflatten(F.linear(x, self.qkv.weight, bias), 2, (3, self.heads, -1))
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # (B, heads, N, d)
+        x = F.scaled_dot_product_attention(q, k, v, attn_mask=scores.to(q.dtype))
         out: Tensor = self.proj(x.transpose(1, 2).flatten(2))
         return out
+
+
+class BeitWindowAttention(BeitAttention):
+    """The same inside windows without a class token, those at the border filled up with zeros.
+
+    Source: `Attention` of detection's `beit.py` in czczup/ViT-Adapter, which pads before the
+    projection, so that what fills up answers with the bias of the values.
+    """
+
+    prefix_tokens = 0
+
+    def forward(  # type: ignore[override]
+        self, x: Tensor, grid: Grid, window: Grid, mask: Tensor | None = None
+    ) -> Tensor:
+        """Map tokens (B, H·W, D) to the same.
+
+        Args:
+            x: (B, H·W, D).
+            grid: (H, W).
+            window: The module's own, unless there is a mask.
+            mask: What is added to scores, (B · windows or 1, heads or 1, N, N) for windows of N, in
+                place of the module's own biases.
+        """
+        (height, width), (rows, columns) = grid, window
+        as_a_map = F.pad(as_map(x, grid), (0, 0, 0, -width % columns, 0, -height % rows))
+        count = as_a_map.shape[1] // rows, as_a_map.shape[2] // columns
+        windows = partition(as_a_map, window).flatten(1, 2)  # (B·n·m, N, D)
+        attended = self.attend(windows, self.position_bias() if mask is None else mask)
+        out = unpartition(as_map(attended, window), count)
+        return out[:, :height, :width].flatten(1, 2)
 
 
 def _offset_index(height: int, width: int) -> Tensor:

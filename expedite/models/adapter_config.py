@@ -30,8 +30,10 @@ class AdapterConfig:
             map each; those after the last group, to all maps; or none.
         window: Side of the windows in which all blocks attend but the last of each quarter; None
             where all attend to everything.
-        beit: Whether the ViT is BEiT's: a class token, relative position biases, no position
-            embedding, and images of `image_size` alone.
+        wide_window: Side of the windows of those others, a multiple of `window`; None where they
+            attend to everything.
+        beit: Whether the ViT is BEiT's: relative position biases and no position embedding; without
+            windows, a class token, and images of `image_size` alone.
         drop_path_rate: Stochastic depth in training, rising to this in the last block.
 
     Raises:
@@ -50,6 +52,7 @@ class AdapterConfig:
     extra_extractors: int = 2
     vit_features: Literal["each", "last", "none"] = "each"
     window: int | None = None
+    wide_window: int | None = None
     beit: bool = False
     drop_path_rate: float = 0.0
 
@@ -67,12 +70,12 @@ class AdapterConfig:
                 f"vit_features='each' was asked of a ViT-Adapter of {self.interactions} "
                 "interactions; the four maps need four, 'last' and 'none' work with any"
             )
-        if self.window is not None and (self.beit or self.layers % 4):
+        if self.window is not None and self.layers % 4:
             raise ExpediteError(
-                f"windows of {self.window} were asked of a ViT-Adapter of {self.layers} blocks"
-                f"{' with relative position biases' if self.beit else ''}; a ViT without such "
-                "biases whose blocks fall into quarters can have them"
+                f"windows of {self.window} were asked of a ViT-Adapter of {self.layers} blocks; "
+                "blocks that fall into quarters can have them"
             )
+        _check_windows(self.window, self.wide_window, self.beit)
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -81,8 +84,8 @@ class AdapterConfig:
 
     @property
     def prefix_tokens(self) -> int:
-        """Tokens before the grid's: BEiT's class token."""
-        return int(self.beit)
+        """Tokens before the grid's: BEiT's class token, unless it attends in windows."""
+        return int(self.beit and self.window is None)
 
     @property
     def taps(self) -> tuple[int, ...]:
@@ -92,8 +95,9 @@ class AdapterConfig:
 
     def window_of(self, index: int) -> int | None:
         """Side of the windows in which a block attends, None where it attends to everything."""
-        is_global = self.window is None or (index + 1) % (self.layers // 4) == 0
-        return None if is_global else self.window
+        if self.window is None:
+            return None
+        return self.wide_window if (index + 1) % (self.layers // 4) == 0 else self.window
 
 
 def _check_heads(name: str, heads: int, channels: int) -> None:
@@ -101,6 +105,17 @@ def _check_heads(name: str, heads: int, channels: int) -> None:
         raise ExpediteError(
             f"{name}={heads} were asked of a ViT-Adapter for {channels} channels; a number that "
             "shares them evenly is due"
+        )
+
+
+def _check_windows(window: int | None, wide: int | None, beit: bool) -> None:
+    # BEiT has a bias for every offset in a window; other ViTs were published with one size alone.
+    is_due = beit and window is not None
+    if (wide is not None) != is_due or (window and wide and wide % window):
+        raise ExpediteError(
+            f"windows of {window} and wide ones of {wide} were asked of a ViT-Adapter "
+            f"{'with' if beit else 'without'} relative position biases; with them both or neither "
+            "are due, the wide ones a multiple of the others, and without them no wide ones"
         )
 
 
@@ -122,8 +137,11 @@ def for_detection(config: AdapterConfig) -> AdapterConfig:
     Example:
         >>> [for_detection(SIZES["base"]).window_of(index) for index in range(4)]
         [14, 14, None, 14]
+        >>> for_detection(SIZES["beit-large"]).window_of(5)
+        56
     """
-    return replace(config, window=14, vit_features="last")
+    wide = 56 if config.beit else None
+    return replace(config, window=14, wide_window=wide, vit_features="last")
 
 
 def for_meta(config: AdapterConfig) -> AdapterConfig:

@@ -4,7 +4,8 @@ Source: czczup/ViT-Adapter, checkpoints of mmsegmentation 0.x and mmdetection 2.
 that `save_adapter` wrote have a `variant.yml` beside them, which is believed instead.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from math import isqrt
 from pathlib import Path
@@ -16,15 +17,23 @@ from torch import Tensor
 
 from expedite.errors import ExpediteError
 from expedite.models.adapter_config import PATCH_SIZE, SIZES, AdapterConfig, for_meta
-from expedite.models.adapter_segmenter import HEADS, AdapterSegmenter, Head
-from expedite.models.files import load_weights, read_state_dict, read_yaml
+from expedite.models.adapter_segmenter import HEADS, HIDDEN, AdapterSegmenter, Head
+from expedite.models.files import count_modules, load_weights, read_state_dict, read_yaml
 from expedite.models.meta import META
+from expedite.models.query_head import QuerySizes, sizes_of, translate
 from expedite.models.segmenter_files import Normalization
 from expedite.models.vit_adapter import ViTAdapter
 
 State = Mapping[str, Tensor]
 
+_TABLE = "blocks.{}.attn.relative_position_bias_table"
 _HEAD_WIDTH = 64  # of every published ViT's attention
+# The weights whose rows are the channels inside a head.
+_INSIDE: dict[Head, str] = {
+    "semantic-fpn": "neck.lateral_convs.0.conv.weight",
+    "upernet": "decode_head.bottleneck.conv.weight",
+    "mask2former": "decode_head.mask_embed.0.bias",
+}
 
 
 @dataclass(frozen=True)
@@ -35,34 +44,49 @@ class Variant:
         config: Of the backbone.
         head: Which one.
         n_cls: Classes.
-        hidden: Channels inside an UperNet.
+        hidden: Channels inside the head; see `AdapterSegmenter`.
+        queries: How large a Mask2Former's head is otherwise; None for other heads.
         meta: Whether the adapter is META's.
         normalization: Of images: "deit" as for ImageNet, "vit" from -1 to 1 as for AugReg's ViTs.
         crop: Side in pixels of images, and of sliding windows.
+        dataset: Whose classes they are by its published name; "" where that is not known.
     """
 
     config: AdapterConfig
     head: Head = "upernet"
     n_cls: int = 150
-    hidden: int = 512
+    hidden: int | None = None
+    queries: QuerySizes | None = None
     meta: bool = False
     normalization: Normalization = "deit"
     crop: int = 512
+    dataset: str = ""
 
     def build(self) -> AdapterSegmenter:
         """The model with random weights."""
         backbone = (META if self.meta else ViTAdapter)(self.config)
-        return AdapterSegmenter(backbone, self.config.width, self.n_cls, self.head, self.hidden)
+        width = self.config.width
+        return AdapterSegmenter(backbone, width, self.n_cls, self.head, self.hidden, self.queries)
 
 
 def _published(config: AdapterConfig, head: Head) -> Variant:
     # ViTs whose positions are of 384 pixels are AugReg's.
     normalization: Normalization = "vit" if config.image_size == (384, 384) else "deit"
-    if config.beit:
-        return Variant(config, head, hidden=1024, crop=config.image_size[0])
-    return Variant(config, head, normalization=normalization)
+    queries = QuerySizes() if head == "mask2former" else None
+    plain = Variant(config, head, 150, HIDDEN[head], queries, normalization=normalization)
+    if not config.beit:
+        return plain
+    return replace(plain, crop=config.image_size[0], **_ON_BEIT.get(head, {}))
 
 
+# What is larger in the published heads on BEiT-L.
+_ON_BEIT: dict[Head, dict[str, Any]] = {
+    "upernet": {"hidden": 1024},
+    "mask2former": {
+        "hidden": 1024,
+        "queries": QuerySizes(heads=32, pixel_hidden=4096, layer_hidden=4096),
+    },
+}
 _META_SIZES = ("tiny", "small", "base", "large")
 VARIANTS = {
     **{f"{size}-{head}": _published(SIZES[size], head) for size in SIZES for head in HEADS},
@@ -102,7 +126,7 @@ def load_adapter(path: Path) -> tuple[AdapterSegmenter, Variant]:
     beside = path.with_name("variant.yml")
     variant = _read_variant(beside) if beside.is_file() else variant_of(state, path)
     model = variant.build()
-    load_weights(model, state, path)
+    load_weights(model, translate(state, "decode_head."), path)
     return model.eval(), variant
 
 
@@ -123,20 +147,38 @@ def variant_of(state: State, path: Path) -> Variant:
     Raises:
         ExpediteError: It is not one for segmentation; `path` names it.
     """
-    if "backbone.level_embed" not in state or "decode_head.conv_seg.weight" not in state:
+    head = next((head for head, name in _INSIDE.items() if name in state), None)
+    scores = "decode_head." + ("cls_embed.bias" if head == "mask2former" else "conv_seg.bias")
+    if head is None or not {"backbone.level_embed", scores} <= state.keys():
         raise ExpediteError(
-            f"{path} holds no ViT-Adapter under one of the heads {' and '.join(HEADS)}: it lacks "
-            "backbone.level_embed or decode_head.conv_seg"
+            f"{path} holds no ViT-Adapter under one of the heads {', '.join(HEADS)}: it lacks "
+            f"backbone.level_embed, {scores} or {' and '.join(_INSIDE.values())}"
         )
-    n_cls = len(state["decode_head.conv_seg.weight"])
-    config, hidden = config_of(state, "backbone."), state.get("decode_head.bottleneck.conv.weight")
-    if hidden is None:
-        return replace(_published(config, "semantic-fpn"), n_cls=n_cls)
-    return replace(_published(config, "upernet"), n_cls=n_cls, hidden=len(hidden))
+    variant = _published(config_of(state, "backbone."), head)
+    variant = replace(variant, n_cls=len(state[scores]), hidden=len(state[_INSIDE[head]]))
+    if head != "mask2former":
+        return variant
+    with _names_due():  # the last class is for no object
+        return replace(variant, n_cls=variant.n_cls - 1, queries=sizes_of(state, "decode_head."))
+
+
+@contextmanager
+def _names_due() -> Iterator[None]:
+    try:
+        yield
+    except KeyError as error:
+        raise ExpediteError(
+            f"a ViT-Adapter was asked from a state dict without {error}; those of "
+            "czczup/ViT-Adapter have it"
+        ) from error
 
 
 def config_of(state: State, prefix: str) -> AdapterConfig:
-    """The configuration of a ViT-Adapter for segmentation with 64 channels in every head.
+    """The configuration of a ViT-Adapter with 64 channels in every head of its ViT.
+
+    For segmentation, or for detection with BEiT, whose tables of biases tell the windows. Windows
+    without biases leave no trace: see `for_detection`. Nor does what is added to the pyramid: of
+    BEiT's for detection, it is the last tokens, which the oldest were trained without.
 
     Args:
         state: A state dict in the published layout.
@@ -156,34 +198,27 @@ def config_of(state: State, prefix: str) -> AdapterConfig:
     injector, extractor = (f"interactions.0.{part}" for part in ("injector", "extractor"))
     ffn = f"{extractor}.ffn.fc1.weight"
     has_ffn = ffn in names
-    last = _count(names, "interactions.") - 1
+    last = count_modules(names, "interactions.") - 1
     points = 3 * 4 * 2  # on three maps four places of two coordinates
-    try:
+    beit = _TABLE.format(0) in names
+    with _names_due():
+        window, wide = _windows(state, prefix, names) if beit else (None, None)
         return AdapterConfig(
             width=width,
             heads=width // _HEAD_WIDTH,
-            layers=_count(names, "blocks."),
+            layers=count_modules(names, "blocks."),
             adapter_heads=len(state[f"{prefix}{injector}.attn.sampling_offsets.bias"]) // points,
             value_ratio=len(state[f"{prefix}{injector}.attn.value_proj.bias"]) / width,
             image_size=_image_size(state, prefix),
             planes=len(state[f"{prefix}spm.stem.0.weight"]),
             interactions=1 + last,
             ffn_ratio=len(state[prefix + ffn]) / width if has_ffn else None,
-            extra_extractors=_count(names, f"interactions.{last}.extra_extractors."),
-            vit_features="each" if last == 3 else "none",
-            beit="cls_token" in names,
+            extra_extractors=count_modules(names, f"interactions.{last}.extra_extractors."),
+            vit_features="last" if window else "each" if last == 3 else "none",
+            window=window,
+            wide_window=wide,
+            beit=beit,
         )
-    except KeyError as error:
-        raise ExpediteError(
-            f"a ViT-Adapter was asked from a state dict without {error}; those of "
-            "czczup/ViT-Adapter have it"
-        ) from error
-
-
-def _count(names: list[str], prefix: str) -> int:
-    """How many modules of a list there are."""
-    rest = (name.removeprefix(prefix) for name in names if name.startswith(prefix))
-    return len({name.partition(".")[0] for name in rest})
 
 
 def _image_size(state: State, prefix: str) -> tuple[int, int]:
@@ -192,9 +227,23 @@ def _image_size(state: State, prefix: str) -> tuple[int, int]:
     if positions is not None:
         side = isqrt(positions.shape[1] - 1)
     else:
-        rows = len(state[f"{prefix}blocks.0.attn.relative_position_bias_table"])
-        side = (isqrt(rows - 3) + 1) // 2
+        side = _side_of_table(state, f"{prefix}{_TABLE.format(0)}")
     return side * PATCH_SIZE, side * PATCH_SIZE
+
+
+def _windows(state: State, prefix: str, names: list[str]) -> tuple[int | None, int | None]:
+    """The sides of a BEiT's windows and wide windows; none where there is a class token."""
+    if "cls_token" in names:
+        return None, None
+    last_of_quarter = count_modules(names, "blocks.") // 4 - 1
+    tables = (f"{prefix}{_TABLE.format(index)}" for index in (0, last_of_quarter))
+    window, wide = (_side_of_table(state, table) for table in tables)
+    return window, wide
+
+
+def _side_of_table(state: State, name: str) -> int:
+    """Tokens along the side of a square, from its table; a class token's three rows are ignored."""
+    return (isqrt(len(state[name])) + 1) // 2
 
 
 def _read_variant(path: Path) -> Variant:
@@ -202,6 +251,7 @@ def _read_variant(path: Path) -> Variant:
     try:
         config = content.pop("config")
         config = AdapterConfig(**{**config, "image_size": tuple(config["image_size"])})
-        return Variant(config, **content)
+        queries = content.pop("queries", None)
+        return Variant(config, queries=queries and QuerySizes(**queries), **content)
     except (KeyError, TypeError, AttributeError) as error:
         raise ExpediteError(f"{path} does not describe a ViT-Adapter: {error}") from error

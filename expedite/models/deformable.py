@@ -100,13 +100,13 @@ def sample(
     Returns:
         (B, Q, heads · d) float32.
     """
-    batch, _, heads, _ = values.shape
+    batch, _, heads, depth = values.shape
     count = places.shape[1]
     bodies = torch.split_with_sizes(values.float(), [height * width for height, width in grids], 1)
     levels = zip(bodies, grids, offsets.float().unbind(3), weights.float().unbind(3), strict=True)
     parts = []
     for body, grid, away, weight in levels:
-        as_map = body.permute(0, 2, 3, 1).reshape(batch * heads, -1, *grid)  # (B·heads, d, H, W)
+        as_map = body.permute(0, 2, 3, 1).reshape(batch * heads, depth, *grid)
         (cell,) = _cell(*grid, away.device)
         at = places[:, :, None, None] + away * cell  # (B, Q, heads, points, 2)
         at = (2 * at - 1).transpose(1, 2).flatten(0, 1)  # (B·heads, Q, points, 2)
@@ -114,7 +114,7 @@ def sample(
         share = weight.transpose(1, 2).flatten(0, 1)[:, None]  # (B·heads, 1, Q, points)
         parts.append((found * share).sum(-1))
     total = torch.stack(parts).sum(0)  # (B·heads, d, Q)
-    return total.reshape(batch, -1, count).transpose(1, 2)
+    return total.reshape(batch, heads * depth, count).transpose(1, 2)
 
 
 @remembered

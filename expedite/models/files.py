@@ -77,6 +77,30 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor], origin: Path) ->
     model.load_state_dict(state)
 
 
+def three(name: str, tensor: Tensor, one: str) -> dict[str, Tensor]:
+    """A layer that makes queries, keys and values cut into one for each of the three.
+
+    Example:
+        >>> list(three("attn.qkv.weight", torch.zeros(6, 2), ".qkv."))
+        ['attn.q_proj.weight', 'attn.k_proj.weight', 'attn.v_proj.weight']
+    """
+    if not tensor.dim():
+        return {name: tensor}  # of another shape than is due, as loading will say
+    parts = zip("qkv", tensor.tensor_split(3), strict=True)
+    return {name.replace(one, f".{letter}_proj."): part for letter, part in parts}
+
+
+def count_modules(names: Iterable[str], prefix: str) -> int:
+    """How many modules there are in the list that names of weights begin with.
+
+    Example:
+        >>> count_modules(["blocks.0.weight", "blocks.0.bias", "blocks.1.weight"], "blocks.")
+        2
+    """
+    rest = (name.removeprefix(prefix) for name in names if name.startswith(prefix))
+    return len({name.partition(".")[0] for name in rest})
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML file whose top level is a mapping."""
     if not path.is_file():

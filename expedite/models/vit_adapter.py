@@ -41,9 +41,9 @@ class ViTAdapter(nn.Module):
         self.config = config
         width, count = config.width, config.interactions
         self.patch_embed = PatchEmbedding(width)
-        if config.beit:
+        if config.prefix_tokens:
             self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
-        else:
+        elif not config.beit:
             # The row of the class token comes first, though there is no such token.
             positions = 1 + config.grid[0] * config.grid[1]
             self.pos_embed = nn.Parameter(torch.zeros(1, positions, width))
@@ -90,8 +90,11 @@ class ViTAdapter(nn.Module):
         patches = self.patch_embed(images)
         grid = (patches.shape[-2], patches.shape[-1])
         tokens: Tensor = patches.flatten(2).transpose(1, 2)
+        if self.config.prefix_tokens:
+            cls = self.cls_token.expand(images.shape[0], -1, -1)  # a symbol where graphs are traced
+            return torch.cat([cls, tokens], dim=1)
         if self.config.beit:
-            return torch.cat([self.cls_token.expand(images.shape[0], -1, -1), tokens], dim=1)
+            return tokens
         positions = resize_positions(self.pos_embed, self.config.grid, grid, mode="bicubic")
         return tokens + positions[:, 1:]
 
@@ -130,9 +133,11 @@ class PatchEmbedding(nn.Module):
 
 def _block(config: AdapterConfig, index: int) -> ScaledBlock:
     rate = config.drop_path_rate * index / max(1, config.layers - 1)
+    window = config.window_of(index)
     if config.beit:
-        return BeitBlock(config.width, config.heads, rate, config.grid)
-    return ScaledBlock(config.width, config.heads, rate, config.window_of(index))
+        grid = config.grid if window is None else (window, window)
+        return BeitBlock(config.width, config.heads, rate, grid, window is not None)
+    return ScaledBlock(config.width, config.heads, rate, window)
 
 
 def _grids(images: Tensor) -> Pyramid:

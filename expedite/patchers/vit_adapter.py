@@ -1,10 +1,12 @@
 """ViT-Adapter and META (`expedite.models`), whose interactions stand between a ViT's blocks."""
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
 
+from expedite.patchers.bias import window_bias
 from expedite.patchers.host import (
     Bias,
     Cells,
@@ -41,10 +43,10 @@ def find_host(module: nn.Module) -> Host | None:
         embedding=module.patch_embed,
         grid=map_grid,
         usual_grid=config.grid,
-        any_size=not config.beit,
+        any_size=config.prefix_tokens == 0,
         first_norm=partial(apply_child, name="norm1"),
         mask=Mask("mask") if window is None else None,
-        bias=Bias("position_bias", _attention, None, _table) if config.beit else None,
+        bias=Bias("position_bias", _attention, None, _table) if config.prefix_tokens else None,
         readout=_readout,
         reads=_reads,
         taps=f"blocks {', '.join(str(1 + tap) for tap in config.taps)}, read by the adapter",
@@ -82,11 +84,24 @@ def _table(maker: nn.Module, grid: tuple[int, int]) -> Tensor:
 def _run(block: nn.Module, x: Tensor, cells: Cells, keywords: dict[str, Any]) -> Any:
     """A block's output on the clusters (B, h·w, C) of windows."""
     forward = type(block).forward
-    if attribute(block, "window") is None:
+    window: tuple[int, int] | None = attribute(block, "window")
+    if window is None:
         mask = None if cells.log_mass is None else cells.log_mass.flatten(1)
         return forward(block, x, _of_keys(mask, x))
-    mask = log_mass_in_windows(cells, x.device)
-    return forward(block, x, _of_keys(mask, x), cells.clusters, cells.cells)
+    cells = _in_windows_of(window, cells)
+    mask = _of_keys(log_mass_in_windows(cells, x.device), x)
+    if hasattr(attention := _attention(block), "relative_position_bias_table"):
+        table = _table(attention, window)
+        positions = window_bias(table, window, cells.cells, cells.resized)[None].to(x.dtype)
+        mask = positions if mask is None else positions + mask
+    return forward(block, x, mask, cells.clusters, cells.cells)
+
+
+def _in_windows_of(window: tuple[int, int], cells: Cells) -> Cells:
+    """The same clusters in windows that are several times those that were clustered."""
+    sides = zip(window, cells.window, cells.cells, strict=True)
+    rows, columns = (wide // narrow * count for wide, narrow, count in sides)
+    return replace(cells, window=window, cells=(rows, columns))
 
 
 def _of_keys(mask: Tensor | None, x: Tensor) -> Tensor | None:

@@ -24,6 +24,12 @@ def test_a_file(saved: Path) -> None:
     assert loaded.mean == (0.485, 0.456, 0.406)
 
 
+def test_a_file_says_its_data_set(tmp_path: Path) -> None:
+    variant = Variant(ADAPTER, "semantic-fpn", n_cls=11, dataset="camvid")
+    saved = save_adapter(variant.build(), variant, tmp_path)
+    assert load_model(f"vit_adapter:{saved}").dataset == "camvid"
+
+
 def test_a_published_name_takes_weights_and_classes(
     saved: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

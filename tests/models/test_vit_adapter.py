@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from expedite import ExpediteError
 from expedite.models.adapter_config import SIZES, AdapterConfig, for_detection, light
@@ -24,6 +25,7 @@ SMALL = AdapterConfig(
 )
 WINDOWS = replace(for_detection(SMALL), layers=8, window=3)
 BEIT = replace(SMALL, image_size=(64, 64), beit=True)
+BEIT_WINDOWS = replace(SMALL, layers=8, beit=True, window=3, wide_window=6, vit_features="last")
 
 pytestmark = pytest.mark.usefixtures("no_gradients")
 
@@ -49,6 +51,7 @@ def close(found: Tensor, expected: Tensor) -> None:
         ("light", light(SMALL), images()),
         ("detection", WINDOWS, images()),
         ("beit", BEIT, images(width=64)),
+        ("beit-detection", BEIT_WINDOWS, images(96, 128)),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -117,6 +120,16 @@ def test_parameters_of_table_3_and_of_the_slides(size: str, head: Head, expected
     assert round(millions(model), 1) == expected
 
 
+@pytest.mark.parametrize(("size", "slides"), [("base", 183), ("large", 473), ("large-light", 445)])
+def test_multiply_adds_of_the_slides(size: str, slides: int) -> None:
+    """Under Semantic FPN at 512×512, as PyTorch counts, which leaves out norms and sampling."""
+    with torch.device("meta"), FlopCounterMode(display=False) as counter:
+        AdapterSegmenter(ViTAdapter(SIZES[size]), SIZES[size].width, 150).eval()(
+            torch.zeros(1, 3, 512, 512)
+        )
+    assert slides - 1 < counter.get_total_flops() / 2e9 < slides
+
+
 def test_at_first_the_vit_is_left_alone() -> None:
     """γ is 0: what the spatial prior says does not reach the tokens."""
     model, seen = ViTAdapter(SMALL).eval(), list[Tensor]()
@@ -136,7 +149,10 @@ def test_at_first_the_vit_is_left_alone() -> None:
         ({"interactions": 3}, "3 interactions were asked of a ViT-Adapter of 4 blocks"),
         ({"interactions": 2}, "vit_features='each' was asked .* 2 interactions"),
         ({"window": 7, "layers": 6, "interactions": 1, "vit_features": "last"}, "windows of 7"),
-        ({"window": 7, "beit": True}, "windows of 7 .* with relative position biases"),
+        ({"window": 7, "beit": True}, "7 and wide ones of None .* with relative position biases"),
+        ({"window": 7, "wide_window": 28}, "7 and wide ones of 28 .* without relative"),
+        ({"wide_window": 28, "beit": True}, "None and wide ones of 28"),
+        ({"window": 7, "wide_window": 20, "beit": True}, "7 and wide ones of 20"),
     ],
 )
 def test_impossible_architectures(changes: dict[str, Any], message: str) -> None:

@@ -22,6 +22,7 @@ from tests.hosts import (
     images,
     meta,
     vit_adapter,
+    vit_adapter_in_beit_windows,
     vit_adapter_in_windows,
     without_positions,
 )
@@ -29,6 +30,8 @@ from tests.oracles import RELOCATED
 from tests.patchers.test_oracles import HARD, blocky
 
 GRIDS = (16, 16), (8, 8), (4, 4)
+
+IN_WINDOWS = vit_adapter_in_windows, vit_adapter_in_beit_windows
 
 pytestmark = pytest.mark.usefixtures("no_gradients")
 
@@ -91,6 +94,7 @@ def test_equals_the_operators_by_hand(make: Any, asks_at_places: bool) -> None:
         (vit_adapter, False),
         (vit_adapter_in_windows, True),
         (vit_adapter_in_windows, False),
+        (vit_adapter_in_beit_windows, True),
         (meta, False),
     ],
 )
@@ -106,7 +110,7 @@ def test_the_full_grid_without_the_shortcut_equals_the_plain_model(
     plain = model(x)
     monkeypatch.setattr(clustering, "_keeps_every_token", lambda grid, clusters: False)
     host = None if asks_at_places else at_tokens(model)
-    clusters = 6 if make is vit_adapter_in_windows else 8
+    clusters = 6 if make in IN_WINDOWS else 8
     expedite.patch(model, alpha=alpha, beta=beta, clusters=clusters, host=host, **HARD)
     close(model(x), plain)
 
@@ -131,11 +135,11 @@ def without_injections(model: ViTAdapter) -> ViTAdapter:
     return model
 
 
-@pytest.mark.parametrize("make", [vit_adapter, vit_adapter_in_windows, meta])
+@pytest.mark.parametrize("make", [vit_adapter, *IN_WINDOWS, meta])
 def test_cells_of_equal_tokens_cluster_without_loss(make: Any) -> None:
     model, x = without_injections(make()), blocky(images(2, 128, 128), 16)
     plain = model(x)
-    clusters = 3 if make is vit_adapter_in_windows else 4
+    clusters = 3 if make in IN_WINDOWS else 4
     expedite.patch(model, alpha=0, clusters=clusters, **HARD)
     close(model(x), plain)
     expedite.patch(model, alpha=0, clusters=clusters, log_mass=False, **HARD)
@@ -173,7 +177,14 @@ def test_a_chain_of_spans_goes_on_across_interactions() -> None:
         torch.testing.assert_close(where.mean((0, 1)), torch.full((2,), 0.5), atol=0.05, rtol=0)
 
 
-@pytest.mark.parametrize("make", [vit_adapter, vit_adapter_in_windows, meta])
+@pytest.mark.parametrize("make", [vit_adapter, *IN_WINDOWS, meta])
+def test_an_empty_batch(make: Any) -> None:
+    model, x = make(), images(1, 128, 128)[:0]
+    shapes = [one.shape for one in model(x)]
+    assert [one.shape for one in expedite.patch(model, alpha=1, clusters=4)(x)] == shapes
+
+
+@pytest.mark.parametrize("make", [vit_adapter, *IN_WINDOWS, meta])
 def test_fewer_multiply_adds_and_none_uncounted(make: Any) -> None:
     model, x = make(), images(1, 128, 128)
     plain = count_flops(model, x)
