@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from expedite.evaluate.flops import FlopCount, count_flops
 from expedite.evaluate.memory import peak_memory
+from expedite.evaluate.mode import Mode
 from expedite.evaluate.parts import BEFORE, CLUSTERING, RECONSTRUCTION, time_parts
-from expedite.evaluate.speed import PairedTiming, compiled, time_pairs, twin
+from expedite.evaluate.speed import PairedTiming, time_pairs, twin
 from expedite.loading import load_model
 from expedite.patching import patch
 
@@ -91,7 +92,8 @@ class Pair:
     def measure(self, batch: int, mode: str, pairs: int, seconds: float) -> "Measured":
         """Time both in turn, under a mode of torch.compile or none."""
         images = self.image.expand(batch, -1, -1, -1).contiguous()
-        first, second = (partial(compiled(model, mode), images) for model in (self.base, self.fast))
+        call = Mode(compile=mode).compiled
+        first, second = (partial(call(model), images) for model in (self.base, self.fast))
         with torch.inference_mode():
             timing = time_pairs(first, second, images.device, seconds=seconds, least_pairs=pairs)
             memory = peak_memory(second, images.device) / peak_memory(first, images.device)

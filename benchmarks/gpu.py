@@ -17,7 +17,8 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.cases import CASES, SMALL, TITLES, Pair
-from expedite.evaluate.speed import COMPILE_MODES, setting
+from expedite.evaluate.mode import COMPILE_MODES, PLAIN
+from expedite.evaluate.speed import setting
 
 BATCHES = (1, 8)
 
@@ -31,8 +32,8 @@ def rows(
             torch.compiler.reset()
             measured = pair.measure(batch, mode, pairs, seconds)
             # Compiled code runs in one piece, in which operators cannot be told from blocks.
-            operators = f"{pair.operators(batch, seconds):.2f}" if mode == "none" else ""
-            title = (pair.case.name, str(batch), "eager" if mode == "none" else mode)
+            operators = f"{pair.operators(batch, seconds):.2f}" if mode == PLAIN else ""
+            title = (pair.case.name, str(batch), "eager" if mode == PLAIN else mode)
             yield (*title, *measured.cells(pair.allowed), operators)
 
 
@@ -48,7 +49,7 @@ def main(
     under = []
     for case in [SMALL] if smoke else CASES.values():
         pair = case.make().to(torch.device("cpu" if smoke else "cuda"), torch.bfloat16)
-        modes, batches = (("none",), (1, 2)) if smoke else (COMPILE_MODES, BATCHES)
+        modes, batches = ((PLAIN,), (1, 2)) if smoke else (COMPILE_MODES, BATCHES)
         for row in rows(pair, modes, batches, 2 if smoke else 10, 0.0 if smoke else seconds):
             table.add_row(*row)
         under.append(f"{case.name}: {setting(pair.fast, pair.image)}")

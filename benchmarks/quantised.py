@@ -25,8 +25,9 @@ from torch import Tensor, nn
 from benchmarks.cases import CASES, Case, find_case
 from expedite.evaluate.demo import demo_model, unseen_scenes
 from expedite.evaluate.metrics import Agreement
+from expedite.evaluate.mode import COMPILE_MODES, PLAIN, Mode
 from expedite.evaluate.predict import predict
-from expedite.evaluate.speed import COMPILE_MODES, compiled, setting, time_pairs
+from expedite.evaluate.speed import setting, time_pairs
 from expedite.patching import patch
 
 Change = Callable[[nn.Module], nn.Module]
@@ -69,7 +70,7 @@ def speed(
     base: nn.Module, model: nn.Module, image: Tensor, mode: str, pairs: int, seconds: float
 ) -> list[str]:
     """Calls a second, and the speed-up over the plain model."""
-    first, second = (partial(compiled(one, mode), image) for one in (base, model))
+    first, second = (partial(Mode(compile=mode).compiled(one), image) for one in (base, model))
     with torch.inference_mode():
         timing = time_pairs(first, second, CPU, seconds=seconds, least_pairs=pairs)
     ratio = timing.speedup
@@ -112,7 +113,7 @@ def main(
     model: Annotated[str, typer.Option(help=f"For speed alone: {', '.join(CASES)}.")] = "vit",
     mode: Annotated[
         str, typer.Option("--compile", help=f"One of {', '.join(COMPILE_MODES)}.")
-    ] = "none",
+    ] = PLAIN,
     scenes: Annotated[int, typer.Option(min=1, help="For fidelity.")] = 24,
     pairs: Annotated[int, typer.Option(min=2, help="At least so many.")] = 5,
     seconds: Annotated[float, typer.Option(help="Go on for so long, for each row.")] = 10.0,

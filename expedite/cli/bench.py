@@ -25,7 +25,6 @@ from expedite.cli.options import (
     Seconds,
     Settings,
     find_device,
-    find_dtype,
     image_size_of,
     images_for,
     optional_plan,
@@ -33,9 +32,10 @@ from expedite.cli.options import (
 )
 from expedite.errors import ExpediteError
 from expedite.evaluate.memory import peak_memory
+from expedite.evaluate.mode import COMPILE_MODES, PLAIN, Mode
 from expedite.evaluate.parts import PARTS, time_parts
 from expedite.evaluate.recommend import LEAST_SPEEDUP
-from expedite.evaluate.speed import COMPILE_MODES, compiled, setting, time_pairs, twin
+from expedite.evaluate.speed import setting, time_pairs, twin
 from expedite.loading import load_model
 from expedite.patching import patch
 
@@ -59,7 +59,7 @@ def bench_command(
     dtype: Dtype = "float32",
     compile_mode: Annotated[
         str, typer.Option("--compile", help=f"Of torch.compile: {', '.join(COMPILE_MODES)}.")
-    ] = "none",
+    ] = PLAIN,
     seconds: Seconds = 5.0,
     as_json: AsJson = False,
 ) -> None:
@@ -68,10 +68,11 @@ def bench_command(
     plan = optional_plan(alpha, clusters, keep, beta, method, reconstruct_at, settings)
     if plan is None:
         raise ExpediteError("no alpha was given; a bench times a plan against the unpatched model")
-    base = loaded.model.to(find_device(device), find_dtype(dtype))
+    mode = Mode(dtype, compile_mode)
+    base = loaded.model.to(find_device(device), mode.torch_dtype)
     fast = patch(twin(base), plan)
-    bench = Bench(base, fast, compile_mode, seconds)
-    one = images_for(loaded).to(find_device(device), find_dtype(dtype))
+    bench = Bench(base, fast, mode, seconds)
+    one = images_for(loaded).to(find_device(device), mode.torch_dtype)
     many = one.expand(batch_size, -1, -1, -1)
     under = setting(fast, one, compile_mode)
     content = {
@@ -87,9 +88,9 @@ def bench_command(
 class Bench:
     """A model and its patched twin, compiled or not."""
 
-    def __init__(self, base: nn.Module, fast: nn.Module, mode: str, seconds: float) -> None:
+    def __init__(self, base: nn.Module, fast: nn.Module, mode: Mode, seconds: float) -> None:
         self.fast, self.mode, self.seconds = fast, mode, seconds
-        self.calls = compiled(base, mode), compiled(fast, mode)
+        self.calls = mode.compiled(base), mode.compiled(fast)
 
     def measure(self, images: Tensor) -> dict[str, Any]:
         """Speed, memory and, where code is not compiled, the time of each part."""
@@ -110,7 +111,7 @@ class Bench:
         }
 
     def _parts(self, images: Tensor) -> dict[str, Any] | None:
-        if self.mode != "none":
+        if self.mode.compile != PLAIN:
             return None
         parts = time_parts(self.fast, images, seconds=self.seconds)
         return {**asdict(parts), "share": parts.share}

@@ -58,7 +58,7 @@ class Mode:
         return DTYPES[self.dtype]
 
     def compiled(self, model: nn.Module) -> Callable[[Tensor], Any]:
-        """The model's call, compiled where that was asked.
+        """The model's call, compiled for each size of its input where that was asked.
 
         Raises:
             ExpediteError: When it is called: it cannot be compiled.
@@ -85,7 +85,7 @@ def jobs_of(plans: Iterable[Plan], modes: Iterable[Mode] = (Mode(),)) -> list[Jo
 
 class _Compiled:
     def __init__(self, model: nn.Module, mode: str) -> None:
-        self.call = torch.compile(model, mode=mode)
+        self.call = torch.compile(model, mode=mode, dynamic=False)
         self.mode = mode
 
     def __call__(self, images: Tensor) -> Any:

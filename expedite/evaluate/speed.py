@@ -11,13 +11,14 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 from expedite.errors import ExpediteError
+from expedite.evaluate.mode import PLAIN
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -110,32 +111,13 @@ def time_pairs(
     )
 
 
-COMPILE_MODES = ("none", "default", "reduce-overhead", "max-autotune")
-
-
-def compiled(model: nn.Module, mode: str) -> Callable[[Tensor], Any]:
-    """A model as `torch.compile` makes it for each size of its input, or itself under "none".
-
-    Example:
-        >>> layer = nn.Identity()
-        >>> compiled(layer, "none") is layer
-        True
-    """
-    if mode not in COMPILE_MODES:
-        raise ExpediteError(f"compile '{mode}' was asked; {', '.join(COMPILE_MODES)} are known")
-    if mode == "none":
-        return model
-    made: Callable[[Tensor], Any] = torch.compile(model, mode=mode, dynamic=False)
-    return made
-
-
 def twin(model: Model) -> Model:
     """A copy that shares all parameters and buffers, to be patched beside the original."""
     shared = {id(tensor): tensor for tensor in [*model.parameters(), *model.buffers()]}
     return copy.deepcopy(model, shared)
 
 
-def setting(model: nn.Module, images: Tensor, compile_mode: str = "none") -> Setting:
+def setting(model: nn.Module, images: Tensor, compile_mode: str = PLAIN) -> Setting:
     """Describe under what `model` runs on `images` (B, 3, H, W)."""
     return Setting(
         device=_device_name(images.device),

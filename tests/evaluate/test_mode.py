@@ -33,10 +33,17 @@ def test_a_model_that_is_not_to_be_compiled_is_called_itself() -> None:
     assert Mode().compiled(model) is model
 
 
+def test_a_model_is_compiled_for_each_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[object] = []
+    monkeypatch.setattr(torch, "compile", lambda model, **options: asked.append(options))
+    Mode(compile="reduce-overhead").compiled(nn.Linear(2, 2))
+    assert asked == [{"mode": "reduce-overhead", "dynamic": False}]
+
+
 def test_a_model_that_cannot_be_compiled_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     compile_ = torch.compile
 
-    def broken(model: nn.Module, mode: str) -> object:
+    def broken(model: nn.Module, mode: str, dynamic: bool) -> object:
         def backend(graph: object, inputs: object) -> object:
             raise RuntimeError(f"no compiler for {mode}")
 

@@ -5,7 +5,7 @@ import torch
 
 import expedite
 from expedite import ExpediteError
-from expedite.evaluate.speed import Timing, attention_kernel, compiled, setting, time_pairs, twin
+from expedite.evaluate.speed import Timing, attention_kernel, setting, time_pairs, twin
 from tests.hosts import images, timm_vit
 
 CPU = torch.device("cpu")
@@ -54,17 +54,6 @@ def test_a_twin_shares_weights_and_nothing_else() -> None:
     expedite.patch(other, alpha=1, clusters=4)
     assert torch.equal(model(images()), plain)
     assert not torch.allclose(other(images()), plain)
-
-
-def test_compiling_by_mode(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[object] = []
-    monkeypatch.setattr(torch, "compile", lambda model, **options: asked.append(options))
-    model = timm_vit()
-    assert id(compiled(model, "none")) == id(model)
-    compiled(model, "reduce-overhead")
-    assert asked == [{"mode": "reduce-overhead", "dynamic": False}]
-    with pytest.raises(ExpediteError, match="none, default, reduce-overhead, max-autotune"):
-        compiled(model, "fast")
 
 
 def test_a_setting_says_what_was_measured_on() -> None:
