@@ -33,3 +33,14 @@ def test_a_picture_in_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.chdir(tmp_path)
     exec(code, {})
     assert (tmp_path / "picture.png").stat().st_size > 100_000
+
+
+@pytest.mark.slow
+def test_an_export_in_python(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/export.md").read_text(), re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    exec(code, {})
+    assert "('output',) batch 1: 1 of 1 images agree" in capsys.readouterr().out
+    assert (tmp_path / "model.onnx").stat().st_size > 1_000_000
