@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -308,18 +309,20 @@ def test_a_compiled_wrapper_is_seen_through(make: Make) -> None:
 
 def test_patch_and_unpatch_take_effect_on_compiled_models_that_ran(make: Make) -> None:
     torch.compiler.reset()
+    # Compiled, the operators take sums in another order, which a few channels magnify.
+    close = partial(torch.testing.assert_close, rtol=1e-5, atol=1e-4)
     model = make()
     compiled = torch.compile(model, fullgraph=True, backend="eager")
     plain = model(images())
     torch.testing.assert_close(compiled(images()), plain)
     patched = expedite.patch(model, PLAN)(images())
-    torch.testing.assert_close(compiled(images()), patched)
+    close(compiled(images()), patched)
     other = expedite.patch(model, alpha=2, clusters=3, k=9)(images())
-    torch.testing.assert_close(compiled(images()), other)
+    close(compiled(images()), other)
     expedite.unpatch(model)
     torch.testing.assert_close(compiled(images()), plain)
     expedite.patch(model, PLAN)
-    torch.testing.assert_close(compiled(images()), patched)
+    close(compiled(images()), patched)
 
 
 def test_blocks_compiled_one_by_one_are_patched_and_unpatched_too() -> None:

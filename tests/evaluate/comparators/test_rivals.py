@@ -126,7 +126,7 @@ def test_bfloat16(plan: Plan) -> None:
 def test_fullgraph(plan: Plan) -> None:
     model = expedite.patch(segmenter(), plan)
     compiled = torch.compile(model, fullgraph=True, backend="eager")
-    torch.testing.assert_close(compiled(images()), model(images()))
+    torch.testing.assert_close(compiled(images()), model(images()), rtol=1e-4, atol=1e-4)
 
 
 def test_operators_are_counted(plan: Plan) -> None:
