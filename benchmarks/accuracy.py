@@ -6,8 +6,8 @@
 The instruments are the demo's Segmenter and DPT on generated scenes that they never saw; the second
 command adds models of one's own on FOLDER/images/val with its annotations. Every way runs from a
 quarter, a third and half of the depth on, on 75 to 13 % of the tokens. What was measured is kept in
-DIR, so that a run that was stopped goes on. DIR/accuracy.md has the tables, DIR/accuracy.png the
-plot. An instrument that is withheld had no part in choosing defaults, and is reported as such.
+DIR, so that a run that was stopped goes on; another model needs another DIR or NAME. DIR/accuracy.md
+has the tables, DIR/accuracy.png the plot. An instrument that is withheld had no part in choosing defaults, and is reported as such.
 """
 
 from collections.abc import Iterator
@@ -74,6 +74,10 @@ class Measured:
     fidelity: NDArray[np.float64]  # (points, images, ...)
     metric: NDArray[np.float64]  # (points, images, ...)
 
+    def is_of(self, instrument: Instrument) -> bool:
+        """Whether as many images were counted as the instrument has now."""
+        return len(self.metric[0]) == len(instrument.images)
+
     def save(self, path: Path) -> None:
         """Write it, whole or not at all."""
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -89,8 +93,8 @@ class Measured:
 
 
 def alphas_of(depth: int) -> list[int]:
-    """A quarter, a third and half of the depth."""
-    return [round(depth / part) for part in (4, 3, 2)]
+    """A quarter, a third and half of the depth, those that are the same in a shallow model once."""
+    return sorted({round(depth / part) for part in (4, 3, 2)})
 
 
 def plans(way: str, depth: int) -> Iterator[Plan]:
@@ -135,7 +139,7 @@ def run(instrument: Instrument, folder: Path) -> dict[str, Measured]:
     unpatched(instrument, plain).save(folder / "unpatched.npz")
     for way in track(WAYS, instrument.name):
         path, refused = (folder / f"{way}.{kind}" for kind in ("npz", "refused"))
-        if path.exists() or refused.exists():
+        if refused.exists() or (path.exists() and Measured.load(path).is_of(instrument)):
             continue
         if (measured := measure(instrument, way, plain)) is None:
             refused.touch()

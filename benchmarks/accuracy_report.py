@@ -58,7 +58,9 @@ class Curves:
         ways: Mapping[str, Measured],
     ) -> "Curves":
         def errors(counts: Floats) -> Floats:
-            found = np.stack([draws(point, instrument.error) for point in counts])
+            # Views of one image are no two images: they are drawn together.
+            of_images = counts.reshape(len(counts), -1, instrument.views, *counts.shape[2:]).sum(2)
+            found = np.stack([draws(point, instrument.error) for point in of_images])
             return found.reshape(-1, len(keeps) if len(counts) > 1 else 1, found.shape[1])
 
         return cls(

@@ -50,9 +50,8 @@ class Instrument:
 def instrument(checkpoint: Path, data: Path, count: int) -> Instrument:
     """A ViT-Adapter on `count` images, spread over all there are."""
     loaded = load_model(f"vit_adapter:{checkpoint}")
-    folder = open_folder(data, "val", LABEL_RULES.get(loaded.dataset, LabelRule()))
-    chosen = range(0, len(folder), max(1, len(folder) // count))[:count]
-    samples = [folder[index] for index in chosen]
+    rule = LABEL_RULES.get(loaded.dataset, LabelRule())
+    samples = list(open_folder(data, "val", rule, limit=count))
     with torch.inference_mode():
         classes = loaded.model(torch.zeros(1, 3, *loaded.image_size)).shape[1]
     return Instrument(loaded, samples, answers(loaded, samples), classes)

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from expedite.errors import ExpediteError
 from expedite.evaluate.datasets import open_folder
 from expedite.evaluate.demo import demo_depth_model, demo_model, unseen_scenes
 from expedite.evaluate.images import normalize, resize, resize_short_side
@@ -31,6 +32,7 @@ class Instrument(ABC):
     model: nn.Module
     images: Tensor
     truth: Tensor  # (N, H, W)
+    views: int = field(default=1, kw_only=True)  # of each image, which overlap
 
     @abstractmethod
     def counts(self, truth: Tensor, answers: Tensor) -> Counts:
@@ -121,13 +123,17 @@ def own_instrument(name: str, model: str, data: Path, count: int) -> Instrument:
         for view in _views(loaded, sample)
     ]
     labels = torch.stack([truth for _, truth in views])
-    classes = 1 + int(labels[labels != VOID].max())
     images = torch.stack([image for image, _ in views])
-    return Segmentation(name, loaded.model, images, labels, classes)
+    with torch.inference_mode():
+        scores = loaded.model(images[:1]).shape[1]
+    classes = max(scores, 1 + int(labels[labels != VOID].max()))
+    corners = 1 if loaded.window_stride is None else 2
+    return Segmentation(name, loaded.model, images, labels, classes, views=corners)
 
 
 def _views(loaded: LoadedModel, sample: Sample) -> Iterator[tuple[Tensor, Tensor]]:
-    assert sample.labels is not None  # or `open_folder` had refused
+    if sample.labels is None:
+        raise ExpediteError(f"{sample.name} has no labels; what has both is due")
     height, width = loaded.image_size
     if loaded.window_stride is None:
         image = resize(sample.image, loaded.image_size)

@@ -54,7 +54,7 @@ class Run(Generic[Model]):
 
     def restore(self, path: Path) -> None:
         """Go on from where `path` was written."""
-        state = torch.load(path, weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
         self.model.load_state_dict(state["model"])
         self.averaged_model.load_state_dict(state["averaged"])
         for optimizer, of_it in zip(self.optimizers, state["optimizers"], strict=True):

@@ -44,8 +44,6 @@ def half_squares(x: Tensor) -> Tensor:
 def closeness(points: Tensor, keys: Tensor, tiles: Tiles) -> Tensor:
     """Products of points with the keys of the cells in their windows, -inf beyond their reach.
 
-    One pass over the result, where a product and a mask would be two.
-
     Args:
         points: (B, T, n, D + 1) in tiles, see `with_one`.
         keys: (B, h·w, D + 1), see `keys_of`.
@@ -55,8 +53,4 @@ def closeness(points: Tensor, keys: Tensor, tiles: Tiles) -> Tensor:
         (B, T, n, m).
     """
     unreachable = torch.where(tiles.reachable, 0.0, -torch.inf)  # (T, n, m)
-    right = tiles.windows(keys).mT  # (B, T, D + 1, m)
-    shape = (*points.shape[:-1], right.shape[-1])
-    everywhere = unreachable.expand(shape).flatten(0, 1)
-    product: Tensor = torch.baddbmm(everywhere, points.flatten(0, 1), right.flatten(0, 1))
-    return product.view(shape)
+    return (points @ tiles.windows(keys).mT).add_(unreachable)

@@ -19,7 +19,7 @@ from expedite.closeness import closeness, keys_of, with_one
 from expedite.constants import remembered
 from expedite.errors import ExpediteError
 from expedite.relocation import check_relocated, relocate
-from expedite.tiling import Tiles, make_tiles, take_rows
+from expedite.tiling import Tiles, make_tiles, middle_tokens, take_rows
 
 # The "auto" temperature over the mean squared distance between a token and its first centre.
 AUTO_TEMPERATURE = 0.05
@@ -53,12 +53,6 @@ class Clustering:
     def is_identity(self) -> bool:
         """Whether nothing was merged."""
         return self.assignment is None
-
-    def tiles(self) -> Tiles:
-        """The tiles in which `assignment` is laid out."""
-        reach = self.neighborhood // 2
-        device = self.tokens.device
-        return make_tiles(self.grid, self.clusters, reach, device, nearest=self.nearest)
 
 
 def cluster(
@@ -126,7 +120,9 @@ def cluster(
         count = int(relocated * clusters[0] * clusters[1])
         if isinstance(assignment, HardAssignment) and count:
             assignment, centers = relocate(assignment, z, centers, weight, clusters, count)
-        centroids = assignment.means(tokens, take_rows(tokens, tiles.middle)).to(tokens.dtype)
+        centroids = assignment.means(
+            tokens, take_rows(tokens, middle_tokens(grid, clusters, tokens.device))
+        ).to(tokens.dtype)
     return centroids, Clustering(
         tokens, centroids, z, centers, assignment.mass, assignment, tau, grid, clusters,
         neighborhood, nearest,
@@ -209,7 +205,9 @@ def pool(values: Tensor, clustering: Clustering) -> Tensor:
     if clustering.assignment is None:
         return values
     with full_precision(values.device):
-        middle = take_rows(values, clustering.tiles().middle)
+        middle = take_rows(
+            values, middle_tokens(clustering.grid, clustering.clusters, values.device)
+        )
         means = clustering.assignment.means(values, middle)
     return means.to(values.dtype)
 
@@ -330,7 +328,8 @@ def resolve_temperature(temperature: float | str, z: Tensor, own: Tensor, unit: 
         distance: Tensor = torch.linalg.vector_norm(z - own, dim=-1)  # (B, N)
         spread = distance.square().mean(1)  # (B,)
         return (AUTO_TEMPERATURE * spread).clamp_min(_LEAST_AUTO_TEMPERATURE)[:, None, None]
-    return (float(temperature) / unit.square()).clamp_min(_TINY)
+    # Infinite where tokens vanish, and weights would be NaN.
+    return (float(temperature) / unit.square()).clamp(_TINY, 1 / _TINY)
 
 
 def average_pool(x: Tensor, grid: tuple[int, int], clusters: tuple[int, int]) -> Tensor:

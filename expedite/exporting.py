@@ -90,7 +90,8 @@ def export(
 
     The file is run beside the model on random images, at batch 1 and 3, and kept if of most images
     99.9 % of the values of each output differ by less than 1e-3 times the largest (in half
-    precision by the root of its epsilon: 0.03 in float16, 0.09 in bfloat16).
+    precision by the root of its epsilon: 0.03 in float16, 0.09 in bfloat16, which ONNX Runtime does
+    not run on a CPU).
 
     Args:
         model: In eval mode. Its output may be a tensor, or tuples, lists and dicts of tensors.
@@ -126,6 +127,7 @@ def export(
         outputs = _outputs(model, images)
         with _telling(f"the model cannot be exported as {format}"):
             opset = form.write(_trace(model, images), outputs, partial)
+        with _telling(f"the {format} file of a model in {images.dtype} cannot be opened"):
             run = form.open(partial)
         differences = tuple(_compare(model, run, images))
         files = [path.replace(out.parent / path.name) for path in folder.iterdir()]

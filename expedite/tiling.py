@@ -18,7 +18,7 @@ Index = TypeVar("Index", int, Tensor)
 class AxisTables(NamedTuple):
     """Where things lie along one axis, in T tiles of n token slots with windows of m cells."""
 
-    token: Tensor  # (T, n) the token in each slot, clamped to the last where the slot is empty
+    token: Tensor  # (T, n) the token in each slot, the tile's last where the slot is empty
     filled: Tensor  # (T, n) bool
     cell: Tensor  # (T, m) the cell at each place of a window, clamped to the nearest cell
     reachable: Tensor  # (T, n, m) bool: the cell is there and within reach of the token
@@ -83,7 +83,7 @@ class Axis:
         start = self._first_token(tile * self.tile)  # (T,)
         end = self._first_token((tile + 1) * self.tile).clamp(max=self.tokens)
         place = start[:, None] + torch.arange(self.slots, device=device)  # (T, n)
-        token = place.clamp(max=self.tokens - 1)
+        token = place.minimum(end[:, None] - 1)
         cell = (tile * self.tile - self.margin)[:, None] + torch.arange(self.window, device=device)
         inside = (cell >= 0) & (cell < self.cells)  # (T, m)
         near = (self.first_cell(token)[:, :, None] - cell[:, None]).abs() <= self.reach
@@ -128,17 +128,6 @@ class Tiles(NamedTuple):
         """Whether one tile holds everything, in order, so that nothing needs to be copied."""
         return self.rows.tiles == self.columns.tiles == 1
 
-    @property
-    def middle(self) -> Tensor:
-        """The token in the middle of each cell, (h·w,)."""
-        rows, columns = (
-            (2 * torch.arange(side.cells, device=self.cell.device) + 1)
-            * side.tokens
-            // (2 * side.cells)
-            for side in (self.rows, self.columns)
-        )
-        return (rows[:, None] * self.columns.tokens + columns).flatten()
-
     def split(self, tokens: Tensor) -> Tensor:
         """Lay tokens (B, N, C) out in tiles, (B, T, n, C); an empty slot repeats some token."""
         return tokens[:, None] if self.is_one else take_rows(tokens, self.token)
@@ -181,6 +170,20 @@ def take_rows(x: Tensor, index: Tensor) -> Tensor:
     """
     rows = x.index_select(1, index.flatten())
     return rows.view(x.shape[0], *index.shape, x.shape[2])
+
+
+def middle_tokens(grid: tuple[int, int], clusters: tuple[int, int], device: torch.device) -> Tensor:
+    """The token in the middle of each cell, (h·w,).
+
+    Example:
+        >>> middle_tokens((4, 4), (1, 2), torch.device("cpu"))
+        tensor([ 9, 11])
+    """
+    rows, columns = (
+        (2 * torch.arange(cells, device=device) + 1) * size // (2 * cells)
+        for size, cells in zip(grid, clusters, strict=True)
+    )
+    return (rows[:, None] * grid[1] + columns).flatten()
 
 
 def make_tiles(

@@ -14,6 +14,7 @@ from expedite.assignment import SoftAssignment
 from expedite.clustering import AUTO_TEMPERATURE, TokenClustering, cluster, labels, pool, project
 from expedite.errors import ExpediteError
 from expedite.evaluate.flops import count_flops
+from expedite.reconstruction import reconstruct
 from tests.oracles import cluster_loop, first_cells, near
 
 CASES = [
@@ -360,3 +361,25 @@ def test_projected_distances_make_nearly_the_same_clusters() -> None:
     exact = cluster(tokens, (16, 20), (4, 5))[0]
     projected = cluster(tokens, (16, 20), (4, 5), projection=32)[0]
     torch.testing.assert_close(projected, exact, atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("hard", [True, False])
+@pytest.mark.parametrize(("grid", "clusters"), [((37, 53), (10, 13)), ((31, 29), (17, 8))])
+def test_em_within_a_cell_alone(
+    grid: tuple[int, int], clusters: tuple[int, int], hard: bool
+) -> None:
+    tokens = torch.randn(2, grid[0] * grid[1], 8)
+    settings = {"neighborhood": 1, "hard": hard}
+    centroids, record = cluster(tokens, grid, clusters, **settings)  # type: ignore[arg-type]
+    assert centroids.isfinite().all()
+    assert reconstruct(centroids, record).isfinite().all()
+    once = cluster(tokens, grid, clusters, iterations=1, **settings)[0]  # type: ignore[arg-type]
+    assert torch.equal(once, centroids)  # a token can join no other cluster, however often
+
+
+@pytest.mark.parametrize("weights", ["softmax", "l2"])
+def test_vanishing_tokens_have_weights_at_a_temperature_of_other_ones(weights: Any) -> None:
+    for tokens in (torch.zeros(1, 196, 4), torch.full((1, 196, 4), 1e-35)):
+        centroids, record = cluster(tokens, (14, 14), (7, 7), temperature=50.0)
+        spread = reconstruct(centroids, record, weights=weights, k=20, delta=False)
+        assert spread.isfinite().all()

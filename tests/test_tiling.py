@@ -48,6 +48,11 @@ def test_each_token_reaches_exactly_the_cells_around_its_first(tiles: Tiles) -> 
 
 
 @given(tilings())
+def test_no_slot_is_out_of_reach_of_every_cell(tiles: Tiles) -> None:
+    assert tiles.reachable.any(2).all()  # or its weights would be those of nothing, NaN
+
+
+@given(tilings())
 def test_adding_windows_is_the_transpose_of_showing_them(tiles: Tiles) -> None:
     cells = torch.randn(1, tiles.rows.cells * tiles.columns.cells, 2, dtype=torch.float64)
     windows = torch.randn(1, *tiles.cell.shape, 2, dtype=torch.float64)

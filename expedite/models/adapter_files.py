@@ -11,14 +11,19 @@ from math import isqrt
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from torch import Tensor
 
 from expedite.errors import ExpediteError
 from expedite.models.adapter_config import PATCH_SIZE, SIZES, AdapterConfig, for_meta
 from expedite.models.adapter_segmenter import HEADS, HIDDEN, AdapterSegmenter, Head
-from expedite.models.files import count_modules, load_weights, read_state_dict, read_yaml
+from expedite.models.files import (
+    count_modules,
+    load_weights,
+    read_state_dict,
+    read_yaml,
+    write_checkpoint,
+)
 from expedite.models.meta import META
 from expedite.models.query_head import QuerySizes, sizes_of, translate
 from expedite.models.segmenter_files import Normalization
@@ -134,7 +139,7 @@ def save_adapter(model: AdapterSegmenter, variant: Variant, folder: Path) -> Pat
     """Write `checkpoint.pth` in the published layout and the `variant.yml` that says the rest."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "checkpoint.pth"
-    torch.save({"state_dict": model.state_dict()}, path)
+    write_checkpoint({"state_dict": model.state_dict()}, path)
     content = asdict(variant)
     content["config"]["image_size"] = list(variant.config.image_size)
     (folder / "variant.yml").write_text(yaml.safe_dump(content))

@@ -8,12 +8,17 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 
 from expedite.errors import ExpediteError
 from expedite.models.dpt import DPT, DPTConfig, check_integers
-from expedite.models.files import first_line, load_weights, read_state_dict, read_yaml
+from expedite.models.files import (
+    first_line,
+    load_weights,
+    read_state_dict,
+    read_yaml,
+    write_checkpoint,
+)
 
 _HYBRID = DPTConfig(768, 12, 12, (8, 11), (256, 512, 768, 768), stages=(3, 4, 9))
 _LARGE = DPTConfig(1024, 16, 24, (5, 11, 17, 23), (256, 512, 1024, 1024))
@@ -87,7 +92,7 @@ def save_dpt(model: DPT, variant: Variant, folder: Path) -> Path:
     """Write `checkpoint.pth` and the `variant.yml` that says its architecture."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "checkpoint.pth"
-    torch.save({"model": model.state_dict()}, path)
+    write_checkpoint({"model": model.state_dict()}, path)
     # As lists, which YAML has.
     content = {
         "net_kwargs": {name: _plain(value) for name, value in asdict(variant.config).items()},

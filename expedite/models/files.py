@@ -101,6 +101,13 @@ def count_modules(names: Iterable[str], prefix: str) -> int:
     return len({name.partition(".")[0] for name in rest})
 
 
+def write_checkpoint(content: Mapping[str, Any], path: Path) -> None:
+    """Write a checkpoint that takes its place only when it is whole."""
+    partial = path.with_name(f".{path.name}.partial")
+    torch.save(content, partial)
+    partial.replace(path)
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML file whose top level is a mapping."""
     if not path.is_file():

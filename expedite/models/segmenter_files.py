@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
-import torch
 import yaml
 
 from expedite.errors import ExpediteError
-from expedite.models.files import load_weights, read_state_dict, read_yaml
+from expedite.models.files import load_weights, read_state_dict, read_yaml, write_checkpoint
 from expedite.models.segmenter import Segmenter, SegmenterConfig
 
 _TINY = {"d_model": 192, "n_heads": 3, "n_layers": 12}
@@ -147,7 +146,7 @@ def save_segmenter(
     }
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "checkpoint.pth"
-    torch.save({"model": model.state_dict()}, path)
+    write_checkpoint({"model": model.state_dict()}, path)
     (folder / "variant.yml").write_text(yaml.safe_dump(variant))
     return path
 

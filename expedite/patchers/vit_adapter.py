@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from expedite.errors import ExpediteError
 from expedite.patchers.bias import window_bias
 from expedite.patchers.host import (
     Bias,
@@ -77,6 +78,12 @@ def _attention(block: nn.Module) -> nn.Module:
 
 
 def _table(maker: nn.Module, grid: tuple[int, int]) -> Tensor:
+    own: tuple[int, int] = attribute(maker, "grid")
+    if grid != own:
+        raise ExpediteError(
+            f"a grid of {grid[0]}×{grid[1]} tokens was met by relative position biases of "
+            f"{own[0]}×{own[1]}; images of the size they were trained for fit"
+        )
     table: Tensor = attribute(maker, "relative_position_bias_table")
     return table
 

@@ -204,3 +204,13 @@ def test_it_is_found_under_a_head() -> None:
 
 def test_describe_names_the_taps() -> None:
     assert "blocks 2, 4, 6, 8, read by the adapter" in str(expedite.describe(vit_adapter(layers=8)))
+
+
+def test_positions_of_another_size_are_refused_from_the_first_block_on() -> None:
+    model = vit_adapter(beit=True)
+    for alpha in (0, 1):
+        with (
+            expedite.patched(model, alpha=alpha, clusters=3),
+            pytest.raises(expedite.ExpediteError, match="images of the size they were trained for"),
+        ):
+            model(images(1, 96, 224))
