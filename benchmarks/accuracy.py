@@ -3,11 +3,12 @@
     python -m benchmarks.accuracy --out DIR
     python -m benchmarks.accuracy --out DIR --own NAME=segmenter:FILE --data FOLDER --withheld NAME
 
-The instruments are the demo's Segmenter and DPT on generated scenes that they never saw; the second
-command adds models of one's own on FOLDER/images/val with its annotations. Every way runs from a
-quarter, a third and half of the depth on, on 75 to 13 % of the tokens. What was measured is kept in
-DIR, so that a run that was stopped goes on; another model needs another DIR or NAME. DIR/accuracy.md
-has the tables, DIR/accuracy.png the plot. An instrument that is withheld had no part in choosing defaults, and is reported as such.
+The instruments are the demo's Segmenter and DPT on generated scenes that they never saw; the
+second command adds models of one's own on FOLDER/images/val with its annotations. Every way runs
+from a quarter, a third and half of the depth on, on 75 to 13 % of the tokens. What was measured
+is kept in DIR, so that a run that was stopped goes on; another model needs another DIR or NAME.
+DIR/accuracy.md has the tables, DIR/accuracy.png the plot. An instrument that is withheld had no
+part in choosing defaults, and is reported as such.
 """
 
 from collections.abc import Iterator
