@@ -96,8 +96,9 @@ class Pair:
         first, second = (partial(call(model), images) for model in (self.base, self.fast))
         with torch.inference_mode():
             timing = time_pairs(first, second, images.device, seconds=seconds, least_pairs=pairs)
-            memory = peak_memory(second, images.device) / peak_memory(first, images.device)
-        return Measured(batch, timing, memory)
+            before, after = (peak_memory(call, images.device) for call in (first, second))
+        # A replay of a CUDA graph may allocate nothing.
+        return Measured(batch, timing, after / before if before else None)
 
     def operators(self, batch: int, seconds: float) -> float:
         """What clustering and reconstruction, taps included, take over a block before α."""

@@ -119,15 +119,12 @@ def main(
     seconds: Annotated[float, typer.Option(help="Go on for so long, for each row.")] = 10.0,
 ) -> None:
     """Measure every precision of the demo's Segmenter and of a model of real size."""
-    demo, loaded = (
-        Case("the demo's Segmenter, α=2, 16×24", "", (256, 384), 2, (16, 24)),
-        demo_model(),
-    )
+    loaded = demo_model()
     timed = ("calls/s", "speed-up (quartiles)")
-    image = torch.randn(1, 3, *demo.image_size)
-    table = Table("", "precision", *timed, "fidelity %", "same pixels %", title=demo.name)
+    image = torch.randn(1, 3, *DEMO.image_size)
+    table = Table("", "precision", *timed, "fidelity %", "same pixels %", title=DEMO.name)
     quick = partial(speed, loaded.model, image=image, mode=mode, pairs=pairs, seconds=seconds)
-    rows(table, loaded.model, demo, quick, fidelity(loaded.model, scenes))
+    rows(table, loaded.model, DEMO, quick, fidelity(loaded.model, scenes))
     Console(width=120).print(table)
     case = find_case(model)
     pair = case.make()

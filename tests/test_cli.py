@@ -478,7 +478,7 @@ def test_export(checkpoint: Path, run: Run, refusal: Run, tmp_path: Path) -> Non
     assert not torch.allclose(plain, patched)
     assert "end in .pt2" in refusal(*words, tmp_path / "model.onnx")
     assert "the format 'tensorrt'" in refusal(*words[:2], "--format", "tensorrt", *words[4:], "x")
-    assert "clusters were asked without --alpha" in refusal(*words, "x.pt2", "--clusters", 4)
+    assert "a plan was asked without --alpha" in refusal(*words, "x.pt2", "--clusters", 4)
 
 
 def test_a_batch_of_none_is_refused(checkpoint: Path, execute: Execute) -> None:
@@ -691,6 +691,11 @@ class TestBadInput:
             (("--alpha", "1", "--keep", "1.5"), "keep"),
             (("--alpha", "1"), "exactly one of the two"),
             (("--clusters", "4"), "without --alpha"),
+            (("--method", "paper"), "without --alpha"),
+            (("--set", "k=9"), "without --alpha"),
+            (("--beta", "2"), "without --alpha"),
+            (("--reconstruct-at", "head"), "without --alpha"),
+            ((*PLAN, "--set", "k=4", "--set", "k=9"), "--set k was given twice"),
             ((*PLAN, "--set", "k=17"), "17"),
             ((*PLAN, "--set", "colour=red"), "colour"),
             ((*PLAN, "--set", "k"), "NAME=VALUE"),

@@ -14,7 +14,7 @@ def demo_command(
     out: Annotated[Path, typer.Option(help="Folder for the report and the picture.")] = Path(
         "demo"
     ),
-    images: Annotated[int, typer.Option(help="How many scenes to measure on.")] = 24,
+    images: Annotated[int, typer.Option(min=1, help="How many scenes to measure on.")] = 24,
     seconds: Seconds = 1.0,
 ) -> None:
     """Sweep the shipped models on generated scenes: no download, two minutes on two cores."""

@@ -73,27 +73,15 @@ def optional_plan(
     settings: list[str] | None,
 ) -> Plan | None:
     """One plan from the options that say one; None where none do."""
-    if alpha is None:
-        if clusters is not None or keep is not None:
-            raise ExpediteError("clusters were asked without --alpha; a plan needs both")
+    if alpha is None and method != "downsample":  # which has no blocks before it
+        others = [clusters, keep, beta, settings or None, exit_at(reconstruct_at) or None]
+        if method != "expedite" or any(other is not None for other in others):
+            raise ExpediteError("a plan was asked without --alpha, the block after which it begins")
         return None
     size = None if clusters is None else parse_size(clusters)
-    return plan_from(alpha, size, keep, beta, method, reconstruct_at, settings)
-
-
-def plan_from(
-    alpha: int,
-    clusters: tuple[int, int] | None,
-    keep: float | None,
-    beta: int | None,
-    method: str,
-    reconstruct_at: str,
-    settings: list[str] | None,
-) -> Plan:
-    """One plan from the options that say one."""
     values = {name: parse_yaml(name, text) for name, text in assignments(settings)}
     values |= exit_at(reconstruct_at)
-    return plan_of(method, alpha, clusters, keep=keep, beta=beta, **values)
+    return plan_of(method, alpha or 0, size, keep=keep, beta=beta, **values)
 
 
 def exit_at(reconstruct_at: str) -> dict[str, Any]:
@@ -103,6 +91,7 @@ def exit_at(reconstruct_at: str) -> dict[str, Any]:
 
 def assignments(settings: Sequence[str] | None) -> Iterator[tuple[str, str]]:
     """Names and values of --set, read no further."""
+    seen: set[str] = set()
     for assignment in settings or []:
         name, equals, value = assignment.partition("=")
         if not equals:
@@ -110,6 +99,9 @@ def assignments(settings: Sequence[str] | None) -> Iterator[tuple[str, str]]:
         if name in _PLAN_OPTIONS:
             option = name.replace("_", "-")
             raise ExpediteError(f"--set {assignment} was asked; {name} is given by --{option}")
+        if name in seen:
+            raise ExpediteError(f"--set {name} was given twice; {name}=A,B sweeps over two values")
+        seen.add(name)
         yield name, value
 
 

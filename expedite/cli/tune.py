@@ -64,6 +64,8 @@ def tune_command(
             f"tuning of '{model}' was asked, whose weights are random: every plan looks free on "
             "them; --checkpoint FILE gives it trained ones"
         )
+    task = task_of(loaded)
+    loaded = loaded.for_task(task.name)
     samples = open_folder(images, split, None, limit)
     loaded.model.to(find_device(device), find_dtype(dtype))
 
@@ -71,7 +73,7 @@ def tune_command(
         return (predict(loaded, network, sample.image) for sample in samples)
 
     one = images_for(loaded).to(find_device(device), find_dtype(dtype))
-    bench = Bench(loaded.model, task_of(loaded), one, answers, seconds)
+    bench = Bench(loaded.model, task, one, answers, seconds)
     console = Console(stderr=as_json, soft_wrap=True)
     with console.status("counting GFLOPs") as status:
         search = Search(bench, lambda plan: status.update(f"measuring {Trial(plan, 0)}"))

@@ -83,7 +83,7 @@ class Chart:
     x_ticks: tuple[Tick, ...]
     y_ticks: tuple[Tick, ...]
     lines: tuple[Line, ...]
-    base: Point | None
+    bases: tuple[Point, ...]  # the unpatched model, in every mode
     front: str
 
 
@@ -113,7 +113,6 @@ def _chart(results: Results, cost: str, measure: Measure) -> Chart | None:
         for style, one in enumerate(series_of(results))
     )
     shown = [results.rows[number] for number in places]
-    base = points([row for row in shown if row.plan is None])
     return Chart(
         title=f"{measure.title} against {COSTS[cost]}",
         x_title=COSTS[cost],
@@ -121,7 +120,7 @@ def _chart(results: Results, cost: str, measure: Measure) -> Chart | None:
         x_ticks=x.ticks(),
         y_ticks=y.ticks(),
         lines=tuple(line for line in lines if line.points),
-        base=base[0] if base else None,
+        bases=points(row for row in shown if row.plan is None),
         front=_path(points(front_of(shown, cost, measure))),
     )
 

@@ -49,7 +49,7 @@ def going_on(before: Mapping[str, str], now: Mapping[str, str]) -> dict[str, str
 
 
 def _both(before: str, now: str) -> str:
-    return before if before.rsplit(_THEN, 1)[-1] == now else f"{before}{_THEN}{now}"
+    return before if now in before.split(_THEN) else f"{before}{_THEN}{now}"
 
 
 def _versions() -> dict[str, str]:

@@ -100,7 +100,7 @@ def _loss(row: Row, task: str) -> str:
         )
     else:
         least, what = LEAST_FIDELITY, f"a fidelity of {share:.1%} in {share_metric(task).title}"
-    return f" at {what}" + ("." if share >= least else ", the most that any plan keeps.")
+    return f" at {what}" + ("." if share >= least else ", the most that any plan that pays keeps.")
 
 
 def code(plan: Plan) -> str:

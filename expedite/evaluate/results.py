@@ -66,7 +66,7 @@ class Results:
 
     def add_setting(self, setting: str) -> None:
         """Note under what rows are measured from now on, beside what was noted before."""
-        if setting not in self.setting:
+        if setting not in self.setting.split("; "):
             self.setting = "; ".join(filter(None, [self.setting, setting]))
 
     def save(self, folder: Path) -> None:

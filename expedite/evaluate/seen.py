@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from expedite.evaluate.images import Image, normalize, resize, resize_short_side
+from expedite.evaluate.images import Image, crop_center, normalize, resize, resize_short_side
 from expedite.loading import LoadedModel
 from expedite.loading.model import Triple
 
@@ -46,6 +46,8 @@ def seen_by(loaded: LoadedModel, image: Image) -> Seen:
         pixels = _pixels(loaded, image, (0.0,) * 3, (1.0,) * 3)
         return Seen(image, pixels, share=_share(loaded.model, pixels))
     if loaded.window_stride is None:
+        if loaded.crop is not None and loaded.task == "classification":
+            image = crop_center(image, loaded.crop, loaded.image_size)
         shown = resize(image, loaded.image_size)
         return Seen(image, _pixels(loaded, shown, loaded.mean, loaded.deviation))
     whole = _for_windows(loaded, image)

@@ -30,6 +30,8 @@ class Series:
 def series_of(results: Results) -> list[Series]:
     """The rows of plans in series, methods in the order of the sweep, αs in their own.
 
+    Each mode has its own, see `mode.Mode`.
+
     Example:
         >>> from expedite.evaluate.comparators import plan_of
         >>> plans = [plan_of("pool", 2, 20), plan_of("pool", 4, 14), plan_of("expedite", 2, 14)]
@@ -45,7 +47,7 @@ def series_of(results: Results) -> list[Series]:
     for row in rows:
         alphas = "+".join(map(str, _alphas(row)))
         name = f"α = {alphas}" if one_method else method_of(_plan(row))
-        groups.setdefault(name, []).append(row)
+        groups.setdefault(f"{name} {row.mode}".strip(), []).append(row)
     return [Series(name, _strands(members)) for name, members in groups.items()]
 
 

@@ -145,7 +145,7 @@ class Bench:
         return count_flops(patch(self.twin, plan), self.images).total
 
     def _fidelity(self, plan: Plan) -> float:
-        meter = self.task.meter()
+        meter = self.task.fidelity_meter()
         patch(self.twin, plan)
         for own, answer in zip(self._own, self.answers(self.twin), strict=True):
             meter.add(self.task.as_truth(own), answer)

@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -121,6 +122,8 @@ def visualize(loaded: LoadedModel, plan: Plan, image: Image, name: str = "") -> 
         >>> [panel.name for row in views.panels for panel in row], views.answers
         (['clusters', 'assignment'], ())
     """
+    with suppress(ExpediteError):  # an output of no task
+        loaded = loaded.for_task(task_of(loaded).name)
     seen = seen_by(loaded, image)
     spans = tuple(observe(loaded.model, plan, seen.pixels))
     if not loaded.trained:  # where every method looks free

@@ -6,6 +6,8 @@ from typing import Any
 
 from expedite.errors import ExpediteError
 
+_INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
+
 
 @dataclass(frozen=True)
 class CenterCrop:
@@ -45,5 +47,11 @@ class CenterCrop:
             return None
         if not isinstance(share, int | float) or not share > 0:
             raise ExpediteError(f"a crop_pct of {share!r} was given; a share above 0 is due")
+        kind = config.get("interpolation") or "bilinear"
+        if mode not in ("center", "squash") or kind not in _INTERPOLATIONS:
+            raise ExpediteError(
+                f"crop_mode={mode!r} with interpolation={kind!r} was given; center or squash, with "
+                f"{', '.join(_INTERPOLATIONS)} are known"
+            )
         resized = floor(size[0] / share), floor(size[1] / share)
-        return cls(resized, mode == "center", config.get("interpolation") or "bilinear")
+        return cls(resized, mode == "center", kind)

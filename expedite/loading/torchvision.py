@@ -48,10 +48,11 @@ def build(wanted: Wanted) -> LoadedModel:
 
 def _crop(wanted: Wanted, size: tuple[int, int]) -> CenterCrop | None:
     """How the published weights for this size are evaluated: those of the file, or the first."""
-    found = None
+    found, height, width = None, *size
+    cuts = [[height, width], [height]] if height == width else [[height, width]]
     for weights in models.get_model_weights(wanted.name):
         preset = weights.transforms()
-        if getattr(preset, "crop_size", None) not in ([size[0]], [*size]):
+        if getattr(preset, "crop_size", None) not in cuts:
             continue
         side = preset.resize_size[0]
         crop = CenterCrop((side, side), True, preset.interpolation.value)

@@ -30,14 +30,14 @@ def test_points_lie_where_ticks_say() -> None:
     assert places[2].x == ticks[6.0]
     assert places[1].y == pytest.approx(heights[50.0])
     assert places[4].y == pytest.approx(heights[30.0])
-    assert chart.base is not None and chart.base.x == ticks[10.0]
+    assert [base.x for base in chart.bases] == [ticks[10.0]]
 
 
 @pytest.mark.parametrize("results", [SEGMENTATION, depth_results()])
 def test_everything_lies_between_the_axes(results: Results) -> None:
     for chart in charts_of(results):
         points = [point for line in chart.lines for point in line.points]
-        for point in [*points, *([chart.base] if chart.base else [])]:
+        for point in [*points, *chart.bases]:
             assert FRAME.left < point.x < FRAME.right
             assert FRAME.top < point.y < FRAME.bottom
         assert all(FRAME.left <= tick.at <= FRAME.right for tick in chart.x_ticks)
@@ -48,8 +48,8 @@ def test_everything_lies_between_the_axes(results: Results) -> None:
 def test_one_point_and_equal_points_have_a_place() -> None:
     same = [row_of(5, 5, 0.5, alpha=None), row_of(5, 5, 0.5)]
     for chart in charts_of(Results({}, "segmentation", rows=same)):
-        assert chart.base is not None
-        assert chart.base.x == pytest.approx((FRAME.left + FRAME.right) / 2, abs=0.2)
+        (base,) = chart.bases
+        assert base.x == pytest.approx((FRAME.left + FRAME.right) / 2, abs=0.2)
     zero = [row_of(0, 0, 0.0, alpha=None)]
     assert len(charts_of(Results({}, "segmentation", rows=zero))) == 2
 
@@ -96,6 +96,9 @@ def test_series_are_methods_or_alphas_and_strands_have_the_same_blocks() -> None
         [plans[3]],
         [plans[2], plans[0]],
     ]
+    modes = [rows[0], replace(rows[0], dtype="bfloat16")]
+    apart = series_of(Results({}, "segmentation", rows=modes))
+    assert [one.name for one in apart] == ["α = 2", "α = 2 bfloat16"]
     other = replace(rows[0], plan=plan_of("pool", 2, 20))
     named = series_of(Results({}, "segmentation", rows=[other, *rows]))
     assert [one.name for one in named] == ["pool", "expedite"]

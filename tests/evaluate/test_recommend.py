@@ -34,7 +34,7 @@ def test_the_fastest_that_keeps_enough() -> None:
 def test_else_the_one_that_keeps_most() -> None:
     found = results(row(8, 1.2, 0.9), row(7, 1.5, 0.8))
     assert recommend(found) == found.rows[1]
-    assert verdict(found).endswith("of 90.0% in mIoU, the most that any plan keeps.")
+    assert verdict(found).endswith("of 90.0% in mIoU, the most that any plan that pays keeps.")
 
 
 def test_without_labels_fidelity_decides() -> None:

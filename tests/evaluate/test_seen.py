@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from expedite.evaluate.images import normalize, resize
+from expedite.evaluate.images import crop_center, normalize, resize
 from expedite.evaluate.seen import seen_by
 from expedite.loading import LoadedModel
+from expedite.loading.center_crop import CenterCrop
 from tests.hosts import segmenter
 
 MEAN, DEVIATION = (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)
@@ -19,6 +20,14 @@ def test_a_whole_image_is_resized_for_the_model_and_keeps_its_shape() -> None:
     assert seen.image is IMAGE
     assert torch.equal(seen.pixels[0], normalize(resize(IMAGE, (32, 48)), MEAN, DEVIATION))
     assert (seen.share, seen.caption) == ((1.0, 1.0), "32×48 pixels")
+
+
+def test_a_classifier_sees_the_cut_that_it_is_measured_on() -> None:
+    crop = CenterCrop((40, 40), True, "bicubic")
+    seen = seen_by(replace(WHOLE, task="classification", crop=crop), IMAGE)
+    assert (seen.image == crop_center(IMAGE, crop, (32, 48))).all()
+    assert torch.equal(seen.pixels[0], normalize(seen.image, MEAN, DEVIATION))
+    assert (seen_by(replace(WHOLE, crop=crop), IMAGE).image == IMAGE).all()
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,11 @@ import torch
 
 import expedite
 from expedite import ExpediteError, Plan
+from expedite.evaluate.tasks.depth import Depth
 from expedite.evaluate.tune import _SIDES, Bench, Budget, Search, Trial, _plan, first_true, peak
 from expedite.patchers import find_hosts
 from expedite.patching import describe
+from expedite.plan import make_plan
 from tests.hosts import images, segmenter, timm_vit
 
 ALPHAS = range(1, 12)
@@ -151,6 +153,12 @@ def test_predicted_gflops_are_those_counted() -> None:
     for side in found.costs:
         counted = bench.gflops(_plan(2, side))
         assert found.predicted(side, 2) == pytest.approx(counted)
+
+
+def test_relative_depth_is_compared_as_it_is() -> None:
+    model, maps = segmenter(), [0.1 + torch.rand(8, 8)]
+    bench = Bench(model, Depth(metric=False), images(1), lambda network: maps, 0.0)
+    assert bench.fidelity(make_plan(1, 4)) == pytest.approx(1.0)
 
 
 def test_tuning_a_model_in_python() -> None:

@@ -83,6 +83,9 @@ def test_both_modes_of_timm(mode: str, share: float, size: tuple[int, int]) -> N
 
 def test_borders_are_not_cut() -> None:
     assert CenterCrop.of_config({"crop_pct": 1.0, "crop_mode": "border"}, (64, 64)) is None
+    for wrong in ({"interpolation": "cubic"}, {"crop_mode": "centre"}):
+        with pytest.raises(ExpediteError, match="center or squash, with nearest, bilinear"):
+            CenterCrop.of_config({"crop_pct": 0.9, **wrong}, (64, 64))
     assert CenterCrop.of_config({}, (64, 64)) is None
 
 
