@@ -81,5 +81,7 @@ def test_semantic_fpn_by_hand() -> None:
 
 
 def test_an_unknown_head_is_refused() -> None:
-    with pytest.raises(ExpediteError, match="the head 'fpn' was asked; there are semantic-fpn and"):
+    with pytest.raises(
+        ExpediteError, match="'fpn' was asked; there are semantic-fpn, upernet, mask2former"
+    ):
         AdapterSegmenter(torch.nn.Identity(), 6, 3, "fpn")  # type: ignore[arg-type]
