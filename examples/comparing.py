@@ -11,7 +11,7 @@ from running import console
 from torch import Tensor, nn
 
 import expedite
-from expedite.evaluate.demo import unseen_scenes
+from expedite.evaluate.demo import PICTURED, unseen_scene
 from expedite.evaluate.flops import count_flops
 from expedite.evaluate.predict import predict
 from expedite.evaluate.speed import time_pairs
@@ -31,7 +31,7 @@ def compare(loaded: LoadedModel, image: Path | None, alpha: int, keep: float, ou
         keep: Share of the tokens to keep.
         out: The picture to write.
     """
-    pixels = np.asarray(Image.open(image).convert("RGB")) if image else unseen_scenes(4)[3].image
+    pixels = np.asarray(Image.open(image).convert("RGB")) if image else unseen_scene(PICTURED).image
 
     fast = expedite.patch(copy.deepcopy(loaded.model), alpha=alpha, keep=keep)
 

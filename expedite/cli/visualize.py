@@ -27,16 +27,13 @@ from expedite.cli.options import (
     show,
 )
 from expedite.errors import ExpediteError
+from expedite.evaluate.demo import PICTURED, unseen_scene
 from expedite.evaluate.images import Image
 from expedite.evaluate.mode import PLAIN
 from expedite.evaluate.run import RANDOM_WEIGHTS
-from expedite.evaluate.scenes import render_scene, scene_seed
 from expedite.evaluate.truths import open_image
 from expedite.evaluate.visualize import Views, is_file, visualize
 from expedite.loading import load_model
-from expedite.loading.demo import SCENE_SIZE
-
-_SCENE = 3  # with something of everything
 
 
 def visualize_command(
@@ -97,7 +94,7 @@ def visualize_command(
 
 def _read(path: Path | None) -> tuple[Image, str]:
     if path is None:
-        return render_scene(scene_seed("demo", _SCENE), SCENE_SIZE).image, "a generated scene"
+        return unseen_scene(PICTURED).image, "a generated scene"
     return np.asarray(open_image(path).convert("RGB")), path.name
 
 

@@ -24,7 +24,7 @@ from expedite.loading.demo import SCENE_SIZE
 from expedite.plan import Plan, make_plan
 from expedite.version import __version__
 
-_PICTURED = 3  # a scene with something of everything
+PICTURED = 3  # a scene with something of everything
 
 
 @dataclass(frozen=True)
@@ -101,20 +101,22 @@ def demo_depth_model() -> LoadedModel:
 
 def unseen_scenes(count: int) -> list[Sample]:
     """Scenes of a split of their own, which no training rendered, with labels and depth."""
-    scenes = [render_scene(scene_seed("demo", index), SCENE_SIZE) for index in range(count)]
-    return [
-        Sample(
-            f"scene {index}",
-            scene.image,
-            labels=scene.labels.astype(np.int64),
-            depth=np.where(scene.depth < FARTHEST, scene.depth, np.float32(NO_DEPTH)),
-        )
-        for index, scene in enumerate(scenes)
-    ]
+    return [unseen_scene(index) for index in range(count)]
+
+
+def unseen_scene(index: int) -> Sample:
+    """One of them."""
+    scene = render_scene(scene_seed("demo", index), SCENE_SIZE)
+    return Sample(
+        f"scene {index}",
+        scene.image,
+        labels=scene.labels.astype(np.int64),
+        depth=np.where(scene.depth < FARTHEST, scene.depth, np.float32(NO_DEPTH)),
+    )
 
 
 def _draw(request: Request, results: Results) -> None:
-    sample = request.samples[_PICTURED % len(request.samples)]
+    sample = request.samples[PICTURED % len(request.samples)]
     views = visualize(request.loaded, _best(results)[1], sample.image, sample.name)
     views.write(request.out / "picture.png")
 
