@@ -456,7 +456,7 @@ def test_bench_of_compiled_models(
     checkpoint: Path, run: Run, refusal: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = ("bench", f"segmenter:{checkpoint}", *PLAN, "--seconds", 0, "--device", "cpu")
-    assert "compile 'faster' was asked" in refusal(*words, "--compile", "faster")
+    assert "compiling in mode 'faster' was asked" in refusal(*words, "--compile", "faster")
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
     text = run(*words, "--compile", "default", "--batch-size", 2)
     assert "compile default" in text

@@ -110,6 +110,7 @@ def build_adapter(name: str, n_cls: int | None = None) -> tuple[AdapterSegmenter
         ExpediteError: There is no such architecture.
 
     Example:
+        >>> import torch
         >>> with torch.device("meta"):
         ...     model, variant = build_adapter("base-upernet")
         >>> variant.config.width
@@ -193,6 +194,7 @@ def config_of(state: State, prefix: str) -> AdapterConfig:
         ExpediteError: It is no such model.
 
     Example:
+        >>> import torch
         >>> with torch.device("meta"):
         ...     state = ViTAdapter(SIZES["tiny"]).state_dict()
         >>> config_of(state, "") == SIZES["tiny"]

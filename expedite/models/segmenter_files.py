@@ -71,6 +71,7 @@ def build_segmenter(
     """Make a published architecture with random weights.
 
     Example:
+        >>> import torch
         >>> model, _ = build_segmenter("vit_tiny_patch16_384", image_size=(64, 64), n_cls=4)
         >>> model(torch.zeros(1, 3, 64, 64)).shape
         torch.Size([1, 4, 64, 64])

@@ -176,7 +176,7 @@ def test_a_compiled_model_is_timed_and_gives_the_same_answers(
     calls: list[str] = []
     compiled = torch.compile
 
-    def traced(model: torch.nn.Module, mode: str) -> Any:
+    def traced(model: torch.nn.Module, mode: str, dynamic: bool) -> Any:
         fast: Any = compiled(model, backend="eager")
 
         def call(images: torch.Tensor) -> Any:
