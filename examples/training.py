@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from torch.optim import Muon, Optimizer
 from torch.optim.swa_utils import AveragedModel
 
+from expedite.models.files import write_checkpoint
+
 Model = TypeVar("Model", bound=nn.Module)
 
 
@@ -48,9 +50,7 @@ class Run(Generic[Model]):
             "averaged": self.averaged_model.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
         }
-        partial = path.with_suffix(".partial")
-        torch.save(state, partial)
-        partial.replace(path)
+        write_checkpoint(state, path)
 
     def restore(self, path: Path) -> None:
         """Go on from where `path` was written."""

@@ -70,8 +70,7 @@ class HardAssignment:
         batch, clusters = self.mass.shape
         rows = values.float().expand(batch, -1, -1).flatten(0, 1)  # (B·N, C)
         if takes_bags(rows):
-            order, start = self._members
-            share = self.share.flatten()[order]
+            order, start, share = self._members
             sums = F.embedding_bag(order, rows, start, mode="sum", per_sample_weights=share)
         else:
             index = flat_index(self.labels, clusters).flatten()
@@ -81,12 +80,12 @@ class HardAssignment:
         return torch.where(self.mass[..., None] <= EMPTY_MASS, otherwise.float(), means)
 
     @cached_property
-    def _members(self) -> tuple[Tensor, Tensor]:
-        """The batch's tokens in the order of their clusters, and where those of each begin."""
+    def _members(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The batch's tokens by their clusters, where those of each begin, and their shares."""
         rows = flat_index(self.labels, self.mass.shape[1]).flatten()
         cluster, order = rows.sort(stable=True)
         every = torch.arange(self.mass.numel(), device=rows.device)
-        return order, torch.searchsorted(cluster, every)
+        return order, torch.searchsorted(cluster, every), self.share.flatten()[order]
 
 
 def takes_bags(rows: Tensor) -> bool:

@@ -42,12 +42,29 @@ def _output(loaded: LoadedModel, model: Callable[[Tensor], Any], image: Image) -
     if loaded.multi_scale:
         return multi_scale(partial(_probabilities, loaded, model), image)
     if loaded.prepares_images:
-        return model(_pixels(replace(loaded, mean=(0.0,) * 3, deviation=(1.0,) * 3), image)[None])
+        return model(pixels_of(without_norm(loaded), image)[None])
     if loaded.window_stride is not None:
         return _in_windows(loaded, model, image)
-    if loaded.crop is not None and loaded.task == "classification":
-        return model(_pixels(loaded, crop_center(image, loaded.crop, loaded.image_size))[None])
-    return model(_pixels(loaded, resize(image, loaded.image_size))[None])
+    return model(pixels_of(loaded, resize(shown_of(loaded, image), loaded.image_size))[None])
+
+
+def shown_of(loaded: LoadedModel, image: Image) -> Image:
+    """What a model that takes a whole image is shown of it: a classifier its centre, if so said."""
+    if loaded.crop is None or loaded.task != "classification":
+        return image
+    return crop_center(image, loaded.crop, loaded.image_size)
+
+
+def without_norm(loaded: LoadedModel) -> LoadedModel:
+    """A model that prepares images itself, and takes them as they are from 0 to 1."""
+    return replace(loaded, mean=(0.0,) * 3, deviation=(1.0,) * 3)
+
+
+def pixels_of(loaded: LoadedModel, image: Image) -> Tensor:
+    """An image in the values that a model takes, (3, H, W), on its device and in its dtype."""
+    weight = next(loaded.model.parameters())
+    pixels = normalize(image, loaded.mean, loaded.deviation)
+    return pixels.to(weight.device, weight.dtype)
 
 
 def _in_windows(
@@ -57,7 +74,7 @@ def _in_windows(
     assert loaded.window_stride is not None  # asked before
     side = loaded.short_side or min(image.shape[:2])
     small = resize_short_side(image, int(side * factor))
-    pixels, size = _pixels(loaded, small), (image.shape[0], image.shape[1])
+    pixels, size = pixels_of(loaded, small), (image.shape[0], image.shape[1])
     return sliding_window(model, pixels, loaded.image_size, loaded.window_stride, size)[None]
 
 
@@ -70,7 +87,7 @@ def _probabilities(
     height, width = (
         _MULTIPLE * max(1, round(side * factor / _MULTIPLE)) for side in loaded.image_size
     )
-    output = model(_pixels(loaded, resize(image, (height, width)))[None])
+    output = model(pixels_of(loaded, resize(image, (height, width)))[None])
     scores = getattr(output, "logits", output)
     if not isinstance(scores, Tensor) or scores.dim() != 4:
         raise ExpediteError(
@@ -78,9 +95,3 @@ def _probabilities(
             "class at every place, whose means it takes"
         )
     return at_size(scores.float(), (image.shape[0], image.shape[1])).softmax(1)
-
-
-def _pixels(loaded: LoadedModel, image: Image) -> Tensor:
-    weight = next(loaded.model.parameters())
-    pixels = normalize(image, loaded.mean, loaded.deviation)
-    return pixels.to(weight.device, weight.dtype)

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from expedite.evaluate.images import Image, crop_center, normalize, resize, resize_short_side
+from expedite.evaluate.images import Image, resize, resize_short_side
+from expedite.evaluate.predict import pixels_of, shown_of, without_norm
 from expedite.loading import LoadedModel
-from expedite.loading.model import Triple
 
 
 @dataclass(frozen=True)
@@ -43,24 +43,17 @@ def seen_by(loaded: LoadedModel, image: Image) -> Seen:
         '224×224 pixels'
     """
     if loaded.prepares_images:
-        pixels = _pixels(loaded, image, (0.0,) * 3, (1.0,) * 3)
+        pixels = pixels_of(without_norm(loaded), image)[None]
         return Seen(image, pixels, share=_share(loaded.model, pixels))
     if loaded.window_stride is None:
-        if loaded.crop is not None and loaded.task == "classification":
-            image = crop_center(image, loaded.crop, loaded.image_size)
-        shown = resize(image, loaded.image_size)
-        return Seen(image, _pixels(loaded, shown, loaded.mean, loaded.deviation))
+        shown = shown_of(loaded, image)
+        return Seen(shown, pixels_of(loaded, resize(shown, loaded.image_size))[None])
     whole = _for_windows(loaded, image)
     height, width = loaded.image_size
     top, left = (whole.shape[0] - height) // 2, (whole.shape[1] - width) // 2
     window = whole[top : top + height, left : left + width]
-    pixels = _pixels(loaded, window, loaded.mean, loaded.deviation)
+    pixels = pixels_of(loaded, window)[None]
     return Seen(window, pixels, is_window=window.shape != whole.shape)
-
-
-def _pixels(loaded: LoadedModel, image: Image, mean: Triple, deviation: Triple) -> Tensor:
-    weight = next(loaded.model.parameters())
-    return normalize(image, mean, deviation)[None].to(weight.device, weight.dtype)
 
 
 def _for_windows(loaded: LoadedModel, image: Image) -> Image:
