@@ -287,7 +287,7 @@ def _check_fit(plan: Plan, host: Host) -> None:
                 f"{cells[0]}×{cells[1]} clusters were asked where the {host.family} has "
                 f"{above[0]}×{above[1]} tokens{where}; each side can have from 1 to as many"
             )
-        if plan.k > cells[0] * cells[1]:
+        if plan.k is not None and plan.k > cells[0] * cells[1]:
             raise ExpediteError(
                 f"k={plan.k} nearest clusters were asked of {cells[0]}×{cells[1]}; "
                 f"k can be at most {cells[0] * cells[1]}"

@@ -10,12 +10,11 @@ from types import MappingProxyType
 from typing import Any, Literal, get_args
 
 from expedite.errors import ExpediteError
+from expedite.reconstruction import Scope, Weighting, check_weights
 
 Method = Literal["expedite", "paper"]
 Exit = Literal["backbone", "head"]
 Space = Literal["norm", "tokens"]
-Scope = Literal["local", "knn"]
-Weighting = Literal["linear", "softmax", "l2", "hard"]
 Tables = Literal["offsets", "resized"]
 Depth = int | Sequence[int]  # how many blocks; of every stage, where there are stages
 
@@ -104,7 +103,7 @@ class Plan:
         log_mass: Add the log of its mass to every cluster's attention scores as a key.
         reconstruction: See `reconstruction.token_weights`, as for `weights` and `k`.
         weights: See `reconstruction.token_weights`.
-        k: See `reconstruction.token_weights`.
+        k: See `reconstruction.token_weights`; resolved to a number where there is one.
         delta: Add the changes of clusters to the tokens as they were, in place of replacing them;
             None means True at the backbone and False at the head, where it makes the head's
             projections run on every token and was measured to bring nothing.
@@ -138,8 +137,8 @@ class Plan:
     space: Space = "norm"
     log_mass: bool = True
     reconstruction: Scope = "local"
-    weights: Weighting = "linear"
-    k: int = 8
+    weights: Weighting = "kriging"
+    k: int | None = None
     delta: bool | None = None
     reconstruct_at: Exit = "backbone"
     nearest_cells: bool = False
@@ -150,10 +149,11 @@ class Plan:
         if not self.spans or not all(isinstance(span, Span) for span in self.spans):
             raise ExpediteError(f"spans={self.spans!r} was asked; a plan has one Span or more")
         object.__setattr__(self, "spans", tuple(sorted(self.spans, key=lambda span: span.alpha)))
-        for name in ("iterations", "k", "neighborhood"):
+        for name in ("iterations", "neighborhood"):
             _check_count(name, getattr(self, name), least=1)
-        if self.projection is not None:
-            _check_count("projection", self.projection, least=1)
+        for name in ("projection", "k"):
+            if getattr(self, name) is not None:
+                _check_count(name, getattr(self, name), least=1)
         if self.neighborhood % 2 == 0:
             raise ExpediteError(f"neighborhood={self.neighborhood} was asked; it is an odd number")
         tau = self.temperature
@@ -164,6 +164,7 @@ class Plan:
         _check_relocated(self.relocated, self.hard)
         for name, kind in _CHOICES.items():
             _check_choice(name, getattr(self, name), get_args(kind))
+        object.__setattr__(self, "k", check_weights(self.weights, self.k))
 
     def ranges(self, depth: Depth) -> list[tuple[Span, int, int]]:
         """Every span with the index of its first block and of the one after its last.
@@ -241,7 +242,9 @@ def make_plan(
     unknown = [name for name in settings if name not in known]
     if unknown:
         raise ExpediteError(f"the setting '{unknown[0]}' was asked; known are {', '.join(known)}")
-    defaults = _PAPER if method == "paper" else {}
+    defaults = dict(_PAPER) if method == "paper" else {}
+    if settings.get("weights") == "kriging":
+        defaults.pop("k", None)  # which it has no use for
     return Plan((Span(alpha, clusters, keep, beta),), **{**defaults, **settings})
 
 

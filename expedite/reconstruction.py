@@ -1,7 +1,7 @@
 """Token reconstruction: the full grid back from what the blocks made of the clusters.
 
-Equation 4 of arXiv 2210.01035 (with the minus sign), locally linear weights in its place, and the
-delta form that keeps each token's own detail. The record comes from `clustering`.
+Equation 4 of arXiv 2210.01035 (with the minus sign), weights by kriging or locally linear ones in
+its place, and the delta form that keeps each token's own detail. Records come from `clustering`.
 """
 
 from collections.abc import Callable
@@ -16,17 +16,22 @@ from expedite.assignment import EMPTY_MASS, HardAssignment, flat_index, takes_ba
 from expedite.closeness import closeness, half_squares, keys_of, with_one
 from expedite.clustering import Clustering, full_precision
 from expedite.errors import ExpediteError
+from expedite.kriging import TileWeights, kriging_weights
 from expedite.tiling import Tiles, make_one_tile, make_tiles
 
 # Local reconstruction looks at the 7×7 cells around a token's own.
 LOCAL_REACH = 3
+# Kriging looks at all cells where there are so many to a side, and else by tiles.
+_WHOLE_SIDE = 16
+# Of the weights that are of the nearest clusters alone.
+NEAREST = 8
 # Locally linear weights: the ridge over the mean of the Gram matrix's diagonal.
 RIDGE = 0.01
 _TINY = 1e-30
 _HUGE = 1e30
 
 Scope = Literal["local", "knn"]
-Weighting = Literal["linear", "softmax", "l2", "hard"]
+Weighting = Literal["kriging", "linear", "softmax", "l2", "hard"]
 
 
 class Spread(Protocol):
@@ -55,28 +60,37 @@ def token_weights(
     clustering: Clustering,
     *,
     reconstruction: Scope = "local",
-    weights: Weighting = "linear",
-    k: int = 8,
-) -> TokenWeights:
-    """Weigh the k nearest clusters of every token.
+    weights: Weighting = "kriging",
+    k: int | None = None,
+) -> TokenWeights | TileWeights:
+    """Weigh the clusters near every token.
 
     Args:
         clustering: From `cluster`.
-        reconstruction: "local" looks for neighbours among the 7×7 cells around a token's own (the
-            neighborhood of the clustering where that is larger), "knn" among all cells (Eq. 4).
-        weights: "linear": those that sum to one and best rebuild the token itself, as in locally
+        reconstruction: "local" looks among the 7×7 cells around a token's own (the neighborhood of
+            the clustering where that is larger), or for kriging around a tile of some 4×4 cells
+            that the token is in; "knn" among all cells (Eq. 4). Kriging looks at all cells on sides
+            of up to 16.
+        weights: "kriging": those whose sum of the clusters' changes is the best guess of the
+            token's, see `kriging.kriging_weights`. The others take the k nearest clusters:
+            "linear": weights that sum to one and best rebuild the token itself, as in locally
             linear embedding; "softmax": softmax(-d²/τ), Eq. 4; "l2": exp(-d²/τ) over its Euclidean
             norm, as published code has it (the sum exceeds one); "hard": the nearest cluster alone,
             as the published DPT code has it.
-        k: Neighbours. Clusters without mass are none, and at a border there may be fewer.
+        k: Neighbours, 8 if None. Clusters without mass are none, and at a border there may be
+            fewer. Kriging takes all and no k.
 
     Raises:
-        ExpediteError: There are fewer than `k` clusters, or a name is unknown.
+        ExpediteError: There are fewer than `k` clusters, a name is unknown, or `k` is given for
+            kriging.
     """
-    _check_settings(reconstruction, weights, k)
-    check_count(k, clustering.clusters)
+    k = check_weights(weights, k)
+    _check_scope(reconstruction)
     with full_precision(clustering.features.device):
-        tiles = _search_tiles(clustering, reconstruction)
+        tiles = _search_tiles(clustering, reconstruction, weights)
+        if k is None:
+            return kriging_weights(clustering, tiles)
+        check_count(k, clustering.clusters)
         found = _nearest_clusters(clustering, tiles, k)
         chosen = _WEIGHTINGS[weights](found)  # (B, T, n, k)
         spread = TokenWeights(tiles.join(chosen), tiles.join(tiles.cells_at(found.place)))
@@ -88,8 +102,8 @@ def reconstruct(
     clustering: Clustering,
     *,
     reconstruction: Scope = "local",
-    weights: Weighting = "linear",
-    k: int = 8,
+    weights: Weighting = "kriging",
+    k: int | None = None,
     delta: bool = True,
 ) -> Tensor:
     """Bring back the full grid from cluster tokens.
@@ -125,14 +139,14 @@ def reconstruct(
 class TokenWeighting(nn.Module):
     """`token_weights` with its settings fixed; it has no parameters."""
 
-    def __init__(self, reconstruction: Scope, weights: Weighting, k: int) -> None:
+    def __init__(self, reconstruction: Scope, weights: Weighting, k: int | None) -> None:
         super().__init__()
-        _check_settings(reconstruction, weights, k)
+        _check_scope(reconstruction)
         self.reconstruction: Scope = reconstruction
         self.weights: Weighting = weights
-        self.k = k
+        self.k = check_weights(weights, k)
 
-    def forward(self, clustering: Clustering) -> TokenWeights:
+    def forward(self, clustering: Clustering) -> TokenWeights | TileWeights:
         return token_weights(
             clustering, reconstruction=self.reconstruction, weights=self.weights, k=self.k
         )
@@ -154,8 +168,8 @@ class TokenReconstruction(nn.Module):
     def __init__(
         self,
         reconstruction: Scope = "local",
-        weights: Weighting = "linear",
-        k: int = 8,
+        weights: Weighting = "kriging",
+        k: int | None = None,
         delta: bool = True,
     ) -> None:
         super().__init__()
@@ -183,7 +197,7 @@ def _with_single_tokens(spread: TokenWeights, clustering: Clustering) -> TokenWe
     """Let a token that is a cluster of its own be that cluster, wherever its place is."""
     if not isinstance(clustering.assignment, HardAssignment):
         return spread
-    alone = clustering.assignment.share > 1 - 1e-6  # (B, N, 1)
+    alone = clustering.assignment.alone  # (B, N, 1)
     itself = torch.arange(spread.weights.shape[2], device=alone.device) == 0
     return TokenWeights(
         torch.where(alone, itself.float(), spread.weights),
@@ -313,28 +327,40 @@ def solve_positive(matrix: Tensor, diagonal: Tensor, rhs: Tensor) -> Tensor:
     return solution
 
 
-def _search_tiles(clustering: Clustering, reconstruction: Scope) -> Tiles:
+def _search_tiles(clustering: Clustering, reconstruction: Scope, weights: Weighting) -> Tiles:
     device = clustering.features.device
     if reconstruction == "knn":
         return make_one_tile(clustering.grid, clustering.clusters, device)
     # A smaller reach than the clustering's could miss every cluster that a token belongs to.
     reach = max(LOCAL_REACH, clustering.neighborhood // 2)
     return make_tiles(
-        clustering.grid, clustering.clusters, reach, device, nearest=clustering.nearest
-    )
+        clustering.grid, clustering.clusters, reach, device, nearest=clustering.nearest,
+        uncut=_WHOLE_SIDE if weights == "kriging" else 0,
+    )  # fmt: skip
 
 
-def _check_settings(reconstruction: str, weights: str, k: int) -> None:
+def _check_scope(reconstruction: str) -> None:
     if reconstruction not in ("local", "knn"):
         raise ExpediteError(
             f"the reconstruction {reconstruction!r} was asked; 'local' and 'knn' are known"
         )
+
+
+def check_weights(weights: str, k: int | None) -> int | None:
+    """How many nearest clusters are weighed, None for all; refuse a `k` that nothing would use."""
+    if weights == "kriging":
+        if k is not None:
+            raise ExpediteError(
+                f"k={k} nearest clusters were asked with weights='kriging', which weighs all that "
+                "it reaches; weights='linear' takes k"
+            )
+        return None
     if weights not in _WEIGHTINGS:
-        raise ExpediteError(
-            f"the weights {weights!r} were asked; {', '.join(_WEIGHTINGS)} are known"
-        )
-    if k < 1:
+        known = ", ".join(["kriging", *_WEIGHTINGS])
+        raise ExpediteError(f"the weights {weights!r} were asked; {known} are known")
+    if k is not None and k < 1:
         raise ExpediteError(f"k={k} nearest clusters were asked; at least 1 is needed")
+    return NEAREST if k is None else k
 
 
 def check_count(k: int, clusters: tuple[int, int]) -> None:

@@ -193,10 +193,14 @@ def make_tiles(
     device: torch.device,
     *,
     nearest: bool = False,
+    uncut: int = 0,
 ) -> Tiles:
-    """Cut a grid of tokens into tiles whose tokens reach `reach` cells to every side."""
+    """Cut a grid of tokens into tiles whose tokens reach `reach` cells to every side.
+
+    A side of at most `uncut` cells is not cut.
+    """
     rows, columns = (
-        Axis(tokens, cells, reach, _tile_side(cells), nearest)
+        Axis(tokens, cells, reach, cells if cells <= uncut else _tile_side(cells), nearest)
         for tokens, cells in zip(grid, clusters, strict=True)
     )
     return Tiles(rows, columns, *_combine(rows, columns, device))

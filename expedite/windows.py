@@ -17,15 +17,16 @@ from expedite.clustering import Clustering, TokenClustering, labels, pool
 from expedite.errors import ExpediteError
 from expedite.reconstruction import (
     Scope,
+    Spread,
     TokenReconstruction,
-    TokenWeights,
     Weighting,
     check_count,
+    check_weights,
     token_weights,
 )
 
 Size = tuple[int, int]
-WindowWeights = tuple[TokenWeights | None, ...]  # one for each region, None where it stayed itself
+WindowWeights = tuple[Spread | None, ...]  # one for each region, None where it stayed itself
 
 
 @dataclass(frozen=True)
@@ -118,8 +119,8 @@ def reconstruct_windows(
     clustering: WindowClustering,
     *,
     reconstruction: Scope = "local",
-    weights: Weighting = "linear",
-    k: int = 8,
+    weights: Weighting = "kriging",
+    k: int | None = None,
     delta: bool = True,
 ) -> Tensor:
     """Bring back the full map from a map of cluster tokens, every window from its own clusters.
@@ -129,7 +130,8 @@ def reconstruct_windows(
         clustering: The record that `cluster_windows` returned with those centroids.
         reconstruction: See `reconstruction.reconstruct`, as for `weights` and `delta`.
         weights: See `reconstruction.reconstruct`.
-        k: Nearest clusters; a window cut short by the border may have fewer, and takes them all.
+        k: See `reconstruction.token_weights`; a window cut short by the border may have fewer
+            clusters, and takes them all.
         delta: See `reconstruction.reconstruct`.
 
     Returns:
@@ -195,20 +197,21 @@ class WindowTokenClustering(nn.Module):
 class WindowTokenWeighting(nn.Module):
     """`reconstruction.token_weights` for every region of windows; it has no parameters."""
 
-    def __init__(self, reconstruction: Scope, weights: Weighting, k: int) -> None:
+    def __init__(self, reconstruction: Scope, weights: Weighting, k: int | None) -> None:
         super().__init__()
         self.reconstruction: Scope = reconstruction
         self.weights: Weighting = weights
-        self.k = k
+        self.k = check_weights(weights, k)
 
     def forward(self, clustering: WindowClustering) -> WindowWeights:
-        check_count(self.k, clustering.cells)
+        if self.k is not None:
+            check_count(self.k, clustering.cells)
         return tuple(
             None if region.is_identity else self._weigh(region) for region in clustering.regions
         )
 
-    def _weigh(self, region: Clustering) -> TokenWeights:
-        k = min(self.k, region.clusters[0] * region.clusters[1])
+    def _weigh(self, region: Clustering) -> Spread:
+        k = None if self.k is None else min(self.k, region.clusters[0] * region.clusters[1])
         return token_weights(region, reconstruction=self.reconstruction, weights=self.weights, k=k)
 
 
@@ -218,7 +221,9 @@ class WindowTokenReconstruction(nn.Module):
     Weights made before with `weigh` can be given again, as for `TokenReconstruction`.
     """
 
-    def __init__(self, reconstruction: Scope, weights: Weighting, k: int, delta: bool) -> None:
+    def __init__(
+        self, reconstruction: Scope, weights: Weighting, k: int | None, delta: bool
+    ) -> None:
         super().__init__()
         self.weigh = WindowTokenWeighting(reconstruction, weights, k)
         self.reconstruct = TokenReconstruction(reconstruction, weights, k, delta)

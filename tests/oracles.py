@@ -79,3 +79,25 @@ def linear_weights_loop(z: Tensor, s: Tensor, k: int, ridge: float) -> Tensor:
         solution = torch.linalg.solve(gram, torch.ones(k, dtype=torch.float64))
         weights[p, nearest] = solution / solution.sum()
     return weights
+
+
+def kriging_weights_loop(z: Tensor, s: Tensor, there: Tensor, nugget: float) -> Tensor:
+    """Ordinary kriging of each token from the centres that are there, (N, h·w).
+
+    Solved with the Lagrange multiplier as one more unknown, as textbooks write it.
+    """
+    weights = torch.zeros(len(z), len(s), dtype=torch.float64)
+    points = s[there]
+    unit = (points**2).sum(1).mean()
+
+    def kernel(a: Tensor, b: Tensor) -> Tensor:
+        return 1 / (1 + ((a[:, None] - b) ** 2).sum(-1) / (2 * unit))
+
+    count = len(points)
+    bordered = torch.ones(count + 1, count + 1, dtype=torch.float64)
+    bordered[:count, :count] = kernel(points, points) + nugget * torch.eye(count)
+    bordered[count, count] = 0
+    for p in range(len(z)):
+        right = torch.cat([kernel(z[p : p + 1], points)[0], torch.ones(1, dtype=torch.float64)])
+        weights[p, there] = torch.linalg.solve(bordered, right)[:count]
+    return weights

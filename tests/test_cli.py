@@ -191,7 +191,7 @@ def test_random_weights_give_no_accuracy(data: Path, run: Run, tmp_path: Path) -
         "--keep",
         0.3,
         "--set",
-        "k=2",
+        "iterations=2",
         *quick,
     )
     content = json.loads((out / "results.json").read_text())
@@ -465,7 +465,9 @@ def test_bench_of_compiled_models(
 
 def test_export(checkpoint: Path, run: Run, refusal: Run, tmp_path: Path) -> None:
     words = ("export", f"segmenter:{checkpoint}", "--format", "torch-export", "--out")
-    text = run(*words, tmp_path / "model.pt2", "--alpha", 2, "--clusters", "3x5", "--set", "k=4")
+    text = run(
+        *words, tmp_path / "model.pt2", "--alpha", 2, "--clusters", "3x5", "--set", "iterations=2"
+    )
     assert len(re.findall(r"batch [13]: [13] of [13] images agree", text)) == 2
     content = json.loads(run(*words, tmp_path / "plain.pt2", "--json"))
     assert content["plan"] is None
@@ -692,11 +694,12 @@ class TestBadInput:
             (("--alpha", "1"), "exactly one of the two"),
             (("--clusters", "4"), "without --alpha"),
             (("--method", "paper"), "without --alpha"),
-            (("--set", "k=9"), "without --alpha"),
+            (("--set", "iterations=9"), "without --alpha"),
             (("--beta", "2"), "without --alpha"),
             (("--reconstruct-at", "head"), "without --alpha"),
             ((*PLAN, "--set", "k=4", "--set", "k=9"), "--set k was given twice"),
-            ((*PLAN, "--set", "k=17"), "17"),
+            ((*PLAN, "--set", "k=17"), "k=17 nearest clusters were asked with weights='kriging'"),
+            ((*PLAN, "--set", "weights=linear", "--set", "k=17"), "k can be at most 16"),
             ((*PLAN, "--set", "colour=red"), "colour"),
             ((*PLAN, "--set", "k"), "NAME=VALUE"),
             ((*PLAN, "--set", "k=["), "--set k=[ was asked; its value is not readable as YAML"),

@@ -20,7 +20,7 @@ from tests.hosts import huggingface_swin, images, segmenter, timm_vit
 pytestmark = pytest.mark.usefixtures("no_gradients")
 
 # Two steps, of which the last may be hard, say as much of the graph as five and export faster.
-UNEVEN: dict[str, Any] = {"alpha": 1, "clusters": (3, 5), "k": 4, "iterations": 2}
+UNEVEN: dict[str, Any] = {"alpha": 1, "clusters": (3, 5), "iterations": 2}
 FORMAT_NAMES = ["onnx", "torch-export"]
 
 
@@ -48,7 +48,7 @@ def check(model: nn.Module, path: Path) -> None:
     ("make", "plan"),
     [
         (lambda: segmenter(n_layers=2), plan_of("expedite", **UNEVEN)),
-        (lambda: timm_vit(depth=2), plan_of("paper", **UNEVEN)),
+        (lambda: timm_vit(depth=2), plan_of("paper", k=4, **UNEVEN)),
         (lambda: timm_vit(depth=2), plan_of("pool", 1, (3, 5))),
         (transformers_model("ViT"), None),
     ],
@@ -70,7 +70,7 @@ def test_onnx_runtime_runs_what_pytorch_does(
     ("make", "plan"),
     [
         (lambda: segmenter(n_layers=2), plan_of("expedite", **UNEVEN)),
-        (lambda: huggingface_swin(depths=[2, 1]), plan_of("expedite", 1, 5, k=4, iterations=2)),
+        (lambda: huggingface_swin(depths=[2, 1]), plan_of("expedite", 1, 5, iterations=2)),
         (transformers_model("DPT depth"), plan_of("paper", 3, (3, 5), k=4, iterations=2)),
     ],
     ids=["segmenter", "windows", "taps"],

@@ -174,9 +174,11 @@ def test_other_peoples_hooks_on_blocks_see_the_full_grid(make: Make, before_patc
 def test_patching_twice_reconfigures(make: Make) -> None:
     model = make()
     expedite.patch(model, PLAN)
-    twice = expedite.patch(model, alpha=2, clusters=(3, 5), k=4)(images())
+    twice = expedite.patch(model, alpha=2, clusters=(3, 5), iterations=2)(images())
     assert len(list(find_sessions(model))) == 1
-    assert torch.equal(twice, expedite.patch(make(), alpha=2, clusters=(3, 5), k=4)(images()))
+    assert torch.equal(
+        twice, expedite.patch(make(), alpha=2, clusters=(3, 5), iterations=2)(images())
+    )
 
 
 def test_as_many_clusters_as_tokens_equal_the_plain_model(make: Make) -> None:
@@ -317,7 +319,7 @@ def test_patch_and_unpatch_take_effect_on_compiled_models_that_ran(make: Make) -
     torch.testing.assert_close(compiled(images()), plain)
     patched = expedite.patch(model, PLAN)(images())
     close(compiled(images()), patched)
-    other = expedite.patch(model, alpha=2, clusters=3, k=9)(images())
+    other = expedite.patch(model, alpha=2, clusters=3)(images())
     close(compiled(images()), other)
     expedite.unpatch(model)
     torch.testing.assert_close(compiled(images()), plain)

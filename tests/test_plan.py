@@ -94,7 +94,9 @@ def test_spans_that_are_impossible(arguments: dict[str, Any], message: str) -> N
         ({"space": "keys"}, "'norm' and 'tokens' are known"),
         ({"log_mass": "yes"}, "log_mass='yes'"),
         ({"reconstruction": "global"}, "'local' and 'knn' are known"),
-        ({"weights": "cubic"}, "'linear' and 'softmax' and 'l2' and 'hard' are known"),
+        ({"weights": "cubic"}, "'kriging' and 'linear' and 'softmax' and 'l2' and 'hard' are"),
+        ({"k": 9}, "k=9 nearest clusters were asked with weights='kriging'.*'linear' takes k"),
+        ({"k": 0, "weights": "linear"}, "k=0"),
         ({"delta": 3}, "delta=3"),
         ({"reconstruct_at": "tail"}, "'backbone' and 'head' are known"),
     ],
@@ -130,6 +132,13 @@ def test_the_papers_method_turns_every_improvement_off() -> None:
         delta=False,
     )
     assert make_plan(10, 28, method="paper", k=9) == replace(plan, k=9)
+
+
+def test_weights_of_the_nearest_take_8_unless_asked_and_kriging_takes_all() -> None:
+    assert make_plan(1, 4).k is None
+    assert make_plan(1, 4, weights="linear").k == 8
+    assert make_plan(1, 4, weights="linear", k=3).k == 3
+    assert make_plan(1, 4, method="paper", weights="kriging").k is None
 
 
 def test_unknown_methods_and_settings() -> None:

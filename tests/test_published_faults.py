@@ -15,17 +15,23 @@ from expedite.clustering import cluster
 from expedite.evaluate.flops import count_flops
 from expedite.evaluate.memory import peak_memory
 from expedite.evaluate.speed import attention_kernel
-from expedite.reconstruction import reconstruct, token_weights
+from expedite.kriging import TileWeights
+from expedite.reconstruction import TokenWeights, reconstruct, token_weights
 from expedite.tiling import make_tiles
 from tests.hosts import images, segmenter, timm_vit
 
 pytestmark = pytest.mark.usefixtures("no_gradients")
 
 
+def dense(spread: TokenWeights | TileWeights) -> Tensor:
+    """Weights of 5×6 clusters as a matrix (B, N, 30)."""
+    return spread.apply(torch.eye(30).expand(len(spread.weights), -1, -1))
+
+
 def test_reconstruction_is_not_a_hard_copy_of_the_nearest_cluster() -> None:
     _, record = cluster(torch.randn(1, 192, 8), (12, 16), (5, 6))
-    for kind in ("linear", "softmax"):
-        weights = token_weights(record, weights=kind).weights
+    for kind in ("kriging", "linear", "softmax"):
+        weights = dense(token_weights(record, weights=kind))
         assert (weights.abs() > 1e-3).sum(-1).float().mean() > 1.1
 
 
@@ -34,7 +40,7 @@ def test_weights_sum_to_one_and_not_their_squares() -> None:
     ones = torch.ones(1, 30, 1)
     published = reconstruct(ones, record, weights="l2", delta=False)
     assert published.max() > 1.5
-    for kind in ("linear", "softmax"):
+    for kind in ("kriging", "linear", "softmax"):
         ours = reconstruct(ones, record, weights=kind, delta=False)
         torch.testing.assert_close(ours, torch.ones_like(ours))
 
@@ -43,7 +49,7 @@ def test_far_tokens_are_not_reconstructed_as_zero_vectors() -> None:
     # exp(-d²/τ) underflows for every cluster unless the smallest distance is taken off first.
     tokens = 1e4 * torch.randn(1, 192, 8)
     _, record = cluster(tokens, (12, 16), (5, 6), temperature=50.0)
-    for kind in ("linear", "softmax", "l2"):
+    for kind in ("kriging", "linear", "softmax", "l2"):
         spread = reconstruct(torch.ones(1, 30, 1), record, weights=kind, delta=False)
         assert spread.min() > 0.5
 
@@ -111,13 +117,13 @@ def test_every_image_of_a_batch_is_reconstructed() -> None:
 def test_clusters_need_not_be_a_square_nor_the_image() -> None:
     model = segmenter()
     for size, cells in [((32, 48), (7, 4)), ((48, 32), (28 // 4, 7)), ((36, 20), (1, 5))]:
-        expedite.patch(model, alpha=1, clusters=cells, k=5)
+        expedite.patch(model, alpha=1, clusters=cells)
         assert model(images(1, *size)).shape == (1, 5, *size)
 
 
 def test_more_neighbours_than_clusters_are_refused_in_a_sentence() -> None:
     with pytest.raises(ExpediteError, match="k=20 nearest clusters were asked of 4×4"):
-        expedite.patch(timm_vit(), alpha=1, clusters=4, k=20)
+        expedite.patch(timm_vit(), alpha=1, clusters=4, weights="linear", k=20)
 
 
 def test_a_share_of_tokens_follows_the_size_of_the_input() -> None:
@@ -130,7 +136,7 @@ def test_ties_keep_no_more_than_k_clusters() -> None:
     # With all distances equal the published threshold lets every cluster through.
     _, record = cluster(torch.zeros(1, 192, 4), (12, 16), (5, 6))
     for kind in ("linear", "softmax", "l2"):
-        weights = token_weights(record, weights=kind, reconstruction="knn", k=4).weights
+        weights = dense(token_weights(record, weights=kind, reconstruction="knn", k=4))
         assert ((weights != 0).sum(-1) == 4).all()
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from expedite.clustering import Clustering, cluster
 from expedite.errors import ExpediteError
+from expedite.kriging import TileWeights
 from expedite.reconstruction import (
     RIDGE,
     TokenReconstruction,
@@ -29,7 +30,7 @@ def clustered(batch: int = 1, dtype: torch.dtype = torch.float32) -> tuple[Tenso
     return tokens, record
 
 
-def dense(spread: TokenWeights, cells: int) -> Tensor:
+def dense(spread: TokenWeights | TileWeights, cells: int) -> Tensor:
     """Weights as a matrix (B, N, h·w)."""
     one_hot = torch.eye(cells).expand(len(spread.weights), -1, -1)
     return spread.apply(one_hot)
@@ -75,7 +76,7 @@ def test_local_neighbours_are_the_nearest_among_7_by_7_cells() -> None:
         assert set(found[p].nonzero().flatten().tolist()) <= nearest
 
 
-@pytest.mark.parametrize("kind", ["linear", "softmax", "hard"])
+@pytest.mark.parametrize("kind", ["kriging", "linear", "softmax", "hard"])
 @pytest.mark.parametrize("reconstruction", ["local", "knn"])
 def test_weights_sum_to_one(kind: Any, reconstruction: Any) -> None:
     _, record = clustered(batch=2)
@@ -135,8 +136,9 @@ def test_any_grid_any_clusters_any_batch(
 ) -> None:
     clusters = data.draw(st.tuples(st.integers(1, grid[0]), st.integers(1, grid[1])))
     dtype = data.draw(st.sampled_from([torch.float32, torch.float16, torch.bfloat16]))
-    k = data.draw(st.integers(1, clusters[0] * clusters[1]))
-    kind: Any = data.draw(st.sampled_from(["linear", "softmax", "l2", "hard"]))
+    kind: Any = data.draw(st.sampled_from(["kriging", "linear", "softmax", "l2", "hard"]))
+    nearest = st.none() if kind == "kriging" else st.integers(1, clusters[0] * clusters[1])
+    k = data.draw(nearest)
     scope: Any = data.draw(st.sampled_from(["local", "knn"]))
     neighborhood = data.draw(st.sampled_from([1, 5, 9]))
     tokens = torch.randn(batch, grid[0] * grid[1], 8).to(dtype)
@@ -162,11 +164,11 @@ def test_each_image_is_independent_and_nan_stays_in_its_own() -> None:
     after = torch.randn(2, 42, 8)
     found = reconstruct(after, record)
     assert found[0].isnan().any()
-    # Eight neighbours in eight channels magnify how sums over a batch are rounded.
+    # Sums over a batch are rounded otherwise.
     torch.testing.assert_close(found[1:], reconstruct(after[1:], clean), rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("kind", ["linear", "softmax", "l2", "hard"])
+@pytest.mark.parametrize("kind", ["kriging", "linear", "softmax", "l2", "hard"])
 @pytest.mark.parametrize(
     "tokens",
     [
@@ -193,8 +195,8 @@ def test_clusters_without_mass_are_nobodys_neighbours() -> None:
     _, record = cluster(tokens, GRID, CLUSTERS, temperature=1e-9)
     empty = record.mass[0] < 1e-6
     assert empty.any()
-    for kind in ("linear", "softmax"):
-        assert dense(token_weights(record, weights=kind), 42)[0, :, empty].abs().max() == 0
+    for kind in ("kriging", "linear", "softmax"):
+        assert dense(token_weights(record, weights=kind), 42)[0, :, empty].abs().max() < 1e-20
 
 
 def test_a_neighborhood_wider_than_7_widens_the_search() -> None:
@@ -220,7 +222,7 @@ def test_gradients_reach_clusters_and_tokens() -> None:
     assert tokens.grad.isfinite().all()
 
 
-@pytest.mark.parametrize("kind", ["linear", "softmax", "l2", "hard"])
+@pytest.mark.parametrize("kind", ["kriging", "linear", "softmax", "l2", "hard"])
 def test_runs_on_any_device_without_looking_at_values(kind: Any) -> None:
     tokens = torch.empty(2, 192, 8, device="meta")
     centroids, record = cluster(tokens, GRID, CLUSTERS)
@@ -240,8 +242,9 @@ def test_small_systems_are_solved_as_the_library_solves_them(k: int, batch: int)
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"k": 43}, "k=43 nearest clusters were asked of 6×7"),
-        ({"k": 0}, "k=0"),
+        ({"k": 43, "weights": "linear"}, "k=43 nearest clusters were asked of 6×7"),
+        ({"k": 0, "weights": "linear"}, "k=0"),
+        ({"k": 8}, "k=8 nearest clusters were asked with weights='kriging'"),
         ({"weights": "quadratic"}, "weights 'quadratic'"),
         ({"reconstruction": "global"}, "reconstruction 'global'"),
         ({"cluster_tokens": torch.zeros(1, 41, 8)}, r"\(1, 41, 8\) were given for clusters"),

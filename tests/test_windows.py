@@ -24,8 +24,15 @@ sides = st.integers(1, 11)
 pytestmark = pytest.mark.usefixtures("no_gradients")
 
 
+def weighted(k: int | None, cells: tuple[int, int]) -> dict[str, Any]:
+    """Settings of reconstruction from at most `k` of the cells, or from all by kriging."""
+    if k is None:
+        return {"weights": "kriging"}
+    return {"weights": "linear", "k": min(k, cells[0] * cells[1])}
+
+
 def one_at_a_time(
-    tokens: Tensor, window: tuple[int, int], cells: tuple[int, int], k: int, **settings: Any
+    tokens: Tensor, window: tuple[int, int], cells: tuple[int, int], k: int | None, **settings: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Centroids, masses and tokens rebuilt from twice the centroids, window by window."""
     batch, height, width, channels = tokens.shape
@@ -42,7 +49,7 @@ def one_at_a_time(
                 means, record = cluster(
                     part.reshape(1, -1, channels), (rows, columns), grid, **settings
                 )
-                back = reconstruct(2 * means, record, k=min(k, grid[0] * grid[1]))
+                back = reconstruct(2 * means, record, **weighted(k, grid))
                 down, across = top * h // high, left * w // wide
                 place = image, slice(down, down + grid[0]), slice(across, across + grid[1])
                 centroids[place] = means.reshape(*grid, channels)
@@ -56,15 +63,14 @@ def test_equals_one_window_at_a_time(
     height: int, width: int, window: tuple[int, int], data: st.DataObject
 ) -> None:
     cells = data.draw(st.integers(1, window[0])), data.draw(st.integers(1, window[1]))
-    k = data.draw(st.integers(1, min(8, cells[0] * cells[1])))
+    k = data.draw(st.none() | st.integers(1, min(8, cells[0] * cells[1])))
     tokens = torch.randn(2, height, width, 6)
     centroids, record = cluster_windows(tokens, window, cells, iterations=2)
     means, mass, rebuilt = one_at_a_time(tokens, window, cells, k, iterations=2)
     torch.testing.assert_close(centroids, means, rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(record.mass, mass, rtol=1e-3, atol=1e-3)
-    torch.testing.assert_close(
-        reconstruct_windows(2 * centroids, record, k=k), rebuilt, rtol=1e-2, atol=1e-2
-    )
+    found = reconstruct_windows(2 * centroids, record, **weighted(k, cells))
+    torch.testing.assert_close(found, rebuilt, rtol=1e-2, atol=1e-2)
     assert centroids.shape[1:3] == record.clusters == clustered((height, width), window, cells)
 
 
@@ -101,14 +107,15 @@ def test_without_borders_the_map_is_clustered_as_one(
 ) -> None:
     cells = data.draw(st.integers(1, window[0])), data.draw(st.integers(1, window[1]))
     size = clustered((height, width), window, cells)
-    k = data.draw(st.integers(1, min(8, cells[0] * cells[1], size[0] * size[1])))
+    k = data.draw(st.none() | st.integers(1, min(8, cells[0] * cells[1], size[0] * size[1])))
     tokens = torch.randn(2, height, width, 6)
     centroids, record = cluster_windows(tokens, window, cells, borders=False)
     means, plain = cluster(tokens.flatten(1, 2), (height, width), size)
     assert torch.equal(centroids.flatten(1, 2), means)
     assert torch.equal(record.mass.flatten(1), plain.mass)
-    back = reconstruct(2 * means, plain, k=k)
-    assert torch.equal(reconstruct_windows(2 * centroids, record, k=k).flatten(1, 2), back)
+    back = reconstruct(2 * means, plain, **weighted(k, size))
+    found = reconstruct_windows(2 * centroids, record, **weighted(k, size))
+    assert torch.equal(found.flatten(1, 2), back)
 
 
 def test_hard_assignment_without_the_shortcut_gives_every_token_its_place(
@@ -120,7 +127,7 @@ def test_hard_assignment_without_the_shortcut_gives_every_token_its_place(
     centroids, record = cluster_windows(tokens, (4, 4), (4, 4), **hard)
     torch.testing.assert_close(centroids, tokens)
     for delta in (True, False):
-        back = reconstruct_windows(2 * centroids, record, k=1, delta=delta)
+        back = reconstruct_windows(2 * centroids, record, weights="hard", delta=delta)
         torch.testing.assert_close(back, 2 * tokens)
 
 
@@ -170,7 +177,7 @@ def test_refuses_what_cannot_be_done(
 ) -> None:
     with pytest.raises(ExpediteError, match=message):
         centroids, record = cluster_windows(torch.randn(shape), (4, 4), cells)
-        reconstruct_windows(centroids, record, k=k)
+        reconstruct_windows(centroids, record, weights="linear", k=k)
 
 
 @given(height=sides, width=sides, window=st.tuples(sides, sides), borders=st.booleans())

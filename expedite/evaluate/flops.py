@@ -26,9 +26,9 @@ _GIGA = 1e9
 
 # Known to count nothing under the convention above.
 _FREE = """
-    __or__ abs add add_ addcmul amax amin argmax atan2 bitwise_and bitwise_not bitwise_or ceil
-    clamp clamp_max clamp_min clone cos cumsum div div_ eq erf exp expand_as eye feature_dropout
-    fill_ flip floor_divide gather ge gelu glu gt index_select isfinite isnan le
+    __or__ abs add add_ addcmul amax amin any argmax atan2 bitwise_and bitwise_not bitwise_or ceil
+    clamp clamp_max clamp_min clone cos cumsum diag_embed div div_ eq erf exp expand_as eye
+    feature_dropout fill_ flip floor_divide gather ge gelu glu gt index_select isfinite isnan le
     linalg_vector_norm linspace log log2 lt mT masked_fill masked_fill_ max_pool2d maximum mean
     meshgrid min minimum movedim mul mul_ ne neg new_ones new_zeros numel ones_like pad pow
     reciprocal relu relu_ remainder repeat reshape_as round rsub scatter scatter_add
@@ -124,6 +124,15 @@ def _embedding_bag(inputs: list[Any], outputs: list[Any]) -> int:
     return prod(rows) * values[-1]
 
 
+def _cholesky(inputs: list[Any], outputs: list[Any]) -> int:
+    *batch, size, _ = _shape(inputs[0])
+    return prod(batch) * size**3 // 6
+
+
+def _cholesky_inverse(inputs: list[Any], outputs: list[Any]) -> int:
+    return 2 * _cholesky(inputs, outputs)
+
+
 def _index_add(inputs: list[Any], outputs: list[Any]) -> int:
     return prod(_shape(inputs[3]))
 
@@ -141,6 +150,8 @@ _HANDLES: dict[str, Callable[[list[Any], list[Any]], int]] = {
     "aten::scaled_dot_product_attention": _attention,
     "aten::baddbmm": _baddbmm,
     "aten::embedding_bag": _embedding_bag,
+    "aten::linalg_cholesky_ex": _cholesky,
+    "aten::cholesky_inverse": _cholesky_inverse,
     "aten::index_add": _index_add,
     "aten::index_add_": _index_add,
     "aten::adaptive_avg_pool1d": elementwise_flop_counter(1, 0),  # as that of two dimensions

@@ -108,8 +108,8 @@ def code(plan: Plan) -> str:
 
     Example:
         >>> from expedite.plan import make_plan
-        >>> code(make_plan(4, 14, k=9))
-        'expedite.patch(model, alpha=4, clusters=(14, 14), k=9)'
+        >>> code(make_plan(4, 14, iterations=3))
+        'expedite.patch(model, alpha=4, clusters=(14, 14), iterations=3)'
         >>> code(Plan((Span(2, 20), Span(4, 14))))
         'expedite.patch(model, expedite.Plan((expedite.Span(alpha=2, clusters=(20, 20)),
         expedite.Span(alpha=4, clusters=(14, 14)))))'

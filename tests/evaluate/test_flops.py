@@ -141,7 +141,7 @@ def test_nothing_in_a_patched_segmenter_goes_uncounted(large: dict[str, FlopCoun
 
 
 @pytest.mark.parametrize("make", [timm_vit, segmenter])
-@pytest.mark.parametrize("weights", ["linear", "softmax", "l2", "hard"])
+@pytest.mark.parametrize("weights", ["kriging", "linear", "softmax", "l2", "hard"])
 @pytest.mark.parametrize("reconstruction", ["local", "knn"])
 def test_every_plan_is_counted_whole(make: Any, weights: str, reconstruction: str) -> None:
     model = make()

@@ -90,7 +90,7 @@ def test_as_many_clusters_as_tokens_err_nowhere() -> None:
 
 @pytest.mark.parametrize("make", [timm_vit, timm_swin])
 def test_clusters_of_clusters_are_followed_to_the_tokens(make: Any) -> None:
-    first, second = observe(make(), Plan((Span(1, 6), Span(2, 3)), k=2), images(1))
+    first, second = observe(make(), Plan((Span(1, 6), Span(2, 3))), images(1))
     assert first.grid == second.grid
     assert first.labels is not None and second.labels is not None
     for label in set(first.labels.flatten().tolist()):
@@ -125,7 +125,7 @@ def test_nothing_stays_on_the_model() -> None:
 
 
 def test_calls_of_other_threads_are_not_seen() -> None:
-    model = patch(timm_vit(), alpha=1, clusters=2, k=2)
+    model = patch(timm_vit(), alpha=1, clusters=2)
     (expected,) = observe(model, make_plan(1, 4), images(1))
     over = threading.Event()
 

@@ -83,9 +83,9 @@ def test_a_grid_has_every_combination_once() -> None:
     plans = grid_of_plans(["expedite", "downsample"], [[2], [4]], [([(14, 14)], None)], None, {})
     assert plans == [make_plan(2, 14), make_plan(4, 14), plan_of("downsample", clusters=14)]
     several = grid_of_plans(
-        ["expedite"], [[2]], [(None, [0.5])], 3, {"k": [8, 9], "delta": [False]}
+        ["expedite"], [[2]], [(None, [0.5])], 3, {"iterations": [4, 6], "delta": [False]}
     )
-    assert several == [make_plan(2, keep=0.5, beta=3, k=k, delta=False) for k in (8, 9)]
+    assert several == [make_plan(2, keep=0.5, beta=3, iterations=n, delta=False) for n in (4, 6)]
 
 
 def test_several_spans_have_one_size_for_all_or_one_for_each() -> None:

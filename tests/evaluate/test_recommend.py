@@ -58,7 +58,7 @@ def test_random_weights_say_nothing_of_accuracy() -> None:
     "plan",
     [
         make_plan(4, (14, 20)),
-        make_plan(4, keep=0.25, beta=3, k=9, delta=False),
+        make_plan(4, keep=0.25, beta=3, weights="linear", k=9, delta=False),
         make_plan(4, 14, method="paper", temperature=1.0),
         make_plan(4, 14, reconstruct_at="head"),
         Plan((Span(2, 20, beta=2), Span(4, 14)), iterations=3),

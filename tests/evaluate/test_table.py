@@ -53,7 +53,7 @@ def test_accuracy_counts_before_fidelity() -> None:
         (make_plan(4, (15, 52)), "α4 15x52"),
         (make_plan(4, keep=0.25), "α4 keep 0.25"),
         (Plan((Span(2, 20), Span(6, 14))), "α2+6 20x20+14x14"),
-        (make_plan(4, 15, beta=2, k=9), "α4 β2 15x15 k=9"),
+        (make_plan(4, 15, beta=2, iterations=9), "α4 β2 15x15 iterations=9"),
         (plan_of("tome", 4, 15, log_mass=False), "tome α4 15x15 log_mass=False"),
     ],
 )

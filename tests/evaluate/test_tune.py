@@ -186,5 +186,5 @@ def test_images_and_tasks_that_do_not_fit() -> None:
 
 
 def test_a_trial_is_told_by_its_plan() -> None:
-    plan = replace(_plan(4, 0.5), k=9)
+    plan = replace(_plan(4, 0.5), iterations=9)
     assert str(Trial(plan, 1.0)) == "α4 keep 0.25"

@@ -54,7 +54,7 @@ def test_a_sheet_of_a_model_that_slides_windows(tmp_path: Path, size: tuple[int,
 
 
 def test_every_panel_is_a_file_of_a_folder(tmp_path: Path) -> None:
-    plan = Plan((Span(1, 6), Span(2, 3)), k=2)
+    plan = Plan((Span(1, 6), Span(2, 3)))
     views = visualize(loaded(depth_vit(), "depth"), plan, IMAGE)
     written = views.write(tmp_path / "out")
     spans = [f"{name}_{index}" for index in (1, 2) for name in ("clusters", "assignment", "error")]

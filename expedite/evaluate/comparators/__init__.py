@@ -12,7 +12,7 @@ from expedite.errors import ExpediteError
 from expedite.evaluate.comparators.rival import Rival
 from expedite.plan import Method, Plan, Span, make_plan
 
-_PLAIN = {"log_mass": False, "delta": False, "k": 1}
+_PLAIN = {"log_mass": False, "delta": False}
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ RIVALS: Mapping[str, Entry] = {
     "clusters+bilinear": Entry(
         "expedite's clusters, bilinear upsampling",
         # Upsampling needs every cluster in its cell.
-        {"delta": False, "k": 1, "relocated": 0.0, "merge": "clusters", "returns": "bilinear"},
+        {"delta": False, "relocated": 0.0, "merge": "clusters", "returns": "bilinear"},
     ),
     "downsample": Entry("a smaller image", {**_PLAIN, "merge": "image", "returns": "bilinear"}),
     "tome": Entry(

@@ -1,0 +1,137 @@
+"""Weights of clusters by ordinary kriging: Gaussian process regression with an unknown mean.
+
+What the blocks do to a token is taken for a smooth function of the token, known at the clusters.
+Its best guess between them, linear and without bias, has weights that follow from distances alone.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from expedite.assignment import EMPTY_MASS, HardAssignment
+from expedite.closeness import half_squares, keys_of, with_one
+from expedite.clustering import Clustering, full_precision
+from expedite.tiling import Tiles
+
+# Added to the kernel's diagonal of ones: how little a cluster's own change is in doubt.
+NUGGET = 1e-3
+# Unrolled elimination takes so many unknowns at once.
+_BLOCK = 16
+_TINY = 1e-30
+_FAR = 1e30
+
+
+@dataclass(frozen=True)
+class TileWeights:
+    """How much of each cluster of a tile's window goes into each token of the tile."""
+
+    weights: Tensor  # (B, T, n, m) float32; each token's sum to one
+    tiles: Tiles
+    single: HardAssignment | None  # by which a token that is a cluster of its own is that cluster
+
+    def apply(self, cluster_values: Tensor) -> Tensor:
+        """Spread values of clusters (B, h·w, C) over the tokens, (B, N, C) float32."""
+        values = cluster_values.float()
+        with full_precision(values.device):
+            spread = self.tiles.join(self.weights @ self.tiles.windows(values))
+        return spread if self.single is None else self.single.where_alone(values, spread)
+
+
+def kriging_weights(clustering: Clustering, tiles: Tiles) -> TileWeights:
+    """Weigh all clusters of the windows by how much each says of the change at a token.
+
+    Two changes are as alike as u / (u + d²/2), the rational quadratic kernel (Rasmussen and
+    Williams 2006, Eq. 4.19 with α=1), for a squared distance d² and the clusters' mean square u.
+    Weights w of a token minimise the expected squared error of Σ w_j Δ_j under Σ w_j = 1, which
+    asks for (K + `NUGGET`·I) w + μ·1 = k (Cressie 1993, Section 3.2).
+
+    Args:
+        clustering: From `clustering.cluster`.
+        tiles: Which clusters are weighed for which tokens.
+
+    Example:
+        >>> from expedite.clustering import cluster
+        >>> from expedite.tiling import make_one_tile
+        >>> _, record = cluster(torch.randn(2, 192, 8), (12, 16), (5, 6))
+        >>> found = kriging_weights(record, make_one_tile((12, 16), (5, 6), torch.device("cpu")))
+        >>> found.weights.shape, bool((found.weights.sum(-1) - 1).abs().max() < 1e-4)
+        (torch.Size([2, 1, 192, 30]), True)
+    """
+    has_mass = (clustering.mass > EMPTY_MASS).float()[..., None]  # (B, h·w, 1)
+    there = tiles.windows(has_mass) * tiles.reachable.any(1)[..., None]  # (B, T, m, 1) of 0 and 1
+    half = half_squares(clustering.centers)  # (B, h·w, 1)
+    unit = (2 * (half * has_mass).sum(1) / has_mass.sum(1)).clamp_min(_TINY)[..., None, None]
+    centers = tiles.windows(clustering.centers)  # (B, T, m, D)
+    keys = keys_of(centers, tiles.windows(half).where(there > 0, _FAR))
+    among = _likeness(centers, keys, unit) * there  # (B, T, m, m)
+    near = _likeness(tiles.split(clustering.features), keys, unit)  # (B, T, n, m)
+    system = among + torch.where(there > 0, NUGGET, 1).squeeze(-1).diag_embed()
+    solution = solve_positive_definite(system, torch.cat([near.mT, there], -1))  # (B, T, m, n + 1)
+    free, ones = solution[..., :-1], solution[..., -1:]
+    missing = (1 - free.sum(2, keepdim=True)) / ones.sum(2, keepdim=True).clamp_min(_TINY)
+    assignment = clustering.assignment
+    single = assignment if isinstance(assignment, HardAssignment) else None
+    return TileWeights((free + ones * missing).mT, tiles, single)
+
+
+def _likeness(points: Tensor, keys: Tensor, unit: Tensor) -> Tensor:
+    """The kernel (B, T, n, m) between points (B, T, n, D) and clusters by their `keys_of`."""
+    halved = half_squares(points) - with_one(points) @ keys.mT  # d²/2
+    return unit / (unit + halved.clamp_min(0))
+
+
+def solve_positive_definite(matrix: Tensor, rhs: Tensor) -> Tensor:
+    """Solve symmetric positive definite systems (..., m, m) · X = (..., m, n).
+
+    By Cholesky decomposition, or by block elimination where that does not export.
+
+    Example:
+        >>> matrix = torch.tensor([[2.0, 1.0], [1.0, 2.0]])
+        >>> solve_positive_definite(matrix, torch.tensor([[3.0], [3.0]])).flatten()
+        tensor([1., 1.])
+    """
+    if _decomposes(matrix):
+        # With as many right-hand sides, the inverse and a product are faster than substitution.
+        return torch.cholesky_inverse(torch.linalg.cholesky_ex(matrix).L) @ rhs
+    return eliminate(matrix, rhs)
+
+
+def _decomposes(matrix: Tensor) -> bool:
+    """Whether a decomposition runs here: ONNX has none, nor do graphs of all devices take one."""
+    if torch.compiler.is_exporting():
+        return False
+    return matrix.device.type == "cpu" or not torch.compiler.is_compiling()
+
+
+def eliminate(matrix: Tensor, rhs: Tensor) -> Tensor:
+    """`solve_positive_definite` by products and sums alone.
+
+    Gaussian elimination of `_BLOCK` unknowns at a time; a positive definite matrix needs no
+    pivoting.
+    """
+    uppers, sides = [], []
+    size = matrix.shape[-1]
+    for start in range(0, size, _BLOCK):
+        block = min(_BLOCK, size - start)
+        inverse = _inverse(matrix[..., :block, :block])
+        upper, side = inverse @ matrix[..., :block, block:], inverse @ rhs[..., :block, :]
+        below = matrix[..., block:, :block]
+        matrix, rhs = (
+            matrix[..., block:, block:] - below @ upper,
+            rhs[..., block:, :] - below @ side,
+        )
+        uppers.append(upper)
+        sides.append(side)
+    solution = rhs  # empty: nothing is left after the last block
+    for upper, side in zip(reversed(uppers), reversed(sides), strict=True):
+        solution = torch.cat([side - upper @ solution, solution], -2)
+    return solution
+
+
+def _inverse(matrix: Tensor) -> Tensor:
+    """Of a small positive definite matrix (..., b, b): Gauss and Jordan's, one unknown a step."""
+    for unit in torch.eye(matrix.shape[-1], device=matrix.device)[..., None]:  # (b, 1)
+        row, column = unit.mT @ matrix, matrix @ unit
+        matrix = matrix - (column - unit) @ (row + unit.mT) / (row @ unit)
+    return matrix

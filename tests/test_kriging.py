@@ -1,0 +1,117 @@
+"""Weights by kriging: the equation as it stands, what they reach, and both ways of solving."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from expedite.clustering import Clustering, cluster
+from expedite.kriging import (
+    NUGGET,
+    TileWeights,
+    eliminate,
+    kriging_weights,
+    solve_positive_definite,
+)
+from expedite.reconstruction import reconstruct, token_weights
+from expedite.tiling import make_one_tile
+from tests.oracles import first_cells, kriging_weights_loop
+
+GRID, CLUSTERS = (12, 16), (6, 7)
+CPU = torch.device("cpu")
+
+
+def dense(found: TileWeights, cells: int) -> Tensor:
+    """Weights as a matrix (B, N, h·w)."""
+    matrix: Tensor = found.apply(torch.eye(cells).expand(len(found.weights), -1, -1))
+    return matrix
+
+
+def whole(record: Clustering) -> Tensor:
+    """Weights of all clusters (B, N, h·w)."""
+    one_tile = make_one_tile(record.grid, record.clusters, CPU)
+    return dense(kriging_weights(record, one_tile), record.mass.shape[1])
+
+
+@pytest.mark.parametrize("relocated", [0.0, 0.3])
+def test_equals_the_bordered_system_solved_token_by_token(relocated: float) -> None:
+    tokens = torch.randn(2, 192, 8)
+    _, record = cluster(tokens, GRID, CLUSTERS, hard=True, relocated=relocated)
+    found = whole(record)
+    for image in range(2):
+        z, s = record.features[image].double(), record.centers[image].double()
+        expected = kriging_weights_loop(z, s, record.mass[image] > 0, NUGGET)
+        alone = torch.nn.functional.one_hot(record.assignment.labels[image], 42).double()  # type: ignore[union-attr]
+        expected = torch.where(record.assignment.alone[image], alone, expected)  # type: ignore[union-attr]
+        torch.testing.assert_close(found[image].double(), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_a_smooth_change_is_guessed_better_than_by_the_nearest_clusters() -> None:
+    tokens = torch.randn(1, 192, 4)
+    _, record = cluster(tokens, GRID, CLUSTERS, hard=True, relocated=0.3)
+    turn = torch.linalg.qr(torch.randn(4, 4)).Q
+
+    def change(x: Tensor) -> Tensor:
+        return (x @ turn).sin()
+
+    def error(kind: str) -> float:
+        before = record.centroids
+        after = reconstruct(before + change(before), record, weights=kind)  # type: ignore[arg-type]
+        return float((after - tokens - change(tokens)).square().mean())
+
+    assert error("kriging") < 0.8 * min(error("linear"), error("softmax"), error("hard"))
+
+
+def test_a_token_that_is_a_cluster_is_that_cluster_however_far_its_place() -> None:
+    tokens = torch.randn(1, 40 * 40, 8)
+    tokens[0, 3] = tokens[0, -5] = 40.0 * torch.ones(8)
+    _, record = cluster(tokens, (40, 40), (20, 20), hard=True, relocated=0.3)
+    values = torch.randn(1, 400, 3)
+    found = token_weights(record).apply(values)
+    alone = record.assignment.alone[0, :, 0]  # type: ignore[union-attr]
+    assert 10 < alone.sum() < 400
+    own = values[0, record.assignment.labels[0, alone]]  # type: ignore[union-attr]
+    assert torch.equal(found[0, alone], own)
+
+
+def test_up_to_16_cells_a_side_all_are_weighed_and_beyond_those_around_the_tile() -> None:
+    _, record = cluster(torch.randn(1, 40 * 32, 8), (40, 32), (20, 16))
+    weights = dense(token_weights(record), 320)[0].reshape(-1, 20, 16).abs() > 1e-20  # type: ignore[arg-type]
+    for token, (row, _) in enumerate(first_cells((40, 32), (20, 16))):
+        tile = row // 4
+        rows = weights[token].any(1).nonzero().flatten()
+        first, last = rows.aminmax()
+        assert (int(first), int(last)) == (max(0, 4 * tile - 3), min(19, 4 * tile + 6))
+        assert weights[token].any(0).all()
+
+
+def test_where_no_cluster_in_reach_has_a_token_nothing_is_added() -> None:
+    _, record = cluster(torch.randn(1, 40 * 40, 8), (40, 40), (20, 20))
+    mass = record.mass.clone().view(20, 20)
+    mass[:10] = 0
+    object.__setattr__(record, "mass", mass.view(1, -1))
+    found = dense(token_weights(record), 400)[0].reshape(40, 40, 400)  # type: ignore[arg-type]
+    assert found.isfinite().all()
+    assert found[:, :, :200].abs().max() < 1e-20
+    assert found[0].abs().max() < 1e-20
+    torch.testing.assert_close(found[39].sum(-1), torch.ones(40))
+
+
+@pytest.mark.parametrize("scale", [1e-20, 1.0, 1e15])
+def test_scale_changes_nothing(scale: float) -> None:
+    tokens = torch.randn(1, 192, 8)
+    (_, record), (_, scaled) = (cluster(x, GRID, CLUSTERS) for x in (tokens, scale * tokens))
+    torch.testing.assert_close(whole(scaled), whole(record), rtol=1e-2, atol=1e-3)
+
+
+@given(size=st.integers(1, 50), sides=st.integers(1, 5), batch=st.sampled_from([0, 1, 3]))
+def test_systems_are_solved_as_the_library_solves_them(size: int, sides: int, batch: int) -> None:
+    root = torch.randn(batch, 2, size, size + 3)
+    matrix = root @ root.mT / size + NUGGET * torch.eye(size)
+    rhs = torch.randn(batch, 2, size, sides)
+    expected = torch.linalg.solve(matrix.double(), rhs.double())
+    for solve in (solve_positive_definite, eliminate):
+        found = solve(matrix, rhs).double()
+        torch.testing.assert_close(matrix.double() @ found, rhs.double(), rtol=1e-2, atol=2e-2)
+        torch.testing.assert_close(found, expected, rtol=2e-2, atol=2e-2)
