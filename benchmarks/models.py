@@ -33,13 +33,16 @@ def main(
     """Measure every model in every dtype."""
     table = Table("model", "dtype", *TITLES, "operators / block")
     under: list[str] = []
+    progress = Console(stderr=True)
     for case in map(find_case, parse_list(model)):
         pair = case.make()
         for name in parse_list(dtype):
             pair = pair.to(CPU, find_dtype(name))
             measured = pair.measure(batch_size, "none", pairs, seconds)
             operators = f"{pair.operators(batch_size, seconds):.2f}"
-            table.add_row(case.name, name, *measured.cells(pair.allowed), operators)
+            cells = [case.name, name, *measured.cells(pair.allowed), operators]
+            progress.print(*cells, sep=" | ", highlight=False)  # the table comes at the very end
+            table.add_row(*cells)
             under.append(f"{case.name}: {setting(pair.fast, pair.image)}")
     Console(width=160).print(table, *under, sep="\n", highlight=False)
 

@@ -84,12 +84,6 @@ class HardAssignment:
         """Whether a token is all that its cluster has, (B, N, 1)."""
         return self.share > 1 - 1e-6
 
-    def where_alone(self, cluster_values: Tensor, otherwise: Tensor) -> Tensor:
-        """Values (B, N, C) of the clusters of tokens that are alone in theirs."""
-        rows = flat_index(self.labels, cluster_values.shape[1]).flatten()
-        own = cluster_values.flatten(0, 1).index_select(0, rows)
-        return torch.where(self.alone, own.view_as(otherwise), otherwise)
-
     @cached_property
     def _members(self) -> tuple[Tensor, Tensor, Tensor]:
         """The batch's tokens by their clusters, where those of each begin, and their shares."""

@@ -9,13 +9,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from expedite.assignment import EMPTY_MASS, HardAssignment
+from expedite.assignment import EMPTY_MASS, flat_index
 from expedite.closeness import half_squares, keys_of, with_one
-from expedite.clustering import Clustering, full_precision
+from expedite.clustering import Clustering, full_precision, labels
 from expedite.tiling import Tiles
 
 # Added to the kernel's diagonal of ones: how little a cluster's own change is in doubt.
 NUGGET = 1e-3
+# A token so close to the centre of its cluster, in d²/2 over u, gets the cluster's very change,
+# wherever the cluster's place is in the grid: those that moved to single tokens above all.
+_EXACT = 1e-4
 # Unrolled elimination takes so many unknowns at once.
 _BLOCK = 16
 _TINY = 1e-30
@@ -28,14 +31,16 @@ class TileWeights:
 
     weights: Tensor  # (B, T, n, m) float32; each token's sum to one
     tiles: Tiles
-    single: HardAssignment | None  # by which a token that is a cluster of its own is that cluster
+    own: Tensor  # (B, N) the cluster that each token belongs to
+    exact: Tensor  # (B, N, 1) whether a token is that cluster
 
     def apply(self, cluster_values: Tensor) -> Tensor:
         """Spread values of clusters (B, h·w, C) over the tokens, (B, N, C) float32."""
         values = cluster_values.float()
         with full_precision(values.device):
             spread = self.tiles.join(self.weights @ self.tiles.windows(values))
-        return spread if self.single is None else self.single.where_alone(values, spread)
+        own = values.flatten(0, 1).index_select(0, flat_index(self.own, values.shape[1]).flatten())
+        return torch.where(self.exact, own.view_as(spread), spread)
 
 
 def kriging_weights(clustering: Clustering, tiles: Tiles) -> TileWeights:
@@ -70,9 +75,10 @@ def kriging_weights(clustering: Clustering, tiles: Tiles) -> TileWeights:
     solution = solve_positive_definite(system, torch.cat([near.mT, there], -1))  # (B, T, m, n + 1)
     free, ones = solution[..., :-1], solution[..., -1:]
     missing = (1 - free.sum(2, keepdim=True)) / ones.sum(2, keepdim=True).clamp_min(_TINY)
-    assignment = clustering.assignment
-    single = assignment if isinstance(assignment, HardAssignment) else None
-    return TileWeights((free + ones * missing).mT, tiles, single)
+    own = labels(clustering)
+    center = clustering.centers.gather(1, own[..., None].expand_as(clustering.features))
+    exact = half_squares(clustering.features - center) <= _EXACT * unit[:, 0]
+    return TileWeights((free + ones * missing).mT, tiles, own, exact)
 
 
 def _likeness(points: Tensor, keys: Tensor, unit: Tensor) -> Tensor:

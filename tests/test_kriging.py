@@ -1,12 +1,14 @@
 """Weights by kriging: the equation as it stands, what they reach, and both ways of solving."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from expedite.clustering import Clustering, cluster
+from expedite.clustering import Clustering, cluster, labels
 from expedite.kriging import (
     NUGGET,
     TileWeights,
@@ -28,6 +30,14 @@ def dense(found: TileWeights, cells: int) -> Tensor:
     return matrix
 
 
+def of_windows(record: Clustering) -> Tensor:
+    """The weights themselves (B, N, h·w), also of tokens that are their cluster."""
+    found = token_weights(record)
+    assert isinstance(found, TileWeights)
+    inexact = replace(found, exact=torch.zeros_like(found.exact))
+    return dense(inexact, record.mass.shape[1])
+
+
 def whole(record: Clustering) -> Tensor:
     """Weights of all clusters (B, N, h·w)."""
     one_tile = make_one_tile(record.grid, record.clusters, CPU)
@@ -42,15 +52,17 @@ def test_equals_the_bordered_system_solved_token_by_token(relocated: float) -> N
     for image in range(2):
         z, s = record.features[image].double(), record.centers[image].double()
         expected = kriging_weights_loop(z, s, record.mass[image] > 0, NUGGET)
-        alone = torch.nn.functional.one_hot(record.assignment.labels[image], 42).double()  # type: ignore[union-attr]
-        expected = torch.where(record.assignment.alone[image], alone, expected)  # type: ignore[union-attr]
+        own = labels(record)[image]
+        exact = ((z - s[own]) ** 2).sum(1, keepdim=True) < 1e-6
+        assert exact.any() or not relocated
+        expected = torch.where(exact, torch.nn.functional.one_hot(own, 42), expected)
         torch.testing.assert_close(found[image].double(), expected, rtol=1e-3, atol=1e-4)
 
 
 def test_a_smooth_change_is_guessed_better_than_by_the_nearest_clusters() -> None:
     tokens = torch.randn(1, 192, 4)
     _, record = cluster(tokens, GRID, CLUSTERS, hard=True, relocated=0.3)
-    turn = torch.linalg.qr(torch.randn(4, 4)).Q
+    turn: Tensor = torch.linalg.qr(torch.randn(4, 4)).Q
 
     def change(x: Tensor) -> Tensor:
         return (x @ turn).sin()
@@ -77,7 +89,7 @@ def test_a_token_that_is_a_cluster_is_that_cluster_however_far_its_place() -> No
 
 def test_up_to_16_cells_a_side_all_are_weighed_and_beyond_those_around_the_tile() -> None:
     _, record = cluster(torch.randn(1, 40 * 32, 8), (40, 32), (20, 16))
-    weights = dense(token_weights(record), 320)[0].reshape(-1, 20, 16).abs() > 1e-20  # type: ignore[arg-type]
+    weights = of_windows(record)[0].reshape(-1, 20, 16).abs() > 1e-20
     for token, (row, _) in enumerate(first_cells((40, 32), (20, 16))):
         tile = row // 4
         rows = weights[token].any(1).nonzero().flatten()
@@ -91,7 +103,7 @@ def test_where_no_cluster_in_reach_has_a_token_nothing_is_added() -> None:
     mass = record.mass.clone().view(20, 20)
     mass[:10] = 0
     object.__setattr__(record, "mass", mass.view(1, -1))
-    found = dense(token_weights(record), 400)[0].reshape(40, 40, 400)  # type: ignore[arg-type]
+    found = of_windows(record)[0].reshape(40, 40, 400)
     assert found.isfinite().all()
     assert found[:, :, :200].abs().max() < 1e-20
     assert found[0].abs().max() < 1e-20

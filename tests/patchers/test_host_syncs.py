@@ -74,14 +74,16 @@ def test_a_patch_brings_no_waiting(make: Make) -> None:
 @pytest.mark.parametrize(
     "plan",
     [
-        {"method": "paper"},
+        {},
+        {"method": "paper", "k": 4},
+        {"weights": "linear"},
         {"weights": "hard", "delta": False},
         {"weights": "l2", "delta": False, "hard": False},
         {"reconstruct_at": "head"},
     ],
 )
 def test_no_setting_waits(plan: dict[str, Any]) -> None:
-    assert not crossings(expedite.patch(segmenter(), alpha=1, clusters=(3, 5), k=4, **plan))
+    assert not crossings(expedite.patch(segmenter(), alpha=1, clusters=(3, 5), **plan))
 
 
 def test_waiting_is_seen() -> None:

@@ -11,7 +11,7 @@ from expedite import clustering
 from tests.hosts import images, segmenter, timm_beit, timm_eva, timm_vit, without_positions
 
 # Every token its own cluster, told apart by hard assignment after one step.
-HARD: dict[str, Any] = {"temperature": 1e-12, "iterations": 1, "k": 1}
+HARD: dict[str, Any] = {"temperature": 1e-12, "iterations": 1}
 
 
 pytestmark = pytest.mark.usefixtures("no_gradients")

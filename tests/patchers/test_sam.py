@@ -214,9 +214,9 @@ def test_resized_tables_are_those_of_the_librarys_own_blocks_on_a_smaller_map() 
     model.blocks[2].window_size = 2
     short = model.blocks[2](short)
     model.blocks[2].window_size = 4
-    full = reconstruct_windows(short, record, k=4)
+    full = reconstruct_windows(short, record)
     expected = model.neck(full.permute(0, 3, 1, 2))
-    plain: dict[str, Any] = {"space": "tokens", "hard": False, "log_mass": False, "k": 4}
+    plain: dict[str, Any] = {"space": "tokens", "hard": False, "log_mass": False}
     expedite.patch(model, alpha=1, clusters=2, position_tables="resized", **plain)
     torch.testing.assert_close(model(x), expected, rtol=1e-3, atol=1e-3)
 
@@ -425,7 +425,7 @@ def test_spans_chained_and_apart() -> None:
     for block in model.blocks:
         block.norm2.register_forward_pre_hook(lambda module, args: seen.append(args[0].shape[1:-1]))
     apart = Plan((Span(1, clusters=4, beta=1), Span(4, clusters=3)))
-    chained = Plan((Span(1, clusters=5, beta=2), Span(3, keep=0.5)), k=4)
+    chained = Plan((Span(1, clusters=5, beta=2), Span(3, keep=0.5)))
     for plan, sides in ((apart, [16, 11, 16, 16, 8, 8]), (chained, [16, 14, 14, 12, 12, 12])):
         seen.clear()
         expedite.patch(model, plan)
@@ -438,7 +438,7 @@ def test_spans_chained_and_apart() -> None:
 def test_small_windows_at_the_border_are_rebuilt_from_all_they_have() -> None:
     # 9×9 tokens in windows of 8: one row, one column and one token are left.
     model = timm_sam(img_size=36, patch_size=4)
-    expedite.patch(model, alpha=1, clusters=4, k=16)
+    expedite.patch(model, alpha=1, clusters=4, weights="linear", k=16)
     assert model(images(2, 36, 36)).isfinite().all()
 
 
@@ -462,7 +462,10 @@ def test_describe_speaks_of_windows() -> None:
     ("arguments", "message"),
     [
         ({"clusters": 9}, "9×9 clusters were asked where the timm .* has 8×8 tokens in a window"),
-        ({"clusters": 2}, "k=8 nearest clusters were asked of 2×2; k can be at most 4"),
+        (
+            {"clusters": 2, "weights": "linear"},
+            "k=8 nearest clusters were asked of 2×2; k can be at most 4",
+        ),
         ({"clusters": 4, "reconstruct_at": "head"}, "'backbone' works"),
     ],
 )

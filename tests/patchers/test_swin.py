@@ -442,7 +442,10 @@ def test_describe_speaks_of_the_stage() -> None:
         ({"clusters": 9}, "9×9 clusters were asked where the timm Swin.* has 8×8 tokens in a win"),
         ({"clusters": 4, "beta": 4}, "stage 1 that ends at block 4; beta can be at most 3"),
         ({"clusters": 4, "alpha": 6}, "alpha=6 was asked of 6 blocks; alpha can be 0 to 5"),
-        ({"clusters": 2}, "k=8 nearest clusters were asked of 2×2; k can be at most 4"),
+        (
+            {"clusters": 2, "weights": "linear"},
+            "k=8 nearest clusters were asked of 2×2; k can be at most 4",
+        ),
         ({"clusters": 4, "reconstruct_at": "head"}, "'backbone' works"),
     ],
 )

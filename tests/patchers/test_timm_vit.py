@@ -109,7 +109,7 @@ def test_models_that_timm_names(name: str) -> None:
     grid = expedite.describe(model).grid
     plain = model(x)
     cells = (max(1, grid[0] - 1), max(1, grid[1] - 1))
-    expedite.patch(model, alpha=2, clusters=cells, k=1)
+    expedite.patch(model, alpha=2, clusters=cells)
     assert model(x).shape == plain.shape
     assert model.forward_features(x).shape[1] == model.num_prefix_tokens + grid[0] * grid[1]
     assert torch.equal(expedite.unpatch(model)(x), plain)

@@ -197,7 +197,10 @@ def test_a_plan_knows_its_method(name: str) -> None:
 def test_settings_that_differ_are_named() -> None:
     assert method_of(plan_of("tome", 1, 4, log_mass=False)) == "tome log_mass=False"
     assert method_of(plan_of("tome", 1, 4, delta=True)) == "tome+delta"
-    assert method_of(make_plan(1, 4, k=9, iterations=2)) == "expedite iterations=2 k=9"
+    assert (
+        method_of(make_plan(1, 4, projection=9, iterations=2))
+        == "expedite iterations=2 projection=9"
+    )
 
 
 @pytest.mark.parametrize(
