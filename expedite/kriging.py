@@ -71,14 +71,13 @@ def kriging_weights(clustering: Clustering, tiles: Tiles) -> TileWeights:
     keys = keys_of(centers, tiles.windows(half).where(there > 0, _FAR))
     among = _likeness(centers, keys, unit) * there  # (B, T, m, m)
     near = _likeness(tiles.split(clustering.features), keys, unit)  # (B, T, n, m)
-    system = among + torch.where(there > 0, NUGGET, 1).squeeze(-1).diag_embed()
-    solution = solve_positive_definite(system, torch.cat([near.mT, there], -1))  # (B, T, m, n + 1)
-    free, ones = solution[..., :-1], solution[..., -1:]
-    missing = (1 - free.sum(2, keepdim=True)) / ones.sum(2, keepdim=True).clamp_min(_TINY)
+    inverse = invert(among + torch.where(there > 0, NUGGET, 1).squeeze(-1).diag_embed())
+    free, ones = near @ inverse, (inverse @ there).mT  # (B, T, n, m) and (B, T, 1, m)
+    missing = (1 - free.sum(-1, keepdim=True)) / ones.sum(-1, keepdim=True).clamp_min(_TINY)
     own = labels(clustering)
     center = clustering.centers.gather(1, own[..., None].expand_as(clustering.features))
     exact = half_squares(clustering.features - center) <= _EXACT * unit[:, 0]
-    return TileWeights((free + ones * missing).mT, tiles, own, exact)
+    return TileWeights(torch.addcmul(free, missing, ones), tiles, own, exact)
 
 
 def _likeness(points: Tensor, keys: Tensor, unit: Tensor) -> Tensor:
@@ -87,46 +86,47 @@ def _likeness(points: Tensor, keys: Tensor, unit: Tensor) -> Tensor:
     return unit / (unit + halved.clamp_min(0))
 
 
-def solve_positive_definite(matrix: Tensor, rhs: Tensor) -> Tensor:
-    """Solve symmetric positive definite systems (..., m, m) · X = (..., m, n).
+def invert(matrix: Tensor) -> Tensor:
+    """Inverses of symmetric positive definite matrices (..., m, m).
 
-    By Cholesky decomposition, or by block elimination where that does not export.
+    By Cholesky decomposition, or by elimination where there is none. For as many tokens the inverse
+    and a product take less time than substitution.
 
     Example:
-        >>> matrix = torch.tensor([[2.0, 1.0], [1.0, 2.0]])
-        >>> solve_positive_definite(matrix, torch.tensor([[3.0], [3.0]])).flatten()
-        tensor([1., 1.])
+        >>> invert(torch.tensor([[2.0, 1.0], [1.0, 1.0]])).round()
+        tensor([[ 1., -1.],
+                [-1.,  2.]])
     """
     if _decomposes(matrix):
-        # With as many right-hand sides, the inverse and a product are faster than substitution.
-        return torch.cholesky_inverse(torch.linalg.cholesky_ex(matrix).L) @ rhs
-    return eliminate(matrix, rhs)
+        inverse: Tensor = torch.cholesky_inverse(torch.linalg.cholesky_ex(matrix).L)
+        return inverse
+    return eliminate(matrix)
 
 
 def _decomposes(matrix: Tensor) -> bool:
-    """Whether a decomposition runs here: ONNX has none, nor do graphs of all devices take one."""
+    """Whether a decomposition runs here: ONNX has none, MPS not all, and CUDA graphs may not."""
     if torch.compiler.is_exporting():
         return False
-    return matrix.device.type == "cpu" or not torch.compiler.is_compiling()
+    device = matrix.device.type
+    return device == "cpu" or (device == "cuda" and not torch.compiler.is_compiling())
 
 
-def eliminate(matrix: Tensor, rhs: Tensor) -> Tensor:
-    """`solve_positive_definite` by products and sums alone.
+def eliminate(matrix: Tensor) -> Tensor:
+    """`invert` by products and sums alone.
 
     Gaussian elimination of `_BLOCK` unknowns at a time; a positive definite matrix needs no
     pivoting.
     """
     uppers, sides = [], []
     size = matrix.shape[-1]
+    rhs = torch.eye(size, device=matrix.device).expand_as(matrix)
     for start in range(0, size, _BLOCK):
         block = min(_BLOCK, size - start)
         inverse = _inverse(matrix[..., :block, :block])
         upper, side = inverse @ matrix[..., :block, block:], inverse @ rhs[..., :block, :]
         below = matrix[..., block:, :block]
-        matrix, rhs = (
-            matrix[..., block:, block:] - below @ upper,
-            rhs[..., block:, :] - below @ side,
-        )
+        rhs = rhs[..., block:, :] - below @ side
+        matrix = matrix[..., block:, block:] - below @ upper
         uppers.append(upper)
         sides.append(side)
     solution = rhs  # empty: nothing is left after the last block
