@@ -23,6 +23,7 @@ PLANS = [(2, (20, 30)), (2, (16, 24))]
 WAYS: dict[str, dict[str, Any]] = {
     "expedite": {},
     "expedite without delta": {"delta": False},
+    "expedite, locally linear": {"weights": "linear"},
     "expedite, hard copy": {"delta": False, "weights": "hard"},
     "paper": {"method": "paper"},
     "paper with delta": {"method": "paper", "delta": True},
