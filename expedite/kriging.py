@@ -19,6 +19,9 @@ NUGGET = 1e-3
 # A token so close to the centre of its cluster, in d²/2 over u, gets the cluster's very change,
 # wherever the cluster's place is in the grid: those that moved to single tokens above all.
 _EXACT = 1e-4
+# On a CPU values are spread so many channels at a time: windows overlap, and copies of all would
+# not fit the caches.
+_CHANNELS = 64
 # Unrolled elimination takes so many unknowns at once.
 _BLOCK = 16
 _TINY = 1e-30
@@ -37,10 +40,21 @@ class TileWeights:
     def apply(self, cluster_values: Tensor) -> Tensor:
         """Spread values of clusters (B, h·w, C) over the tokens, (B, N, C) float32."""
         values = cluster_values.float()
+        own = flat_index(self.own, values.shape[1]).flatten()  # rows of the whole batch
         with full_precision(values.device):
-            spread = self.tiles.join(self.weights @ self.tiles.windows(values))
-        own = values.flatten(0, 1).index_select(0, flat_index(self.own, values.shape[1]).flatten())
-        return torch.where(self.exact, own.view_as(spread), spread)
+            parts = [self._spread(part, own) for part in values.split(_width(values), -1)]
+        return torch.cat(parts, -1)
+
+    def _spread(self, values: Tensor, own: Tensor) -> Tensor:
+        spread = self.tiles.join(self.weights @ self.tiles.windows(values))
+        itself = values.flatten(0, 1).index_select(0, own).view_as(spread)
+        return torch.where(self.exact, itself, spread)
+
+
+def _width(values: Tensor) -> int:
+    """How many channels are spread at once."""
+    in_parts = values.device.type == "cpu" and not torch.compiler.is_compiling()
+    return _CHANNELS if in_parts else max(1, values.shape[-1])
 
 
 def kriging_weights(clustering: Clustering, tiles: Tiles) -> TileWeights:

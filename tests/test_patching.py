@@ -312,7 +312,7 @@ def test_a_compiled_wrapper_is_seen_through(make: Make) -> None:
 def test_patch_and_unpatch_take_effect_on_compiled_models_that_ran(make: Make) -> None:
     torch.compiler.reset()
     # Compiled, the operators take sums in another order, which a few channels magnify.
-    close = partial(torch.testing.assert_close, rtol=1e-5, atol=1e-4)
+    close = partial(torch.testing.assert_close, rtol=1e-4, atol=3e-4)
     model = make()
     compiled = torch.compile(model, fullgraph=True, backend="eager")
     plain = model(images())
@@ -506,7 +506,7 @@ def test_a_chain_of_clusterings_returns_through_all_of_them() -> None:
         ({"alpha": -1, "clusters": 4}, "alpha=-1 was asked"),
         ({"alpha": 1, "beta": 4, "clusters": 4}, "beta can be at most 3"),
         ({"alpha": 1, "clusters": 9}, "9×9 clusters were asked where the timm VisionTransformer"),
-        ({"alpha": 1, "clusters": (2, 3)}, "k can be at most 6"),
+        ({"alpha": 1, "clusters": (2, 3), "weights": "linear"}, "k can be at most 6"),
         ({"alpha": 1}, "exactly one of the two"),
         ({"clusters": 4}, "no alpha was given"),
         ({"alpha": 1, "clusters": 4, "keep": 0.5}, "exactly one of the two"),

@@ -127,7 +127,7 @@ def test_other_tasks_are_refused(loaded: LoadedModel) -> None:
 def test_patched_copied_and_counted_it_keeps_its_words(loaded: LoadedModel) -> None:
     x = images(1, 64, 64)
     plain = loaded.model(x).class_queries_logits
-    expedite.patch(loaded.model, alpha=2, clusters=2, k=4)
+    expedite.patch(loaded.model, alpha=2, clusters=2)
     patched = loaded.model(x).class_queries_logits
     assert (patched - plain).abs().max() > 0.1
     copied = copy.deepcopy(loaded.model)(x).class_queries_logits
@@ -158,7 +158,6 @@ def test_a_sweep_of_every_task(
     write_json(tmp_path / "annotations/instances_val2017.json", [image], [objects])
     words = ["sweep", f"hf:{folder}", "--data", tmp_path, "--split", "val2017", "--task", task]
     words += ["--out", tmp_path / "out", "--alpha", 2, "--clusters", 2, "--seconds", 0]
-    words += ["--set", "k=4"]
     monkeypatch.setattr("sys.argv", ["expedite", *map(str, words), "--device", "cpu", "--json"])
     with pytest.raises(SystemExit) as end:
         main()

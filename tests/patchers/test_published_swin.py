@@ -31,10 +31,11 @@ from tests.published_swin import (
 )
 
 classifiers = pytest.mark.parametrize("make", [published_swin, published_swinv2])
+# From all clusters of a window: between two that are equally near, rounding would decide.
 # Soft to the end: where a token is as near to two clusters, libraries round it to different ones.
 PLANS = (
-    Plan((Span(1, clusters=3),), hard=False),
-    Plan((Span(2, clusters=3), Span(4, clusters=(3, 3))), hard=False),
+    Plan((Span(1, clusters=3),), weights="linear", k=9, hard=False),
+    Plan((Span(2, clusters=3), Span(4, clusters=(3, 3))), weights="linear", k=9, hard=False),
 )
 
 pytestmark = pytest.mark.usefixtures("no_gradients")
