@@ -42,7 +42,7 @@ class TileWeights:
         values = cluster_values.float()
         own = flat_index(self.own, values.shape[1]).flatten()  # rows of the whole batch
         with full_precision(values.device):
-            parts = [self._spread(part, own) for part in values.split(_width(values), -1)]
+            parts = [self._spread(part, own) for part in torch.split(values, _width(values), -1)]
         return torch.cat(parts, -1)
 
     def _spread(self, values: Tensor, own: Tensor) -> Tensor:
