@@ -79,11 +79,6 @@ class HardAssignment:
         means = sums.view(batch, clusters, rows.shape[1])
         return torch.where(self.mass[..., None] <= EMPTY_MASS, otherwise.float(), means)
 
-    @property
-    def alone(self) -> Tensor:
-        """Whether a token is all that its cluster has, (B, N, 1)."""
-        return self.share > 1 - 1e-6
-
     @cached_property
     def _members(self) -> tuple[Tensor, Tensor, Tensor]:
         """The batch's tokens by their clusters, where those of each begin, and their shares."""
@@ -91,6 +86,18 @@ class HardAssignment:
         cluster, order = rows.sort(stable=True)
         every = torch.arange(self.mass.numel(), device=rows.device)
         return order, torch.searchsorted(cluster, every), self.share.flatten()[order]
+
+
+def own_values(cluster_values: Tensor, labels: Tensor) -> Tensor:
+    """The values (B, h·w, C) of the cluster that each token belongs to, (B, N, C).
+
+    Example:
+        >>> own_values(torch.tensor([[[4.0], [7.0]]]), torch.tensor([[1, 0, 1]])).flatten()
+        tensor([7., 4., 7.])
+    """
+    rows = flat_index(labels, cluster_values.shape[1]).flatten()
+    own = cluster_values.flatten(0, 1).index_select(0, rows)
+    return own.view(*labels.shape, cluster_values.shape[2])
 
 
 def takes_bags(rows: Tensor) -> bool:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from expedite.assignment import EMPTY_MASS, flat_index
+from expedite.assignment import EMPTY_MASS, own_values
 from expedite.closeness import half_squares, keys_of, with_one
 from expedite.clustering import Clustering, full_precision, labels
 from expedite.tiling import Tiles
@@ -25,7 +25,6 @@ _CHANNELS = 64
 # Unrolled elimination takes so many unknowns at once.
 _BLOCK = 16
 _TINY = 1e-30
-_FAR = 1e30
 
 
 @dataclass(frozen=True)
@@ -40,15 +39,13 @@ class TileWeights:
     def apply(self, cluster_values: Tensor) -> Tensor:
         """Spread values of clusters (B, h·w, C) over the tokens, (B, N, C) float32."""
         values = cluster_values.float()
-        own = flat_index(self.own, values.shape[1]).flatten()  # rows of the whole batch
         with full_precision(values.device):
-            parts = [self._spread(part, own) for part in torch.split(values, _width(values), -1)]
+            parts = [self._spread(part) for part in torch.split(values, _width(values), -1)]
         return torch.cat(parts, -1)
 
-    def _spread(self, values: Tensor, own: Tensor) -> Tensor:
+    def _spread(self, values: Tensor) -> Tensor:
         spread = self.tiles.join(self.weights @ self.tiles.windows(values))
-        itself = values.flatten(0, 1).index_select(0, own).view_as(spread)
-        return torch.where(self.exact, itself, spread)
+        return torch.where(self.exact, own_values(values, self.own), spread)
 
 
 def _width(values: Tensor) -> int:
@@ -79,18 +76,19 @@ def kriging_weights(clustering: Clustering, tiles: Tiles) -> TileWeights:
     """
     has_mass = (clustering.mass > EMPTY_MASS).float()[..., None]  # (B, h·w, 1)
     there = tiles.windows(has_mass) * tiles.reachable.any(1)[..., None]  # (B, T, m, 1) of 0 and 1
-    half = half_squares(clustering.centers)  # (B, h·w, 1)
-    unit = (2 * (half * has_mass).sum(1) / has_mass.sum(1)).clamp_min(_TINY)[..., None, None]
+    squares = 2 * half_squares(clustering.centers) * has_mass  # (B, h·w, 1)
+    unit = (squares.sum(1) / has_mass.sum(1)).clamp_min(_TINY)[..., None, None]
     centers = tiles.windows(clustering.centers)  # (B, T, m, D)
-    keys = keys_of(centers, tiles.windows(half).where(there > 0, _FAR))
-    among = _likeness(centers, keys, unit) * there  # (B, T, m, m)
+    keys = keys_of(centers)
+    among = _likeness(centers, keys, unit) * there * there.mT  # (B, T, m, m)
     near = _likeness(tiles.split(clustering.features), keys, unit)  # (B, T, n, m)
-    inverse = invert(among + torch.where(there > 0, NUGGET, 1).squeeze(-1).diag_embed())
+    system = among + torch.where(there > 0, NUGGET, 1).squeeze(-1).diag_embed()
+    inverse = invert(system) * there  # without a part for clusters that are not there
     free, ones = near @ inverse, (inverse @ there).mT  # (B, T, n, m) and (B, T, 1, m)
     missing = (1 - free.sum(-1, keepdim=True)) / ones.sum(-1, keepdim=True).clamp_min(_TINY)
     own = labels(clustering)
-    center = clustering.centers.gather(1, own[..., None].expand_as(clustering.features))
-    exact = half_squares(clustering.features - center) <= _EXACT * unit[:, 0]
+    apart = half_squares(clustering.features - own_values(clustering.centers, own))
+    exact = apart <= _EXACT * unit[:, 0]
     return TileWeights(torch.addcmul(free, missing, ones), tiles, own, exact)
 
 

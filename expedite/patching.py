@@ -17,6 +17,7 @@ from expedite.patchers.host import Host
 from expedite.patchers.session import BringsSession, Session
 from expedite.patchers.unknown import explain
 from expedite.plan import Method, Plan, make_plan
+from expedite.reconstruction import check_count
 from expedite.windows import clustered
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -287,11 +288,7 @@ def _check_fit(plan: Plan, host: Host) -> None:
                 f"{cells[0]}×{cells[1]} clusters were asked where the {host.family} has "
                 f"{above[0]}×{above[1]} tokens{where}; each side can have from 1 to as many"
             )
-        if plan.k is not None and plan.k > cells[0] * cells[1]:
-            raise ExpediteError(
-                f"k={plan.k} nearest clusters were asked of {cells[0]}×{cells[1]}; "
-                f"k can be at most {cells[0] * cells[1]}"
-            )
+        check_count(plan.k, cells)
 
 
 def _check_head_exit(host: Host, end: int) -> None:

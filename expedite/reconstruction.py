@@ -197,7 +197,7 @@ def _with_single_tokens(spread: TokenWeights, clustering: Clustering) -> TokenWe
     """Let a token that is a cluster of its own be that cluster, wherever its place is."""
     if not isinstance(clustering.assignment, HardAssignment):
         return spread
-    alone = clustering.assignment.alone  # (B, N, 1)
+    alone = clustering.assignment.share > 1 - 1e-6  # (B, N, 1)
     itself = torch.arange(spread.weights.shape[2], device=alone.device) == 0
     return TokenWeights(
         torch.where(alone, itself.float(), spread.weights),
@@ -363,9 +363,9 @@ def check_weights(weights: str, k: int | None) -> int | None:
     return NEAREST if k is None else k
 
 
-def check_count(k: int, clusters: tuple[int, int]) -> None:
-    """Refuse more nearest clusters than there are."""
-    if k > clusters[0] * clusters[1]:
+def check_count(k: int | None, clusters: tuple[int, int]) -> None:
+    """Refuse more nearest clusters than there are; None asks for no number."""
+    if k is not None and k > clusters[0] * clusters[1]:
         raise ExpediteError(
             f"k={k} nearest clusters were asked of {clusters[0]}×{clusters[1]}; "
             f"k can be at most {clusters[0] * clusters[1]}"

@@ -8,7 +8,7 @@ number of clusters stays what it was.
 import torch
 from torch import Tensor
 
-from expedite.assignment import EMPTY_MASS, HardAssignment
+from expedite.assignment import EMPTY_MASS, HardAssignment, own_values
 from expedite.constants import remembered
 from expedite.errors import ExpediteError
 from expedite.tiling import take_rows
@@ -56,8 +56,9 @@ def relocate(
     """
     labels = assignment.labels
     cost, freed, into = _cheapest_unions(centers, assignment.mass, clusters, count)  # (B, count)
-    own = centers.gather(1, labels[..., None].expand_as(features))
-    error = ((features - own).square().sum(-1, keepdim=True) * weight)[..., 0]  # (B, N)
+    error = ((features - own_values(centers, labels)).square().sum(-1, keepdim=True) * weight)[
+        ..., 0
+    ]  # (B, N)
     error, token = error.masked_fill(_nearest(error, labels, centers.shape[1]), 0).topk(count)
     pays = error > cost
     place = torch.arange(centers.shape[1], device=freed.device).expand(freed.shape[0], -1)

@@ -204,8 +204,7 @@ class WindowTokenWeighting(nn.Module):
         self.k = check_weights(weights, k)
 
     def forward(self, clustering: WindowClustering) -> WindowWeights:
-        if self.k is not None:
-            check_count(self.k, clustering.cells)
+        check_count(self.k, clustering.cells)
         return tuple(
             None if region.is_identity else self._weigh(region) for region in clustering.regions
         )

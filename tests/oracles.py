@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from expedite.kriging import TileWeights
+from expedite.reconstruction import TokenWeights
 from expedite.relocation import SHARE
 
 Grid = tuple[int, int]
@@ -28,6 +30,12 @@ def first_cells(grid: Grid, clusters: Grid) -> list[tuple[int, int]]:
 
 def near(first: tuple[int, int], cell: int, columns: int, reach: int) -> bool:
     return abs(first[0] - cell // columns) <= reach and abs(first[1] - cell % columns) <= reach
+
+
+def dense(spread: TokenWeights | TileWeights, cells: int) -> Tensor:
+    """Weights of clusters as a matrix (B, N, h·w)."""
+    one_hot = torch.eye(cells).expand(len(spread.weights), -1, -1)
+    return spread.apply(one_hot)
 
 
 def cluster_loop(

@@ -15,23 +15,18 @@ from expedite.clustering import cluster
 from expedite.evaluate.flops import count_flops
 from expedite.evaluate.memory import peak_memory
 from expedite.evaluate.speed import attention_kernel
-from expedite.kriging import TileWeights
-from expedite.reconstruction import TokenWeights, reconstruct, token_weights
+from expedite.reconstruction import reconstruct, token_weights
 from expedite.tiling import make_tiles
 from tests.hosts import images, segmenter, timm_vit
+from tests.oracles import dense
 
 pytestmark = pytest.mark.usefixtures("no_gradients")
-
-
-def dense(spread: TokenWeights | TileWeights) -> Tensor:
-    """Weights of 5×6 clusters as a matrix (B, N, 30)."""
-    return spread.apply(torch.eye(30).expand(len(spread.weights), -1, -1))
 
 
 def test_reconstruction_is_not_a_hard_copy_of_the_nearest_cluster() -> None:
     _, record = cluster(torch.randn(1, 192, 8), (12, 16), (5, 6))
     for kind in ("kriging", "linear", "softmax"):
-        weights = dense(token_weights(record, weights=kind))
+        weights = dense(token_weights(record, weights=kind), 30)
         assert (weights.abs() > 1e-3).sum(-1).float().mean() > 1.1
 
 
@@ -136,7 +131,7 @@ def test_ties_keep_no_more_than_k_clusters() -> None:
     # With all distances equal the published threshold lets every cluster through.
     _, record = cluster(torch.zeros(1, 192, 4), (12, 16), (5, 6))
     for kind in ("linear", "softmax", "l2"):
-        weights = dense(token_weights(record, weights=kind, reconstruction="knn", k=4))
+        weights = dense(token_weights(record, weights=kind, reconstruction="knn", k=4), 30)
         assert ((weights != 0).sum(-1) == 4).all()
 
 

@@ -10,16 +10,14 @@ from torch import Tensor
 
 from expedite.clustering import Clustering, cluster
 from expedite.errors import ExpediteError
-from expedite.kriging import TileWeights
 from expedite.reconstruction import (
     RIDGE,
     TokenReconstruction,
-    TokenWeights,
     reconstruct,
     solve_positive,
     token_weights,
 )
-from tests.oracles import first_cells, linear_weights_loop, near, softmax_weights_loop
+from tests.oracles import dense, first_cells, linear_weights_loop, near, softmax_weights_loop
 
 GRID, CLUSTERS, TAU = (12, 16), (6, 7), 3.0
 
@@ -28,12 +26,6 @@ def clustered(batch: int = 1, dtype: torch.dtype = torch.float32) -> tuple[Tenso
     tokens = torch.randn(batch, GRID[0] * GRID[1], 8).to(dtype)
     _, record = cluster(tokens, GRID, CLUSTERS, temperature=TAU)
     return tokens, record
-
-
-def dense(spread: TokenWeights | TileWeights, cells: int) -> Tensor:
-    """Weights as a matrix (B, N, h·w)."""
-    one_hot = torch.eye(cells).expand(len(spread.weights), -1, -1)
-    return spread.apply(one_hot)
 
 
 def points(record: Clustering) -> tuple[Tensor, Tensor]:
@@ -196,7 +188,7 @@ def test_clusters_without_mass_are_nobodys_neighbours() -> None:
     empty = record.mass[0] < 1e-6
     assert empty.any()
     for kind in ("kriging", "linear", "softmax"):
-        assert dense(token_weights(record, weights=kind), 42)[0, :, empty].abs().max() < 1e-20
+        assert dense(token_weights(record, weights=kind), 42)[0, :, empty].abs().max() == 0
 
 
 def test_a_neighborhood_wider_than_7_widens_the_search() -> None:

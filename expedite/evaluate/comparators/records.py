@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from expedite.assignment import Assignment, HardAssignment
+from expedite.assignment import Assignment, HardAssignment, own_values
 from expedite.clustering import Clustering, average_pool, pool, resolve_temperature, standardize
 from expedite.plan import Plan
 from expedite.reconstruction import Spread
@@ -124,8 +124,7 @@ class Copied:
     def apply(self, cluster_values: Tensor) -> Tensor:
         """Spread values of merged tokens (B, n, C) over the tokens, (B, N, C) float32."""
         assert self.record.assignment is not None  # or there were nothing to bring back
-        index = self.record.assignment.labels[..., None].expand(-1, -1, cluster_values.shape[2])
-        return cluster_values.float().gather(1, index)
+        return own_values(cluster_values.float(), self.record.assignment.labels)
 
 
 def group_sums(values: Tensor, group: Tensor, count: int) -> Tensor:
