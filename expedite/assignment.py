@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from expedite.kernels import fused
 from expedite.tiling import Tiles
 
 # A cluster with less mass than this stands for no token.
@@ -67,8 +68,17 @@ class HardAssignment:
 
     def means(self, values: Tensor, otherwise: Tensor) -> Tensor:
         """See `SoftAssignment.means`."""
+        means = self._sums(values.expand(len(self.mass), -1, -1))
+        return torch.where(self.mass[..., None] <= EMPTY_MASS, otherwise.float(), means)
+
+    def _sums(self, values: Tensor) -> Tensor:
+        """Of values (B, N, C) times the tokens' shares, (B, h·w, C)."""
         batch, clusters = self.mass.shape
-        rows = values.float().expand(batch, -1, -1).flatten(0, 1)  # (B·N, C)
+        if fused(values, self.share):
+            from expedite.kernels.rows import add_rows
+
+            return add_rows(values, self.labels, self.share, clusters)
+        rows = values.float().flatten(0, 1)  # (B·N, C)
         if takes_bags(rows):
             order, start, share = self._members
             sums = F.embedding_bag(order, rows, start, mode="sum", per_sample_weights=share)
@@ -76,8 +86,7 @@ class HardAssignment:
             index = flat_index(self.labels, clusters).flatten()
             sums = rows.new_zeros(batch * clusters, rows.shape[1])
             sums = sums.index_add(0, index, rows * self.share.flatten(0, 1))
-        means = sums.view(batch, clusters, rows.shape[1])
-        return torch.where(self.mass[..., None] <= EMPTY_MASS, otherwise.float(), means)
+        return sums.view(batch, clusters, -1)
 
     @cached_property
     def _members(self) -> tuple[Tensor, Tensor, Tensor]:

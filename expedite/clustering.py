@@ -18,6 +18,7 @@ from expedite.assignment import EMPTY_MASS, Assignment, HardAssignment, SoftAssi
 from expedite.closeness import closeness, keys_of, with_one
 from expedite.constants import remembered
 from expedite.errors import ExpediteError
+from expedite.kernels import fused
 from expedite.relocation import check_relocated, relocate
 from expedite.tiling import Tiles, make_tiles, middle_tokens, take_rows
 
@@ -241,6 +242,10 @@ def project(features: Tensor, channels: int | None) -> Tensor:
 
 def _fold(features: Tensor, factors: Tensor, width: int) -> Tensor:
     """Sums of every `width`-th channel times its factor, float32: one pass, no large temporary."""
+    if fused(features):
+        from expedite.kernels.rows import fold
+
+        return fold(features, factors, width)
     total = features.new_zeros(width, dtype=torch.float32)
     for start in range(0, features.shape[-1], width):
         part, factor = (x[..., start : start + width].float() for x in (features, factors))
@@ -253,11 +258,21 @@ def _fold(features: Tensor, factors: Tensor, width: int) -> Tensor:
 @remembered
 def _signs(depth: int, device: torch.device) -> tuple[Tensor]:
     channel = torch.arange(depth, device=device)
-    mixed = (channel * 48271 + 117892) % _PRIME
-    mixed = (mixed * mixed) % _PRIME
-    mixed = (mixed * 16807 + channel) % _PRIME
-    odd = (mixed * mixed) % _PRIME % 2  # squares modulo a prime look random in their last bit
+    mixed = _remainder(channel * 48271 + 117892)
+    mixed = _remainder(mixed * mixed)
+    mixed = _remainder(mixed * 16807 + channel)
+    odd = _remainder(mixed * mixed) % 2  # squares modulo a prime look random in their last bit
     return ((2 * odd - 1).float(),)  # (depth,)
+
+
+def _remainder(x: Tensor) -> Tensor:
+    """Of x < 2⁶² over `_PRIME`, which is 2³¹ - 1, so that higher bits count as much as low ones.
+
+    Not by `%`: compilers would work products out beyond the integers that their kernels take.
+    """
+    for _ in range(2):
+        x = (x & _PRIME) + (x >> 31)
+    return x
 
 
 def labels(clustering: Clustering) -> Tensor:
@@ -276,7 +291,9 @@ def labels(clustering: Clustering) -> Tensor:
 
 def full_precision(device: torch.device) -> AbstractContextManager[None]:
     """Keep autocast out: distances of half-precision products would be noise."""
-    if torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type):
+    # Not all versions compile this question; devices that compile have autocast.
+    available = torch.compiler.is_compiling() or torch.amp.is_autocast_available(device.type)
+    if available and torch.is_autocast_enabled(device.type):
         return torch.autocast(device.type, enabled=False)
     return nullcontext()
 
@@ -290,6 +307,14 @@ def _em(
     tiles: Tiles,
     hard: bool,
 ) -> tuple[Assignment, Tensor]:
+    if hard and fused(z, weight):
+        from expedite.kernels import em
+
+        if em.takes(z, tiles):
+            for _ in range(iterations - 1):
+                centers = em.soft_step(z, weight, centers, tau, tiles)
+            labels = em.nearest(z, weight, centers, tau, tiles)
+            return _joined(labels, z, weight, centers)
     counted = tiles.split(weight) * tiles.filled[..., None]  # (B, T, n, 1)
     points = tiles.split(with_one(z))  # (B, T, n, D + 1)
     weighted = points * counted  # by whose column of ones the M-step sums the mass as well
@@ -305,7 +330,14 @@ def _em(
     if not hard:
         return SoftAssignment(assignment * counted, total.squeeze(-1), tiles), centers
     nearest = tiles.cells_at(scores(centers).argmax(-1, keepdim=True))
-    joined = HardAssignment.of(tiles.join(nearest)[..., 0], weight, centers.shape[1])
+    return _joined(tiles.join(nearest)[..., 0], z, weight, centers)
+
+
+def _joined(
+    labels: Tensor, z: Tensor, weight: Tensor, centers: Tensor
+) -> tuple[HardAssignment, Tensor]:
+    """Every token in one cluster, and the means of those."""
+    joined = HardAssignment.of(labels, weight, centers.shape[1])
     return joined, joined.means(z, centers)
 
 

@@ -1,22 +1,25 @@
 """Tensors that depend on sizes alone, made once where that is safe."""
 
 from collections.abc import Callable
-from functools import lru_cache, wraps
+from functools import wraps
+from threading import Lock
 from typing import Any
 
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
+
+from expedite.graphs import is_fake, is_traced
 
 Build = Callable[..., tuple[Tensor, ...]]
 
+# Of each kind: sizes and devices.
+_MOST = 64
+
 
 def remembered(build: Build) -> Build:
-    """Remember what `build(*sizes, device)` returns, for a bounded number of sizes, on the CPU.
+    """Remember what `build(*sizes, device)` returns, for a bounded number of sizes and devices.
 
-    Kept as NumPy arrays, since a tensor first made under `inference_mode` breaks a later backward.
-    Other devices would wait for copies, and a graph in the making is to hold the arithmetic: there
-    it is made anew.
+    A graph in the making is to hold the arithmetic: there it is made anew.
 
     Example:
         >>> @remembered
@@ -25,22 +28,37 @@ def remembered(build: Build) -> Build:
         >>> count(3, torch.device("cpu"))
         (tensor([0, 1, 2]),)
     """
-
-    @lru_cache(maxsize=64)
-    def arrays(*sizes: Any) -> tuple[NDArray[Any], ...]:
-        return tuple(tensor.numpy() for tensor in build(*sizes, torch.device("cpu")))
+    kept: dict[tuple[Any, ...], tuple[Tensor, ...]] = {}
+    captured: list[tuple[Tensor, ...]] = []  # what CUDA graphs read for as long as they live
+    lock = Lock()
 
     @wraps(build)
     def recall(*arguments: Any) -> tuple[Tensor, ...]:
-        *sizes, device = arguments
-        if device.type != "cpu" or _makes_a_graph():
+        if torch.compiler.is_compiling() or is_traced() or is_fake():
             return build(*arguments)
-        return tuple(map(torch.from_numpy, arrays(*sizes)))
+        tensors, capturing = kept.get(arguments), _is_capturing(arguments[-1])
+        if tensors is None and capturing:
+            return build(*arguments)  # in memory of the graph's own
+        if tensors is None:
+            tensors = _make(build, arguments)
+            with lock:
+                kept[arguments] = tensors
+                while len(kept) > _MOST:
+                    del kept[next(iter(kept))]
+        elif capturing:
+            captured.append(tensors)
+        return tensors
 
     return recall
 
 
-def _makes_a_graph() -> bool:
-    if torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None:
-        return True
-    return type(torch.empty(0)) is not Tensor  # fake tensors
+def _make(build: Build, arguments: tuple[Any, ...]) -> tuple[Tensor, ...]:
+    with torch.inference_mode(False):  # tensors made under it would break a later backward
+        tensors = build(*arguments)
+    if tensors[0].is_cuda:  # before another stream takes them for ready
+        torch.cuda.current_stream(tensors[0].device).synchronize()
+    return tensors
+
+
+def _is_capturing(device: torch.device) -> bool:
+    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()

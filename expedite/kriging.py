@@ -12,6 +12,8 @@ from torch import Tensor
 from expedite.assignment import EMPTY_MASS, own_values
 from expedite.closeness import half_squares, keys_of, with_one
 from expedite.clustering import Clustering, full_precision, labels
+from expedite.graphs import is_exporting
+from expedite.kernels import fused
 from expedite.tiling import Tiles
 
 # Added to the kernel's diagonal of ones: how little a cluster's own change is in doubt.
@@ -38,6 +40,10 @@ class TileWeights:
 
     def apply(self, cluster_values: Tensor) -> Tensor:
         """Spread values of clusters (B, h·w, C) over the tokens, (B, N, C) float32."""
+        if fused(cluster_values, self.weights):
+            from expedite.kernels.rows import spread
+
+            return spread(self.weights, self.tiles, self.own, self.exact, cluster_values)
         values = cluster_values.float()
         with full_precision(values.device):
             parts = [self._spread(part) for part in torch.split(values, _width(values), -1)]
@@ -74,10 +80,31 @@ def kriging_weights(clustering: Clustering, tiles: Tiles) -> TileWeights:
         >>> found.weights.shape, bool((found.weights.sum(-1) - 1).abs().max() < 1e-4)
         (torch.Size([2, 1, 192, 30]), True)
     """
+    there, unit = there_and_unit(clustering, tiles)
+    own = labels(clustering)
+    apart = half_squares(clustering.features - own_values(clustering.centers, own))
+    weights = _weights(clustering, tiles, there, unit)
+    return TileWeights(weights, tiles, own, apart <= _EXACT * unit)
+
+
+def there_and_unit(clustering: Clustering, tiles: Tiles) -> tuple[Tensor, Tensor]:
+    """Which places of the windows show a cluster, (B, T, m, 1) of 0 and 1, and u, (B, 1, 1)."""
     has_mass = (clustering.mass > EMPTY_MASS).float()[..., None]  # (B, h·w, 1)
-    there = tiles.windows(has_mass) * tiles.reachable.any(1)[..., None]  # (B, T, m, 1) of 0 and 1
     squares = 2 * half_squares(clustering.centers) * has_mass  # (B, h·w, 1)
-    unit = (squares.sum(1) / has_mass.sum(1)).clamp_min(_TINY)[..., None, None]
+    unit = (squares.sum(1, keepdim=True) / has_mass.sum(1, keepdim=True)).clamp_min(_TINY)
+    return tiles.windows(has_mass) * tiles.within[..., None], unit
+
+
+def _weights(clustering: Clustering, tiles: Tiles, there: Tensor, unit: Tensor) -> Tensor:
+    """Of all places, (B, T, n, m)."""
+    if fused(clustering.features, there):
+        from expedite.kernels import kriging
+
+        if kriging.takes(clustering.features, tiles):
+            return kriging.weigh(
+                clustering.features, clustering.centers, there, unit, NUGGET, tiles
+            )
+    unit = unit[:, None]
     centers = tiles.windows(clustering.centers)  # (B, T, m, D)
     keys = keys_of(centers)
     among = _likeness(centers, keys, unit) * there * there.mT  # (B, T, m, m)
@@ -86,10 +113,7 @@ def kriging_weights(clustering: Clustering, tiles: Tiles) -> TileWeights:
     inverse = invert(system) * there  # without a part for clusters that are not there
     free, ones = near @ inverse, (inverse @ there).mT  # (B, T, n, m) and (B, T, 1, m)
     missing = (1 - free.sum(-1, keepdim=True)) / ones.sum(-1, keepdim=True).clamp_min(_TINY)
-    own = labels(clustering)
-    apart = half_squares(clustering.features - own_values(clustering.centers, own))
-    exact = apart <= _EXACT * unit[:, 0]
-    return TileWeights(torch.addcmul(free, missing, ones), tiles, own, exact)
+    return torch.addcmul(free, missing, ones)
 
 
 def _likeness(points: Tensor, keys: Tensor, unit: Tensor) -> Tensor:
@@ -117,7 +141,7 @@ def invert(matrix: Tensor) -> Tensor:
 
 def _decomposes(matrix: Tensor) -> bool:
     """Whether a decomposition runs here: ONNX has none, MPS not all, and CUDA graphs may not."""
-    if torch.compiler.is_exporting():
+    if is_exporting():
         return False
     device = matrix.device.type
     return device == "cpu" or (device == "cuda" and not torch.compiler.is_compiling())

@@ -16,6 +16,7 @@ from expedite.assignment import EMPTY_MASS, HardAssignment, flat_index, takes_ba
 from expedite.closeness import closeness, half_squares, keys_of, with_one
 from expedite.clustering import Clustering, full_precision
 from expedite.errors import ExpediteError
+from expedite.kernels import fused
 from expedite.kriging import TileWeights, kriging_weights
 from expedite.tiling import Tiles, make_one_tile, make_tiles
 
@@ -186,11 +187,21 @@ class TokenReconstruction(nn.Module):
         if clustering.is_identity:
             return cluster_tokens
         spread: Spread = token_weights or self.weigh(clustering)
-        after = cluster_tokens.float()
         if not self.delta:
-            return spread.apply(after).to(cluster_tokens.dtype)
-        change = spread.apply(after - clustering.centroids)
-        return change.add_(clustering.tokens).to(cluster_tokens.dtype)
+            return spread.apply(cluster_tokens).to(cluster_tokens.dtype)
+        return _with_changes(cluster_tokens, clustering, spread)
+
+
+def _with_changes(after: Tensor, clustering: Clustering, spread: Spread) -> Tensor:
+    """The tokens as they were, and what changed in the clusters spread over them."""
+    before, tokens = clustering.centroids, clustering.tokens
+    if isinstance(spread, TileWeights) and fused(after, spread.weights, before, tokens):
+        from expedite.kernels import rows
+
+        return rows.spread(
+            spread.weights, spread.tiles, spread.own, spread.exact, after, before, tokens
+        )
+    return spread.apply(after.float() - before).add_(tokens).to(after.dtype)
 
 
 def _with_single_tokens(spread: TokenWeights, clustering: Clustering) -> TokenWeights:

@@ -118,6 +118,7 @@ class Tiles(NamedTuple):
     filled: Tensor  # (T, n) bool
     cell: Tensor  # (T, m) flat index of the cell at each place of the window
     reachable: Tensor  # (T, n, m) bool
+    within: Tensor  # (T, m) bool: whether any token reaches that place
     slot: Tensor  # (N,) flat index into (T, n) of each token
     first_cell: Tensor  # (N,) flat index of the cell in which each token begins
     place: Tensor  # (parts, h·w) flat indices into (T, m) of the windows' places that show a cell
@@ -179,11 +180,19 @@ def middle_tokens(grid: tuple[int, int], clusters: tuple[int, int], device: torc
         >>> middle_tokens((4, 4), (1, 2), torch.device("cpu"))
         tensor([ 9, 11])
     """
+    (middle,) = _middle_tokens(grid, clusters, device)
+    return middle
+
+
+@remembered
+def _middle_tokens(
+    grid: tuple[int, int], clusters: tuple[int, int], device: torch.device
+) -> tuple[Tensor]:
     rows, columns = (
         (2 * torch.arange(cells, device=device) + 1) * size // (2 * cells)
         for size, cells in zip(grid, clusters, strict=True)
     )
-    return (rows[:, None] * grid[1] + columns).flatten()
+    return ((rows[:, None] * grid[1] + columns).flatten(),)
 
 
 def make_tiles(
@@ -217,6 +226,7 @@ def make_one_tile(grid: tuple[int, int], clusters: tuple[int, int], device: torc
         filled=torch.ones_like(token, dtype=torch.bool)[None],
         cell=torch.arange(clusters[0] * clusters[1], device=device)[None],
         reachable=torch.ones(1, 1, 1, dtype=torch.bool, device=device),
+        within=torch.ones(1, 1, dtype=torch.bool, device=device),
         slot=token,
         first_cell=_first_cells(rows, columns, device),
         place=torch.arange(clusters[0] * clusters[1], device=device)[None],
@@ -234,11 +244,13 @@ def _combine(rows: Axis, columns: Axis, device: torch.device) -> tuple[Tensor, .
     """The tensors of `Tiles`, in their order."""
     y, x = rows.tables(device), columns.tables(device)
     reachable = y.reachable[:, None, :, None, :, None] & x.reachable[None, :, None, :, None, :]
+    reachable = reachable.flatten(4).flatten(2, 3).flatten(0, 1)
     return (
         _outer(y.token * columns.tokens, x.token),
         _outer_and(y.filled, x.filled),
         _outer(y.cell * columns.cells, x.cell),
-        reachable.flatten(4).flatten(2, 3).flatten(0, 1),
+        reachable,
+        reachable.any(1),
         _slots(y, x, columns),
         _first_cells(rows, columns, device),
         _places(y, x, rows, columns),

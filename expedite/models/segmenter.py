@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.init import trunc_normal_
 
 from expedite.errors import ExpediteError
-from expedite.models.vit import Block, resize_positions
+from expedite.models.vit import Block, embed_patches, resize_positions
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,9 @@ class Segmenter(nn.Module):
         rows = padded[0] // self.config.patch_size
         tokens = self.encoder(images)[:, self.encoder.prefix_tokens :]  # (B, N, D)
         scores = self.decoder(tokens).transpose(1, 2).unflatten(2, (rows, -1))  # (B, n_cls, H', W')
+        scores = (
+            scores.contiguous()
+        )  # or resizing takes several times as long, on CPU and GPU alike
         scores = F.interpolate(scores, size=padded, mode="bilinear")
         return scores[..., :height, :width]
 
@@ -131,8 +134,7 @@ class PatchEmbedding(nn.Module):
         self.proj = nn.Conv2d(3, width, kernel_size=patch_size, stride=patch_size)
 
     def forward(self, images: Tensor) -> Tensor:
-        features: Tensor = self.proj(images)
-        return features
+        return embed_patches(images, self.proj)
 
 
 class MaskTransformer(nn.Module):

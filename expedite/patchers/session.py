@@ -20,6 +20,7 @@ from expedite.clustering import Clustering, TokenClustering, pool
 from expedite.errors import ExpediteError
 from expedite.patchers.bias import cluster_bias
 from expedite.patchers.host import Cells, Host, Reads
+from expedite.patchers.key_bias import as_key_bias
 from expedite.patchers.rotary import cluster_positions, grid_positions, rotate
 from expedite.plan import Plan
 from expedite.reconstruction import Spread, TokenReconstruction
@@ -175,7 +176,7 @@ class Session:
     def open(self, frame: Frame) -> None:
         """Begin a call; the backbone's call inside that of its model shares the model's frame."""
         frames = self.store.frames
-        shared = bool(frames) and frames[-1].grid is None
+        shared = len(frames) > 0 and frames[-1].grid is None
         frames.append(frames[-1] if shared else frame)
 
     def close(self) -> None:
@@ -286,8 +287,8 @@ class Session:
             return args, kwargs
         if mask is not None and mask.shape[0] == 0:  # PyTorch cannot mask an empty batch
             return args, kwargs
-        if mask is not None and slot.over == "keys":
-            mask = mask[:, 0, 0]
+        if mask is not None:
+            mask = mask[:, 0, 0] if slot.over == "keys" else as_key_bias(mask)
         if len(args) > slot.position:
             return (*args[: slot.position], mask, *args[slot.position + 1 :]), kwargs
         return args, {**kwargs, slot.argument: mask}

@@ -1,0 +1,22 @@
+"""Which graph, if any, PyTorch makes of the operations that run."""
+
+import torch
+from torch import Tensor
+
+
+def is_exporting() -> bool:
+    """Whether it is to be exported.
+
+    Not by `torch.compiler.is_exporting`, which some versions (2.11 for one) compile to True.
+    """
+    return torch.compiler._is_exporting_flag
+
+
+def is_traced() -> bool:
+    """Whether `torch.jit.trace` records them."""
+    return torch._C._get_tracing_state() is not None
+
+
+def is_fake() -> bool:
+    """Whether tensors have no values."""
+    return type(torch.empty(0)) is not Tensor

@@ -1,0 +1,64 @@
+"""The operators' inner loops as Triton kernels, for NVIDIA GPUs.
+
+Each is a shorter way to what a PyTorch form elsewhere says, which runs where these do not and is
+what they are tested against. Nothing here is imported before `fused` says yes.
+"""
+
+from collections.abc import Callable
+from importlib.util import find_spec
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from expedite.graphs import is_exporting, is_traced
+
+Launch = TypeVar("Launch", bound=Callable[..., Tensor])
+
+HAS_TRITON = find_spec("triton") is not None
+
+# Of products: three of tensor cores have the digits of float32, whatever the user allows of TF32.
+PRECISION = "tf32x3"
+
+
+def fused(*tensors: Tensor) -> bool:
+    """Whether kernels take these tensors: on an NVIDIA GPU, with Triton, and only values matter.
+
+    Gradients, traces and exported graphs need operations that others know.
+    """
+    if not HAS_TRITON or not all(x.is_cuda and x.dtype != torch.float64 for x in tensors):
+        return False
+    if torch.version.hip or is_exporting():
+        return False
+    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
+        return False
+    return torch.compiler.is_compiling() or not is_traced()
+
+
+def operation(schema: str, like: Callable[..., Tensor]) -> Callable[[Launch], Launch]:
+    """Make what launches kernels an operation of PyTorch's, which compilers take as it is.
+
+    Args:
+        schema: Name, arguments and what is returned, as `torch.library.define` takes them.
+        like: From the same arguments to an empty tensor of the same shape and dtype.
+    """
+
+    def register(launch: Launch) -> Launch:
+        name = f"expedite::{schema.partition('(')[0]}"
+        torch.library.define(name, schema[schema.index("(") :])
+        torch.library.impl(name, "CompositeExplicitAutograd", launch)
+        torch.library.register_fake(name, like)
+        called: Launch = getattr(torch.ops.expedite, name.partition("::")[2])
+        return called
+
+    return register
+
+
+def power_of_two(count: int) -> int:
+    """The least one that holds `count`, and at least 16, the least side of a kernel's product."""
+    return max(16, 1 << (count - 1).bit_length())
+
+
+def blocks_of(count: int, size: int) -> int:
+    """How many blocks of a size hold `count`."""
+    return -(-count // size)

@@ -1,0 +1,96 @@
+"""Where kernels run, and that with them the operators give what they give without."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from expedite import assignment, clustering, kernels, kriging, reconstruction
+from expedite.clustering import cluster
+from expedite.kernels import blocks_of, fused, power_of_two
+from expedite.patchers import key_bias
+from expedite.reconstruction import reconstruct
+from tests.kernels.conftest import DEVICE
+
+
+@pytest.fixture
+def everywhere(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], None]:
+    """Choose whether kernels run, whatever the device."""
+
+    def choose(run: bool) -> None:
+        for module in (assignment, clustering, kriging, reconstruction, key_bias):
+            monkeypatch.setattr(module, "fused", lambda *tensors: run)
+
+    return choose
+
+
+@pytest.mark.parametrize("clusters", [(5, 7), (9, 4)])
+@pytest.mark.parametrize("delta", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_operators_give_the_same(
+    everywhere: Callable[[bool], None], clusters: tuple[int, int], delta: bool, dtype: torch.dtype
+) -> None:
+    smooth = F.interpolate(torch.randn(2, 70, 3, 3), size=(11, 10), mode="bilinear")
+    tokens = (smooth.flatten(2).mT + 0.1 * torch.randn(2, 110, 70)).to(DEVICE, dtype)
+
+    def run(with_kernels: bool) -> tuple[Tensor, Tensor]:
+        everywhere(with_kernels)
+        centroids, record = cluster(
+            tokens, (11, 10), clusters, projection=16, hard=True, relocated=0.3
+        )
+        return centroids, reconstruct(centroids + centroids.sin(), record, delta=delta)
+
+    near = 1e-3 if dtype == torch.float32 else 0.05
+    for found, expected in zip(run(True), run(False), strict=True):
+        assert found.dtype == expected.dtype == dtype
+        torch.testing.assert_close(found, expected, rtol=near, atol=near)
+
+
+def test_attention_with_a_key_bias_is_that_with_its_mask(
+    everywhere: Callable[[bool], None],
+) -> None:
+    everywhere(True)
+    query, key, value = torch.randn(3, 2, 3, 70, 16, device=DEVICE).bfloat16()
+    mask = torch.rand(2, 1, 1, 70, device=DEVICE).log()
+    # A host's own code may cut it first.
+    biased = key_bias.as_key_bias(mask.bfloat16())[..., :70]
+    assert type(biased) is key_bias.KeyBias
+    found = F.scaled_dot_product_attention(query, key, value, attn_mask=biased)
+    expected = F.scaled_dot_product_attention(
+        query.float(), key.float(), value.float(), attn_mask=mask
+    )
+    assert type(found) is Tensor
+    torch.testing.assert_close(found.float(), expected, rtol=0.02, atol=0.02)
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 70, 16), (2, 3, 70, 20), (2, 3, 70, 128)])
+def test_what_is_no_bias_of_keys_or_does_not_fit_stays_a_mask(
+    everywhere: Callable[[bool], None], shape: tuple[int, ...]
+) -> None:
+    everywhere(True)
+    query, key, value = torch.randn(3, *shape, device=DEVICE).bfloat16()
+    mask = torch.rand(2, 1, 70, 70, device=DEVICE) if shape[0] == 1 else torch.rand(2, 1, 1, 70)
+    mask = mask[: shape[0]].to(DEVICE, torch.bfloat16)
+    found = F.scaled_dot_product_attention(query, key, value, key_bias.as_key_bias(mask))
+    assert found.equal(F.scaled_dot_product_attention(query, key, value, mask))
+
+
+def test_on_a_cpu_no_kernels_run() -> None:
+    assert not fused(torch.ones(3))
+    assert type(key_bias.as_key_bias(torch.ones(2, 1, 1, 3))) is Tensor
+
+
+def test_without_triton_none_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "HAS_TRITON", False)
+    assert not fused()
+
+
+@pytest.mark.parametrize(("count", "power"), [(1, 16), (16, 16), (17, 32), (64, 64), (100, 128)])
+def test_powers_of_two(count: int, power: int) -> None:
+    assert power_of_two(count) == power
+
+
+def test_blocks() -> None:
+    assert [blocks_of(count, 32) for count in (1, 32, 33, 64)] == [1, 1, 2, 2]

@@ -1,0 +1,39 @@
+"""Kriging's kernels against the operators' PyTorch form, which has oracles of its own."""
+
+import pytest
+import torch
+
+from expedite.clustering import cluster
+from expedite.kernels import kriging
+from expedite.kriging import NUGGET, _weights, there_and_unit
+from expedite.reconstruction import LOCAL_REACH
+from expedite.tiling import make_tiles
+from tests.kernels.conftest import DEVICE
+
+
+@pytest.mark.parametrize(
+    ("grid", "clusters", "uncut"),
+    [((6, 9), (5, 7), 16), ((20, 9), (17, 4), 16), ((18, 18), (12, 11), 0), ((4, 5), (1, 1), 16)],
+)
+def test_weights_are_those_of_the_operators(
+    grid: tuple[int, int], clusters: tuple[int, int], uncut: int
+) -> None:
+    tokens = torch.randn(2, grid[0] * grid[1], 24, device=DEVICE)
+    tokens[1, : tokens.shape[1] // 2] = 0  # so many of one kind leave clusters without a token
+    _, record = cluster(tokens, grid, clusters, hard=True)
+    assert clusters == (1, 1) or not record.mass.all()
+    tiles = make_tiles(grid, clusters, LOCAL_REACH, DEVICE, uncut=uncut)
+    there, unit = there_and_unit(record, tiles)
+    found = kriging.weigh(record.features, record.centers, there, unit, NUGGET, tiles)
+    # Clusters that are alike share a weight, in which parts they do says little.
+    values = tiles.windows(record.centers.sin())
+    expected = _weights(record, tiles, there, unit) @ values
+    torch.testing.assert_close(found @ values, expected, rtol=0, atol=5e-3)
+    torch.testing.assert_close(found.sum(-1), torch.ones_like(found[..., 0]), rtol=0, atol=1e-3)
+    assert not (found * (1 - there.mT)).any()
+
+
+def test_what_is_too_large_for_one_program_is_left_to_the_operators() -> None:
+    assert kriging.takes(torch.empty(1, 1600, 64), make_tiles((40, 40), (16, 16), 0, DEVICE))
+    whole = make_tiles((40, 40), (20, 20), 3, DEVICE, uncut=20)
+    assert not kriging.takes(torch.empty(1, 1600, 64), whole)
