@@ -1,7 +1,7 @@
 """Models of real size with the plans that they are timed under, and what is measured of each."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -21,6 +21,11 @@ from expedite.patching import patch
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 
 
+CPU = torch.device("cpu")
+# The model as it is, recorded once and replayed.
+CUDA_GRAPH = "CUDA graph"
+
+
 @dataclass(frozen=True)
 class Case:
     """A model with random weights, which cost what trained ones do, and one span."""
@@ -32,12 +37,12 @@ class Case:
     clusters: int | tuple[int, int]
     classes: int | None = None
 
-    def make(self) -> "Pair":
-        """The model beside its patched twin, in float32 on the CPU, with their GFLOPs."""
+    def make(self, device: torch.device = CPU) -> "Pair":
+        """The model beside its patched twin in float32, with their GFLOPs."""
         torch.manual_seed(0)
-        base = load_model(self.spec, self.image_size, self.classes).model
+        base = load_model(self.spec, self.image_size, self.classes).model.to(device)
         fast = patch(twin(base), alpha=self.alpha, clusters=self.clusters)
-        image = torch.randn(1, 3, *self.image_size)
+        image = torch.randn(1, 3, *self.image_size, device=device)
         return Pair(self, base, fast, image, count_flops(base, image), count_flops(fast, image))
 
 
@@ -90,14 +95,13 @@ class Pair:
         return replace(self, base=base, fast=fast, image=self.image.to(device, dtype))
 
     def measure(self, batch: int, mode: str, pairs: int, seconds: float) -> "Measured":
-        """Time both in turn, under a mode of torch.compile or none."""
+        """Time both in turn, in `CUDA_GRAPH`, under a mode of torch.compile or none."""
         images = self.image.expand(batch, -1, -1, -1).contiguous()
-        call = Mode(compile=mode).compiled
-        first, second = (partial(call(model), images) for model in (self.base, self.fast))
         with torch.inference_mode():
+            first, second = (_call(model, images, mode) for model in (self.base, self.fast))
             timing = time_pairs(first, second, images.device, seconds=seconds, least_pairs=pairs)
             before, after = (peak_memory(call, images.device) for call in (first, second))
-        # A replay of a CUDA graph may allocate nothing.
+        # A replay of a CUDA graph allocates nothing.
         return Measured(batch, timing, after / before if before else None)
 
     def operators(self, batch: int, seconds: float) -> float:
@@ -106,6 +110,18 @@ class Pair:
         with torch.inference_mode():
             parts = time_parts(self.fast, images, seconds=seconds).seconds
         return (parts[CLUSTERING] + parts[RECONSTRUCTION]) / (parts[BEFORE] / self.case.alpha)
+
+
+def _call(model: nn.Module, images: Tensor, mode: str) -> Callable[[], object]:
+    if mode != CUDA_GRAPH:
+        return partial(Mode(compile=mode).compiled(model), images)
+    for _ in range(3):  # what is made once is made before
+        model(images)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        model(images)
+    return graph.replay
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,11 @@
-"""Time whole models on an NVIDIA GPU in bfloat16: eager, compiled and in CUDA graphs.
+"""Time whole models on an NVIDIA GPU in bfloat16: eager, in CUDA graphs and compiled.
 
     python -m benchmarks.gpu
+    python -m benchmarks.gpu --model segmenter --mode "CUDA graph,max-autotune" --batch-size 8
     python -m benchmarks.gpu --smoke
 
-From the repository's root. Unpatched and patched run in turn in one process, both compiled alike.
-The second command runs a small model on the CPU, to try that everything works; its figures mean
+From the repository's root. Unpatched and patched run in turn in one process, in the same mode.
+The last command runs a small model on the CPU, to try that everything works; its figures mean
 nothing.
 """
 
@@ -16,19 +17,20 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.cases import CASES, SMALL, TITLES, Pair
+from benchmarks.cases import CASES, CUDA_GRAPH, SMALL, TITLES, Pair, find_case
+from expedite.cli.options import parse_list
 from expedite.evaluate.mode import COMPILE_MODES, PLAIN
 from expedite.evaluate.speed import setting
 
-BATCHES = (1, 8)
+MODES = (PLAIN, CUDA_GRAPH, "reduce-overhead")
 
 
 def rows(
     pair: Pair, modes: Sequence[str], batches: Sequence[int], pairs: int, seconds: float
 ) -> Iterator[tuple[str, ...]]:
     """A line for every mode at every batch."""
-    for batch in batches:
-        for mode in modes:
+    for mode in modes:
+        for batch in batches:
             torch.compiler.reset()
             measured = pair.measure(batch, mode, pairs, seconds)
             # Compiled code runs in one piece, in which operators cannot be told from blocks.
@@ -38,19 +40,30 @@ def rows(
 
 
 def main(
-    smoke: Annotated[bool, typer.Option("--smoke", help="A small model on the CPU.")] = False,
+    model: Annotated[str, typer.Option(help=f"One or more of {', '.join(CASES)}.")] = ",".join(
+        CASES
+    ),
+    mode: Annotated[
+        str, typer.Option(help=f'One or more of {", ".join(COMPILE_MODES)} and "{CUDA_GRAPH}".')
+    ] = ",".join(MODES),
+    batch_size: Annotated[str, typer.Option(help="One or more.")] = "1,8",
     seconds: Annotated[float, typer.Option(help="How long to time each pair of models.")] = 5.0,
+    smoke: Annotated[bool, typer.Option("--smoke", help="A small model on the CPU.")] = False,
 ) -> None:
-    """Measure every model at every batch in every mode."""
+    """Measure every model in every mode at every batch."""
     if not smoke and not torch.cuda.is_available():
         typer.echo("There is no CUDA device here; --smoke tries the program on the CPU.", err=True)
         raise typer.Exit(2)
+    device, modes = torch.device("cpu" if smoke else "cuda"), parse_list(mode)
     table = Table("model", "batch", "mode", *TITLES, "operators / block")
-    under = []
-    for case in [SMALL] if smoke else CASES.values():
-        pair = case.make().to(torch.device("cpu" if smoke else "cuda"), torch.bfloat16)
-        modes, batches = ((PLAIN,), (1, 2)) if smoke else (COMPILE_MODES, BATCHES)
-        for row in rows(pair, modes, batches, 2 if smoke else 10, 0.0 if smoke else seconds):
+    progress, under = Console(stderr=True), []
+    for case in [SMALL] if smoke else map(find_case, parse_list(model)):
+        pair = case.make(device).to(device, torch.bfloat16)
+        batches, seconds = (
+            ([1, 2], 0.0) if smoke else (list(map(int, parse_list(batch_size))), seconds)
+        )
+        for row in rows(pair, [PLAIN] if smoke else modes, batches, 2 if smoke else 10, seconds):
+            progress.print(*row, sep=" | ", highlight=False)  # the table comes at the very end
             table.add_row(*row)
         under.append(f"{case.name}: {setting(pair.fast, pair.image)}")
     Console(width=180).print(table, *under, sep="\n", highlight=False)

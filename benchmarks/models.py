@@ -9,16 +9,13 @@ median over pairs. Peak memory is the patched model's over the unpatched one's, 
 
 from typing import Annotated
 
-import torch
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.cases import CASES, TITLES, find_case
+from benchmarks.cases import CASES, CPU, TITLES, find_case
 from expedite.cli.options import find_dtype, parse_list
 from expedite.evaluate.speed import setting
-
-CPU = torch.device("cpu")
 
 
 def main(

@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from expedite.kernels import fused
+from expedite.closeness import half_squares
+from expedite.kernels import LARGEST_DEPTH, fused
 from expedite.tiling import Tiles
 
 # A cluster with less mass than this stands for no token.
@@ -61,10 +62,13 @@ class HardAssignment:
     @classmethod
     def of(cls, labels: Tensor, weight: Tensor, clusters: int) -> "HardAssignment":
         """From the cluster of each token and how much each counts, (B, N, 1)."""
-        flat = flat_index(labels, clusters).flatten()
-        mass = weight.new_zeros(labels.shape[0] * clusters).index_add(0, flat, weight.flatten())
-        share = torch.where(mass > EMPTY_MASS, 1 / mass.clamp_min(_TINY), 0)[flat]
-        return cls(labels, mass.view(-1, clusters), share.view_as(weight) * weight)
+        mass = weight.new_zeros(len(labels), clusters).scatter_add(1, labels, weight[..., 0])
+        if fused(labels, weight):
+            from expedite.kernels.rows import shares
+
+            return cls(labels, mass, shares(labels, weight, mass, EMPTY_MASS))
+        inverse = torch.where(mass > EMPTY_MASS, 1 / mass.clamp_min(_TINY), 0)
+        return cls(labels, mass, inverse.gather(1, labels)[..., None] * weight)
 
     def means(self, values: Tensor, otherwise: Tensor) -> Tensor:
         """See `SoftAssignment.means`."""
@@ -107,6 +111,22 @@ def own_values(cluster_values: Tensor, labels: Tensor) -> Tensor:
     rows = flat_index(labels, cluster_values.shape[1]).flatten()
     own = cluster_values.flatten(0, 1).index_select(0, rows)
     return own.view(*labels.shape, cluster_values.shape[2])
+
+
+def half_distances(points: Tensor, centers: Tensor, labels: Tensor) -> Tensor:
+    """½‖z - s‖² of points (B, N, D) and the centres (B, h·w, D) they belong to, (B, N, 1).
+
+    Example:
+        >>> points, centers = torch.tensor([[[1.0, 2.0]]]), torch.tensor([[[0.0, 0.0], [1.0, 0.0]]])
+        >>> half_distances(points, centers, torch.tensor([[1]])).item()
+        2.0
+    """
+    if fused(points, centers):
+        from expedite.kernels import rows
+
+        if points.shape[2] <= LARGEST_DEPTH:
+            return rows.half_distances(points, centers, labels)
+    return half_squares(points - own_values(centers, labels))
 
 
 def takes_bags(rows: Tensor) -> bool:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from expedite.assignment import EMPTY_MASS, own_values
+from expedite.assignment import EMPTY_MASS, half_distances, own_values
 from expedite.closeness import half_squares, keys_of, with_one
 from expedite.clustering import Clustering, full_precision, labels
 from expedite.graphs import is_exporting
@@ -82,7 +82,7 @@ def kriging_weights(clustering: Clustering, tiles: Tiles) -> TileWeights:
     """
     there, unit = there_and_unit(clustering, tiles)
     own = labels(clustering)
-    apart = half_squares(clustering.features - own_values(clustering.centers, own))
+    apart = half_distances(clustering.features, clustering.centers, own)
     weights = _weights(clustering, tiles, there, unit)
     return TileWeights(weights, tiles, own, apart <= _EXACT * unit)
 

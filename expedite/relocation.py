@@ -8,9 +8,10 @@ number of clusters stays what it was.
 import torch
 from torch import Tensor
 
-from expedite.assignment import EMPTY_MASS, HardAssignment, own_values
+from expedite.assignment import EMPTY_MASS, HardAssignment, half_distances
 from expedite.constants import remembered
 from expedite.errors import ExpediteError
+from expedite.kernels import fused
 from expedite.tiling import take_rows
 
 # Of the clusters, that may move; more changes little, since what does not pay stays.
@@ -56,10 +57,8 @@ def relocate(
     """
     labels = assignment.labels
     cost, freed, into = _cheapest_unions(centers, assignment.mass, clusters, count)  # (B, count)
-    error = ((features - own_values(centers, labels)).square().sum(-1, keepdim=True) * weight)[
-        ..., 0
-    ]  # (B, N)
-    error, token = error.masked_fill(_nearest(error, labels, centers.shape[1]), 0).topk(count)
+    error = (2 * half_distances(features, centers, labels) * weight)[..., 0]  # (B, N)
+    error, token = _all_but_nearest(error, labels, centers.shape[1]).topk(count)
     pays = error > cost
     place = torch.arange(centers.shape[1], device=freed.device).expand(freed.shape[0], -1)
     labels = place.scatter(1, freed, torch.where(pays, into, freed)).gather(1, labels)
@@ -68,15 +67,21 @@ def relocate(
     return moved, moved.means(features, centers)
 
 
-def _nearest(error: Tensor, labels: Tensor, clusters: int) -> Tensor:
-    """Whether a token is the one of least error in its cluster, the first of equals, (B, N)."""
+def _all_but_nearest(error: Tensor, labels: Tensor, clusters: int) -> Tensor:
+    """The errors (B, N), 0 for the token of least error in each cluster, the first of equals."""
+    if fused(error):
+        from expedite.kernels.relocation import all_but_nearest
+
+        return all_but_nearest(error, labels, clusters)
     start = error.new_full((error.shape[0], clusters), torch.inf)
     least = start.scatter_reduce(1, labels, error, "amin").gather(1, labels)
     count = error.shape[1]
     place = torch.arange(count, device=error.device).expand_as(labels)
     among = torch.where(error <= least, place, count)
     end = torch.full_like(start, count, dtype=torch.int64)
-    return place == end.scatter_reduce(1, labels, among, "amin").gather(1, labels)
+    return error.masked_fill(
+        place == end.scatter_reduce(1, labels, among, "amin").gather(1, labels), 0
+    )
 
 
 def check_relocated(share: float, hard: bool) -> None:
@@ -97,6 +102,20 @@ def _cheapest_unions(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """What the cheapest unions cost, the clusters that go and what they go into, (B, count)."""
     second, beside, there = _chessboard(*clusters, centers.device)
+    least, into = _unions(centers, mass, second, beside, there)
+    cost, chosen = least.topk(count, largest=False)  # (B, count) of E
+    return cost, second[chosen], into.gather(1, chosen)
+
+
+def _unions(
+    centers: Tensor, mass: Tensor, second: Tensor, beside: Tensor, there: Tensor
+) -> tuple[Tensor, Tensor]:
+    """What the cheapest union of each of these cells costs, and which it is with, (B, E)."""
+    if fused(centers, mass):
+        from expedite.kernels import relocation
+
+        if relocation.takes(centers):
+            return relocation.unions(centers, mass, second, beside, there)
     going, staying = take_rows(centers, second)[:, :, None], take_rows(centers, beside)
     gap = (going - staying).square().sum(-1)  # (B, E, 4)
     one, other = mass[:, second, None], mass[:, beside]
@@ -104,9 +123,7 @@ def _cheapest_unions(
     # Several could go into one without tokens, each of them at no cost.
     possible = there & ((one <= EMPTY_MASS) | (other > EMPTY_MASS))
     least, side = cost.masked_fill(~possible, torch.inf).min(-1)  # (B, E)
-    cost, chosen = least.topk(count, largest=False)  # (B, count) of E
-    neighbours = beside.expand(*side.shape, 4).gather(2, side[..., None])[..., 0]
-    return cost, second[chosen], neighbours.gather(1, chosen)
+    return least, beside.expand(*side.shape, 4).gather(2, side[..., None])[..., 0]
 
 
 @remembered

@@ -26,14 +26,14 @@ _GIGA = 1e9
 
 # Known to count nothing under the convention above.
 _FREE = """
-    __or__ abs add add_ addcmul amax amin any argmax atan2 bitwise_and bitwise_not bitwise_or ceil
-    clamp clamp_max clamp_min clone cos cumsum diag_embed div div_ eq erf exp expand_as eye
-    feature_dropout fill_ flip floor_divide gather ge gelu glu gt index_select isfinite isnan le
-    linalg_vector_norm linspace log log2 lt mT masked_fill masked_fill_ max_pool2d maximum mean
-    meshgrid min minimum movedim mul mul_ ne neg new_ones new_zeros numel ones_like pad pow
-    reciprocal relu relu_ remainder repeat reshape_as round rsub scatter scatter_add
-    scatter_reduce searchsorted sigmoid sign silu sin softmax sort sqrt square std_mean sub sub_
-    sum tanh tile topk unflatten view_as where zero_ zeros_like
+    __and__ __or__ __rshift__ abs add add_ addcmul amax amin any argmax atan2 bitwise_and
+    bitwise_not bitwise_or ceil clamp clamp_max clamp_min clone cos cumsum diag_embed div div_ eq
+    erf exp expand_as eye feature_dropout fill_ flip floor_divide gather ge gelu glu gt
+    index_select isfinite isnan le linalg_vector_norm linspace log log2 lt mT masked_fill
+    masked_fill_ max_pool2d maximum mean meshgrid min minimum movedim mul mul_ ne neg new_ones
+    new_zeros numel ones_like pad pow reciprocal relu relu_ remainder repeat reshape_as round rsub
+    scatter scatter_reduce searchsorted sigmoid sign silu sin softmax sort sqrt square std_mean sub
+    sub_ sum tanh tile topk unflatten view_as where zero_ zeros_like
 """
 
 
@@ -154,6 +154,7 @@ _HANDLES: dict[str, Callable[[list[Any], list[Any]], int]] = {
     "aten::cholesky_inverse": _cholesky_inverse,
     "aten::index_add": _index_add,
     "aten::index_add_": _index_add,
+    "aten::scatter_add": _index_add,
     "aten::adaptive_avg_pool1d": elementwise_flop_counter(1, 0),  # as that of two dimensions
     # As fvcore counts bilinear ones: one for every input that an output is a mean of.
     "aten::upsample_linear1d": elementwise_flop_counter(0, 2),

@@ -6,17 +6,19 @@ what they are tested against. Nothing here is imported before `fused` says yes.
 
 from collections.abc import Callable
 from importlib.util import find_spec
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from expedite.graphs import is_exporting, is_traced
 
-Launch = TypeVar("Launch", bound=Callable[..., Tensor])
+Launch = TypeVar("Launch", bound=Callable[..., Any])
 
 HAS_TRITON = find_spec("triton") is not None
 
+# Rows of more channels would not fit into registers.
+LARGEST_DEPTH = 128
 # Of products: three of tensor cores have the digits of float32, whatever the user allows of TF32.
 PRECISION = "tf32x3"
 
@@ -35,12 +37,12 @@ def fused(*tensors: Tensor) -> bool:
     return torch.compiler.is_compiling() or not is_traced()
 
 
-def operation(schema: str, like: Callable[..., Tensor]) -> Callable[[Launch], Launch]:
+def operation(schema: str, like: Callable[..., Any]) -> Callable[[Launch], Launch]:
     """Make what launches kernels an operation of PyTorch's, which compilers take as it is.
 
     Args:
         schema: Name, arguments and what is returned, as `torch.library.define` takes them.
-        like: From the same arguments to an empty tensor of the same shape and dtype.
+        like: From the same arguments to empty tensors of the same shapes and dtypes.
     """
 
     def register(launch: Launch) -> Launch:

@@ -8,14 +8,13 @@ import triton.language as tl
 from torch import Tensor
 
 from expedite.assignment import EMPTY_MASS
-from expedite.kernels import PRECISION, blocks_of, operation, power_of_two
+from expedite.kernels import LARGEST_DEPTH, PRECISION, blocks_of, operation, power_of_two
 from expedite.tiling import Tiles
 
 # Tokens of a tile at a time, and cells at a time where centres move.
 _TOKENS = 32
 _CELLS = 16
 # Larger ones would not fit the registers.
-LARGEST_DEPTH = 128
 LARGEST_WINDOW = 256
 
 

@@ -4,7 +4,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from expedite.kernels import PRECISION, blocks_of, operation, power_of_two
+from expedite.kernels import LARGEST_DEPTH, PRECISION, blocks_of, operation, power_of_two
 from expedite.tiling import Tiles
 
 # Unknowns that are eliminated at once, and tokens that are weighed at once.
@@ -12,7 +12,6 @@ _BLOCK = 32
 _TOKENS = 32
 # One program inverts a whole system, so that larger ones would leave the GPU idle.
 LARGEST_WINDOW = 256
-LARGEST_DEPTH = 128
 
 
 def takes(points: Tensor, tiles: Tiles) -> bool:

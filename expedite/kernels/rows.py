@@ -67,6 +67,50 @@ def add_rows(values: Tensor, labels: Tensor, share: Tensor, clusters: int) -> Te
     return sums
 
 
+@operation(
+    "shares(Tensor labels, Tensor weight, Tensor mass, float least) -> Tensor",
+    lambda labels, weight, mass, least: torch.empty_like(weight),
+)
+def shares(labels: Tensor, weight: Tensor, mass: Tensor, least: float) -> Tensor:
+    """Of the mass of its cluster that each token has, (B, N, 1), 0 where there is at most `least`.
+
+    Args:
+        labels: (B, N) int64.
+        weight: (B, N, 1) float32, how much each token counts.
+        mass: (B, h·w) float32.
+        least: A mass that counts as none.
+    """
+    labels, weight, mass = labels.contiguous(), weight.contiguous(), mass.contiguous()
+    batch, tokens = labels.shape
+    share = torch.empty_like(weight)
+    _share[(blocks_of(tokens, 4 * _TOKENS), batch)](
+        labels, weight, mass, share, tokens, mass.shape[1], least, TOKENS=4 * _TOKENS
+    )
+    return share
+
+
+@operation(
+    "half_distances(Tensor points, Tensor centers, Tensor labels) -> Tensor",
+    lambda points, centers, labels: points.new_empty(*points.shape[:2], 1),
+)
+def half_distances(points: Tensor, centers: Tensor, labels: Tensor) -> Tensor:
+    """½‖z - s‖² of points (B, N, D) and one centre each, (B, N, 1).
+
+    Args:
+        points: (B, N, D) float32, D at most `LARGEST_DEPTH`.
+        centers: (B, h·w, D).
+        labels: (B, N) int64, which centre.
+    """
+    points, centers, labels = points.contiguous(), centers.contiguous(), labels.contiguous()
+    batch, tokens, depth = points.shape
+    halves = points.new_empty(batch, tokens, 1)
+    _measure[(blocks_of(tokens, _TOKENS), batch)](
+        points, centers, labels, halves, tokens, centers.shape[1], depth,
+        TOKENS=_TOKENS, DEPTH=power_of_two(depth),
+    )  # fmt: skip
+    return halves
+
+
 def spread(
     weights: Tensor,
     tiles: Tiles,
@@ -179,6 +223,32 @@ def _add_rows(
     part = tl.load(share + image * tokens + token, mask=token < tokens, other=0.0)
     to = (image * clusters + label)[:, None] * channels + channel[None]
     tl.atomic_add(sums + to, value * part[:, None], mask=inside, sem="relaxed")
+
+
+@triton.jit
+def _share(labels, weight, mass, share, tokens, clusters, least, TOKENS: tl.constexpr):
+    image = tl.program_id(1).to(tl.int64)
+    token = tl.program_id(0) * TOKENS + tl.arange(0, TOKENS)
+    at, there = image * tokens + token, token < tokens
+    cluster = image * clusters + tl.load(labels + at, mask=there, other=0)
+    whole = tl.load(mass + cluster, mask=there, other=0.0)
+    part = tl.load(weight + at, mask=there, other=0.0) / tl.where(whole > least, whole, 1.0)
+    tl.store(share + at, tl.where(whole > least, part, 0.0), mask=there)
+
+
+@triton.jit
+def _measure(
+    points, centers, labels, halves, tokens, clusters, depth,
+    TOKENS: tl.constexpr, DEPTH: tl.constexpr,
+):  # fmt: skip
+    image = tl.program_id(1).to(tl.int64)
+    token, channel = tl.program_id(0) * TOKENS + tl.arange(0, TOKENS), tl.arange(0, DEPTH)
+    at, there = image * tokens + token, token < tokens
+    inside = there[:, None] & (channel < depth)[None]
+    cluster = image * clusters + tl.load(labels + at, mask=there, other=0)
+    point = tl.load(points + at[:, None] * depth + channel[None], mask=inside, other=0.0)
+    point -= tl.load(centers + cluster[:, None] * depth + channel[None], mask=inside, other=0.0)
+    tl.store(halves + at, tl.sum(point * point, 1) / 2, mask=there)
 
 
 @triton.jit

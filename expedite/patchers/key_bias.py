@@ -36,7 +36,8 @@ class KeyBias(Tensor):
 
 def as_key_bias(mask: Tensor) -> Tensor:
     """The mask (B, 1, 1, N) as a `KeyBias` where that helps."""
-    return mask.as_subclass(KeyBias) if fused(mask) else mask
+    # Fake tensors have a class of their own.
+    return mask.as_subclass(KeyBias) if type(mask) is Tensor and fused(mask) else mask
 
 
 def _attend(

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from expedite import assignment, clustering, kernels, kriging, reconstruction
+from expedite import assignment, clustering, kernels, kriging, reconstruction, relocation
 from expedite.clustering import cluster
 from expedite.kernels import blocks_of, fused, power_of_two
 from expedite.patchers import key_bias
@@ -20,7 +20,7 @@ def everywhere(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], None]:
     """Choose whether kernels run, whatever the device."""
 
     def choose(run: bool) -> None:
-        for module in (assignment, clustering, kriging, reconstruction, key_bias):
+        for module in (assignment, clustering, kriging, reconstruction, relocation, key_bias):
             monkeypatch.setattr(module, "fused", lambda *tensors: run)
 
     return choose

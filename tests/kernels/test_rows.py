@@ -57,3 +57,20 @@ def test_values_are_spread_as_by_the_operators(
     expected = spread.apply(after.float() - centroids.float()) + tokens
     assert changed.dtype == dtype
     torch.testing.assert_close(changed.float(), expected, rtol=rtol, atol=atol)
+
+
+def test_shares_of_clusters_sum_to_one_or_are_none() -> None:
+    labels = torch.randint(1, 9, (2, 600), device=DEVICE)
+    weight = torch.rand(2, 600, 1, device=DEVICE)
+    weight[0, labels[0] == 4] = 0
+    mass = weight.new_zeros(2, 12).scatter_add(1, labels, weight[..., 0])
+    share = rows.shares(labels, weight, mass, 1e-6)[..., 0]
+    totals = mass.new_zeros(2, 12).scatter_add(1, labels, share)
+    torch.testing.assert_close(totals, (mass > 0).float())
+
+
+def test_half_distances() -> None:
+    points, centers = torch.randn(2, 50, 20, device=DEVICE), torch.randn(2, 7, 20, device=DEVICE)
+    labels = torch.randint(7, (2, 50), device=DEVICE)
+    expected = torch.cdist(points, centers).square().gather(2, labels[..., None]) / 2
+    torch.testing.assert_close(rows.half_distances(points, centers, labels), expected)
