@@ -25,41 +25,49 @@ def widen(query: Tensor, key: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
 
 @operation(
     "widen(Tensor query, Tensor key, Tensor bias) -> Tensor",
-    lambda query, key, bias: query.new_empty(2, *query.shape[:3], query.shape[3] + MORE),
+    lambda query, key, bias: _empty_like_both(query),
 )
 def _widen(query: Tensor, key: Tensor, bias: Tensor) -> Tensor:
     query, key = (x if x.stride(3) == 1 else x.contiguous() for x in (query, key))
     batch, heads, tokens, width = query.shape
-    wide = query.new_empty(2, batch, heads, tokens, width + MORE)
+    wide = _empty_like_both(query)
     _append[(blocks_of(tokens, _TOKENS), heads, batch)](
         query, key, bias.contiguous(), wide[0], wide[1],
-        *query.stride()[:3], *key.stride()[:3], tokens, width, width + MORE,
-        TOKENS=_TOKENS, WIDTH=power_of_two(width + MORE),
+        *query.stride()[:3], *key.stride()[:3], *wide.stride()[1:4], tokens, width,
+        TOKENS=_TOKENS, WIDTH=power_of_two(width), MORE=MORE,
     )  # fmt: skip
     return wide
+
+
+def _empty_like_both(query: Tensor) -> Tensor:
+    """(2, B, heads, N, D + 8), a token's heads side by side, as attention then returns them."""
+    batch, heads, tokens, width = query.shape
+    return query.new_empty(2, batch, tokens, heads, width + MORE).transpose(2, 3)
 
 
 @triton.jit
 def _append(
     query, key, bias, wide_query, wide_key,
-    query_image, query_head, query_token, key_image, key_head, key_token, tokens, width, wide,
-    TOKENS: tl.constexpr, WIDTH: tl.constexpr,
+    query_image, query_head, query_token, key_image, key_head, key_token, image_to, head_to,
+    token_to, tokens, width,
+    TOKENS: tl.constexpr, WIDTH: tl.constexpr, MORE: tl.constexpr,
 ):  # fmt: skip
     """Of a head: 1 and 1 behind queries, and the bias in two parts behind keys."""
     image, head = tl.program_id(2).to(tl.int64), tl.program_id(1)
     token, channel = tl.program_id(0) * TOKENS + tl.arange(0, TOKENS), tl.arange(0, WIDTH)
-    there, given = (token < tokens)[:, None], (channel < width)[None]
-    at = query_image * image + query_head * head + query_token * token[:, None] + channel[None]
-    one = tl.load(query + at, mask=there & given, other=0.0)
-    at = key_image * image + key_head * head + key_token * token[:, None] + channel[None]
-    other = tl.load(key + at, mask=there & given, other=0.0)
+    inside = (token < tokens)[:, None] & (channel < width)[None]
+    to = image * image_to + head * head_to + token[:, None] * token_to
+    at = image * query_image + head * query_head + token[:, None] * query_token + channel[None]
+    tl.store(wide_query + to + channel[None], tl.load(query + at, mask=inside), mask=inside)
+    at = image * key_image + head * key_head + token[:, None] * key_token + channel[None]
+    tl.store(wide_key + to + channel[None], tl.load(key + at, mask=inside), mask=inside)
     added = tl.load(bias + image * tokens + token, mask=token < tokens, other=0.0).to(tl.float32)
-    rounded = added.to(key.dtype.element_ty)
-    rest = (added - rounded.to(tl.float32)).to(key.dtype.element_ty)
-    one = tl.where((channel == width)[None] | (channel == width + 1)[None], 1.0, one)
-    other = tl.where((channel == width)[None], rounded[:, None], other)
-    other = tl.where((channel == width + 1)[None], rest[:, None], other)
-    to = ((image * tl.num_programs(1) + head) * tokens + token[:, None]) * wide + channel[None]
-    inside = there & (channel < wide)[None]
-    tl.store(wide_query + to, one.to(wide_query.dtype.element_ty), mask=inside)
-    tl.store(wide_key + to, other, mask=inside)
+    rounded = added.to(wide_key.dtype.element_ty).to(tl.float32)
+    place = tl.arange(0, MORE)[None]
+    of_keys = tl.where(place == 0, rounded[:, None], (added - rounded)[:, None])
+    of_keys = tl.where(place < 2, of_keys, 0.0)
+    of_queries = tl.where(place < 2, 1.0, tl.zeros_like(of_keys))
+    to += width + place
+    there = (token < tokens)[:, None] & (place < MORE)
+    tl.store(wide_query + to, of_queries.to(wide_query.dtype.element_ty), mask=there)
+    tl.store(wide_key + to, of_keys.to(wide_key.dtype.element_ty), mask=there)

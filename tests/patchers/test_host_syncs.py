@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import expedite
+from tests.fake_gpu import move
 from tests.hosts import images, segmenter
 from tests.test_patching import HOSTS, PLAN, Make
 
@@ -47,13 +48,7 @@ class Crossings(TorchDispatchMode):  # type: ignore[no-untyped-call]
 def crossings(model: nn.Module) -> Counter[str]:
     """Of a call on a GPU that is not there."""
     with FakeTensorMode() as fake:
-        for module in model.modules():
-            for name, parameter in module._parameters.items():
-                if parameter is not None:
-                    module._parameters[name] = nn.Parameter(fake.from_tensor(parameter).to("cuda"))
-            for name, buffer in module._buffers.items():
-                if buffer is not None:
-                    module._buffers[name] = fake.from_tensor(buffer).to("cuda")
+        move(model, fake)
         pixels = torch.empty(images().shape, device="cuda")
         seen = Crossings()
         with seen:
