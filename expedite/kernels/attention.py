@@ -11,29 +11,31 @@ MORE = 8
 _TOKENS = 64
 
 
-def widen(query: Tensor, key: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    """Queries and keys (B, heads, N, D + 8) whose products are q·k + bias.
+def widen(query: Tensor, key: Tensor, bias: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """Queries and keys (B, heads, N, D + 8) whose products are q·k + bias / scale.
 
     Args:
         query: (B, heads, N, D) in half precision.
         key: (B, heads, N, D), of as many tokens.
-        bias: (B, N) of the keys; what half precision rounds away has a channel of its own.
+        bias: (B, 1, 1, N) of the keys; what half precision rounds away has a channel of its own.
+        scale: What attention multiplies products by.
     """
-    both = _widen(query, key, bias)
+    both = _widen(query, key, bias, scale)
     return both[0], both[1]
 
 
 @operation(
-    "widen(Tensor query, Tensor key, Tensor bias) -> Tensor",
-    lambda query, key, bias: _empty_like_both(query),
+    "widen(Tensor query, Tensor key, Tensor bias, float scale) -> Tensor",
+    lambda query, key, bias, scale: _empty_like_both(query),
 )
-def _widen(query: Tensor, key: Tensor, bias: Tensor) -> Tensor:
+def _widen(query: Tensor, key: Tensor, bias: Tensor, scale: float) -> Tensor:
     query, key = (x if x.stride(3) == 1 else x.contiguous() for x in (query, key))
     batch, heads, tokens, width = query.shape
     wide = _empty_like_both(query)
     _append[(blocks_of(tokens, _TOKENS), heads, batch)](
         query, key, bias.contiguous(), wide[0], wide[1],
-        *query.stride()[:3], *key.stride()[:3], *wide.stride()[1:4], tokens, width,
+        *query.stride()[:3], *key.stride()[:3], *wide.stride()[1:4],
+        tokens, width, scale,
         TOKENS=_TOKENS, WIDTH=power_of_two(width), MORE=MORE,
     )  # fmt: skip
     return wide
@@ -49,7 +51,7 @@ def _empty_like_both(query: Tensor) -> Tensor:
 def _append(
     query, key, bias, wide_query, wide_key,
     query_image, query_head, query_token, key_image, key_head, key_token, image_to, head_to,
-    token_to, tokens, width,
+    token_to, tokens, width, scale,
     TOKENS: tl.constexpr, WIDTH: tl.constexpr, MORE: tl.constexpr,
 ):  # fmt: skip
     """Of a head: 1 and 1 behind queries, and the bias in two parts behind keys."""
@@ -62,6 +64,7 @@ def _append(
     at = image * key_image + head * key_head + token[:, None] * key_token + channel[None]
     tl.store(wide_key + to + channel[None], tl.load(key + at, mask=inside), mask=inside)
     added = tl.load(bias + image * tokens + token, mask=token < tokens, other=0.0).to(tl.float32)
+    added /= scale
     rounded = added.to(wide_key.dtype.element_ty).to(tl.float32)
     place = tl.arange(0, MORE)[None]
     of_keys = tl.where(place == 0, rounded[:, None], (added - rounded)[:, None])

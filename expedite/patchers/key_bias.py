@@ -13,6 +13,8 @@ from torch import Tensor
 from expedite.kernels import fused
 
 _HALF = (torch.float16, torch.bfloat16)
+# Of each head, from which on a mask costs more than another kernel's launch.
+_LEAST_SCORES = 4_000_000
 # The most channels of a head, with those that are added, that all fused kernels take.
 _WIDEST = 120
 
@@ -36,8 +38,10 @@ class KeyBias(Tensor):
 
 def as_key_bias(mask: Tensor) -> Tensor:
     """The mask (B, 1, 1, N) as a `KeyBias` where that helps."""
+    scores = mask.shape[0] * mask.shape[-1] ** 2
     # Fake tensors have a class of their own.
-    return mask.as_subclass(KeyBias) if type(mask) is Tensor and fused(mask) else mask
+    pays = scores >= _LEAST_SCORES and type(mask) is Tensor and fused(mask)
+    return mask.as_subclass(KeyBias) if pays else mask
 
 
 def _attend(
@@ -57,7 +61,7 @@ def _attend(
         )
     from expedite.kernels.attention import widen
 
-    query, key = widen(query, key, attn_mask[:, 0, 0].float() / scale)
+    query, key = widen(query, key, attn_mask, scale)
     return F.scaled_dot_product_attention(
         query, key, value, None, dropout_p, is_causal, scale=scale, **others
     )

@@ -22,6 +22,7 @@ def everywhere(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], None]:
     def choose(run: bool) -> None:
         for module in (assignment, clustering, kriging, reconstruction, relocation, key_bias):
             monkeypatch.setattr(module, "fused", lambda *tensors: run)
+        monkeypatch.setattr(key_bias, "_LEAST_SCORES", 1)
 
     return choose
 
@@ -75,6 +76,12 @@ def test_what_is_no_bias_of_keys_or_does_not_fit_stays_a_mask(
     mask = mask[: shape[0]].to(DEVICE, torch.bfloat16)
     found = F.scaled_dot_product_attention(query, key, value, key_bias.as_key_bias(mask))
     assert found.equal(F.scaled_dot_product_attention(query, key, value, mask))
+
+
+def test_few_scores_stay_with_their_mask(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(key_bias, "fused", lambda *tensors: True)
+    kinds = [type(key_bias.as_key_bias(torch.ones(batch, 1, 1, 785))) for batch in (1, 8)]
+    assert kinds == [Tensor, key_bias.KeyBias]
 
 
 def test_on_a_cpu_no_kernels_run() -> None:

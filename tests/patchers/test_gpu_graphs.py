@@ -11,6 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import expedite
 from expedite.kernels import HAS_TRITON
+from expedite.patchers import key_bias
 from tests.fake_gpu import move
 from tests.hosts import images, segmenter
 
@@ -40,7 +41,8 @@ def compiled(model: nn.Module, dtype: torch.dtype) -> Counter[str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_kernels_stand_in_one_graph(dtype: torch.dtype) -> None:
+def test_kernels_stand_in_one_graph(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(key_bias, "_LEAST_SCORES", 1)
     found = compiled(expedite.patch(segmenter(), alpha=1, clusters=(3, 5)), dtype)
     assert found["expedite.soft_step"] == 4
     one = ("nearest", "unions", "all_but_nearest", "kriging", "spread")
