@@ -62,7 +62,7 @@ class HardAssignment:
     @classmethod
     def of(cls, labels: Tensor, weight: Tensor, clusters: int) -> "HardAssignment":
         """From the cluster of each token and how much each counts, (B, N, 1)."""
-        mass = weight.new_zeros(len(labels), clusters).scatter_add(1, labels, weight[..., 0])
+        mass = weight.new_zeros(labels.shape[0], clusters).scatter_add(1, labels, weight[..., 0])
         if fused(labels, weight):
             from expedite.kernels.rows import shares
 
@@ -72,7 +72,7 @@ class HardAssignment:
 
     def means(self, values: Tensor, otherwise: Tensor) -> Tensor:
         """See `SoftAssignment.means`."""
-        means = self._sums(values.expand(len(self.mass), -1, -1))
+        means = self._sums(values.expand(self.mass.shape[0], -1, -1))
         return torch.where(self.mass[..., None] <= EMPTY_MASS, otherwise.float(), means)
 
     def _sums(self, values: Tensor) -> Tensor:
@@ -90,7 +90,7 @@ class HardAssignment:
             index = flat_index(self.labels, clusters).flatten()
             sums = rows.new_zeros(batch * clusters, rows.shape[1])
             sums = sums.index_add(0, index, rows * self.share.flatten(0, 1))
-        return sums.view(batch, clusters, -1)
+        return sums.view(batch, clusters, rows.shape[1])
 
     @cached_property
     def _members(self) -> tuple[Tensor, Tensor, Tensor]:

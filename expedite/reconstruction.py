@@ -22,7 +22,9 @@ from expedite.tiling import Tiles, make_one_tile, make_tiles
 
 # Local reconstruction looks at the 7×7 cells around a token's own.
 LOCAL_REACH = 3
-# Kriging looks at all cells where there are so many to a side, and else by tiles.
+# Kriging looks at all cells where there are so many to a side, and else at those of a tile and
+# around it: as near as EM's, since farther ones say next to nothing beside so many.
+_TILE_REACH = 2
 _WHOLE_SIDE = 16
 # Of the weights that are of the nearest clusters alone.
 NEAREST = 8
@@ -342,12 +344,12 @@ def _search_tiles(clustering: Clustering, reconstruction: Scope, weights: Weight
     device = clustering.features.device
     if reconstruction == "knn":
         return make_one_tile(clustering.grid, clustering.clusters, device)
+    least, uncut = (_TILE_REACH, _WHOLE_SIDE) if weights == "kriging" else (LOCAL_REACH, 0)
     # A smaller reach than the clustering's could miss every cluster that a token belongs to.
-    reach = max(LOCAL_REACH, clustering.neighborhood // 2)
+    reach = max(least, clustering.neighborhood // 2)
     return make_tiles(
-        clustering.grid, clustering.clusters, reach, device, nearest=clustering.nearest,
-        uncut=_WHOLE_SIDE if weights == "kriging" else 0,
-    )  # fmt: skip
+        clustering.grid, clustering.clusters, reach, device, nearest=clustering.nearest, uncut=uncut
+    )
 
 
 def _check_scope(reconstruction: str) -> None:

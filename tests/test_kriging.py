@@ -82,7 +82,7 @@ def test_up_to_16_cells_a_side_all_are_weighed_and_beyond_those_around_the_tile(
         tile = row // 4
         rows = weights[token].any(1).nonzero().flatten()
         first, last = rows.aminmax()
-        assert (int(first), int(last)) == (max(0, 4 * tile - 3), min(19, 4 * tile + 6))
+        assert (int(first), int(last)) == (max(0, 4 * tile - 2), min(19, 4 * tile + 5))
         assert weights[token].any(0).all()
 
 

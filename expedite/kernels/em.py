@@ -58,7 +58,7 @@ def _soft_step(points: Tensor, weight: Tensor, centers: Tensor, *others: Tensor)
     *tables, place, shown = others
     points, centers = points.contiguous(), centers.contiguous()
     sizes, blocks = _sizes(points, centers, *tables[1:4]), _blocks(points, tables[3])
-    batch, (count, window) = len(points), tables[3].shape
+    batch, (count, window) = points.shape[0], tables[3].shape
     sums = points.new_empty(batch, count, window, points.shape[2])
     mass = points.new_empty(batch, count, window)
     _assign[(count, batch)](
@@ -81,7 +81,7 @@ def _nearest(points: Tensor, weight: Tensor, centers: Tensor, *tables: Tensor) -
     points, centers = points.contiguous(), centers.contiguous()
     sizes, blocks = _sizes(points, centers, *tables[1:4]), _blocks(points, tables[3])
     labels = points.new_empty(points.shape[:2], dtype=torch.int64)
-    _choose[(len(tables[3]), len(points))](
+    _choose[(len(tables[3]), points.shape[0])](
         points, weight.contiguous(), centers, *tables, labels, *sizes, **blocks
     )
     return labels

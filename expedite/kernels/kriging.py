@@ -39,7 +39,7 @@ def weigh(
     "kriging(Tensor points, Tensor centers, Tensor there, Tensor unit, Tensor token, Tensor cell, "
     "float nugget) -> Tensor",
     lambda points, centers, there, unit, token, cell, nugget: points.new_empty(
-        len(points), *token.shape, cell.shape[1]
+        points.shape[0], *token.shape, cell.shape[1]
     ),
 )
 def _weights(

@@ -21,8 +21,8 @@ def takes(centers: Tensor) -> bool:
     "unions(Tensor centers, Tensor mass, Tensor second, Tensor beside, Tensor there) "
     "-> (Tensor, Tensor)",
     lambda centers, mass, second, beside, there: (
-        mass.new_empty(len(mass), len(second)),
-        second.new_empty(len(mass), len(second)),
+        mass.new_empty(mass.shape[0], len(second)),
+        second.new_empty(mass.shape[0], len(second)),
     ),
 )
 def unions(

@@ -44,7 +44,9 @@ def fold(features: Tensor, factors: Tensor, width: int) -> Tensor:
 
 @operation(
     "add_rows(Tensor values, Tensor labels, Tensor share, int clusters) -> Tensor",
-    lambda values, labels, share, clusters: share.new_empty(len(values), clusters, values.shape[2]),
+    lambda values, labels, share, clusters: share.new_empty(
+        values.shape[0], clusters, values.shape[2]
+    ),
 )
 def add_rows(values: Tensor, labels: Tensor, share: Tensor, clusters: int) -> Tensor:
     """Sums (B, h·w, C) float32 of the tokens of each cluster, times their shares.

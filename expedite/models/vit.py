@@ -86,8 +86,8 @@ def embed_patches(images: Tensor, proj: nn.Conv2d) -> Tensor:
         >>> torch.allclose(embed_patches(images, proj), proj(images), atol=1e-6)
         True
     """
-    (_, colors, height, width), (side, other) = images.shape, proj.stride
-    patches = images.reshape(-1, colors, height // side, side, width // other, other)
+    (batch, colors, height, width), (side, other) = images.shape, proj.stride
+    patches = images.reshape(batch, colors, height // side, side, width // other, other)
     patches = patches.permute(0, 2, 4, 1, 3, 5).flatten(3)  # (B, h, w, 3·p·p)
     return F.linear(patches, proj.weight.flatten(1), proj.bias).permute(0, 3, 1, 2)
 

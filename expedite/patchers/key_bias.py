@@ -38,10 +38,11 @@ class KeyBias(Tensor):
 
 def as_key_bias(mask: Tensor) -> Tensor:
     """The mask (B, 1, 1, N) as a `KeyBias` where that helps."""
+    # Fake tensors have a class of their own, and exported graphs no number of images.
+    if type(mask) is not Tensor or not fused(mask):
+        return mask
     scores = mask.shape[0] * mask.shape[-1] ** 2
-    # Fake tensors have a class of their own.
-    pays = scores >= _LEAST_SCORES and type(mask) is Tensor and fused(mask)
-    return mask.as_subclass(KeyBias) if pays else mask
+    return mask.as_subclass(KeyBias) if scores >= _LEAST_SCORES else mask
 
 
 def _attend(
