@@ -38,8 +38,8 @@ class KeyBias(Tensor):
 
 def as_key_bias(mask: Tensor) -> Tensor:
     """The mask (B, 1, 1, N) as a `KeyBias` where that helps."""
-    # Fake tensors have a class of their own, and exported graphs no number of images.
-    if type(mask) is not Tensor or not fused(mask):
+    # Compiled, queries wider than values were slower than a mask (H200, PyTorch 2.11).
+    if torch.compiler.is_compiling() or type(mask) is not Tensor or not fused(mask):
         return mask
     scores = mask.shape[0] * mask.shape[-1] ** 2
     return mask.as_subclass(KeyBias) if scores >= _LEAST_SCORES else mask
