@@ -5,6 +5,7 @@ what they are tested against. Nothing here is imported before `fused` says yes.
 """
 
 from collections.abc import Callable
+from functools import cache
 from importlib.util import find_spec
 from typing import Any, TypeVar
 
@@ -17,6 +18,8 @@ Launch = TypeVar("Launch", bound=Callable[..., Any])
 
 HAS_TRITON = find_spec("triton") is not None
 
+# Images and windows; CUDA starts no more programs along an axis but the first.
+_LARGEST_BATCH = 65535
 # Rows of more channels would not fit into registers.
 LARGEST_DEPTH = 128
 # Of products: three of tensor cores have the digits of float32, whatever the user allows of TF32.
@@ -24,17 +27,32 @@ PRECISION = "tf32x3"
 
 
 def fused(*tensors: Tensor) -> bool:
-    """Whether kernels take these tensors: on an NVIDIA GPU, with Triton, and only values matter.
+    """Whether kernels take these tensors (B, ...): on an NVIDIA GPU, if only values matter.
 
     Gradients, traces and exported graphs need operations that others know.
     """
     if not HAS_TRITON or not all(x.is_cuda and x.dtype != torch.float64 for x in tensors):
         return False
-    if torch.version.hip or is_exporting():
+    if is_exporting() or not _has_tf32():
         return False
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
         return False
-    return torch.compiler.is_compiling() or not is_traced()
+    if is_traced():
+        return False
+    return all(tensor.shape[0] <= _LARGEST_BATCH for tensor in tensors)
+
+
+@torch.compiler.assume_constant_result
+def _has_tf32() -> bool:
+    """Whether the GPU, if one is there, is NVIDIA's of the Ampere generation or a later one."""
+    return _find_tf32()
+
+
+@cache
+def _find_tf32() -> bool:
+    if torch.version.hip:
+        return False
+    return not torch.cuda.is_available() or torch.cuda.get_device_capability() >= (8, 0)
 
 
 def operation(schema: str, like: Callable[..., Any]) -> Callable[[Launch], Launch]:

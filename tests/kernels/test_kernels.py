@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from expedite import assignment, clustering, kernels, kriging, reconstruction, relocation
 from expedite.clustering import cluster
@@ -89,9 +90,21 @@ def test_on_a_cpu_no_kernels_run() -> None:
     assert type(key_bias.as_key_bias(torch.ones(2, 1, 1, 3))) is Tensor
 
 
-def test_without_triton_none_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernels, "HAS_TRITON", False)
-    assert not fused()
+def test_on_a_gpu_they_run_unless_something_forbids(monkeypatch: pytest.MonkeyPatch) -> None:
+    with FakeTensorMode():
+        tokens = torch.empty(2, 9, 4, device="cuda")
+        assert fused(tokens, tokens.bfloat16())
+        assert not fused(tokens, tokens.double())
+        assert not fused(torch.empty(70_000, 1, device="cuda"))  # more programs than CUDA starts
+        needs_gradients = tokens.clone().requires_grad_()
+        assert fused(needs_gradients)
+        with torch.enable_grad():
+            assert not fused(tokens, needs_gradients)
+        monkeypatch.setattr(kernels, "_has_tf32", lambda: False)
+        assert not fused(tokens)
+        monkeypatch.undo()
+        monkeypatch.setattr(kernels, "HAS_TRITON", False)
+        assert not fused(tokens)
 
 
 @pytest.mark.parametrize(("count", "power"), [(1, 16), (16, 16), (17, 32), (64, 64), (100, 128)])
