@@ -55,6 +55,29 @@ def _find_tf32() -> bool:
     return not torch.cuda.is_available() or torch.cuda.get_device_capability() >= (8, 0)
 
 
+def fits(window: int, depth: int) -> bool:
+    """Whether products with a window of so many centres of so many channels fit into a program.
+
+    Products in three parts take every row twice; the rest of a program takes less than 32 KiB.
+    """
+    needed = 8 * power_of_two(window) * power_of_two(depth) + 32 * 1024
+    return depth <= LARGEST_DEPTH and needed <= _shared_memory()
+
+
+@torch.compiler.assume_constant_result
+def _shared_memory() -> int:
+    return _find_shared_memory()
+
+
+@cache
+def _find_shared_memory() -> int:
+    """Bytes that a program can have; without a GPU those of an H200, where this was measured."""
+    if not torch.cuda.is_available():
+        return 227 * 1024
+    size: int = torch.cuda.get_device_properties().shared_memory_per_block_optin
+    return size
+
+
 def operation(schema: str, like: Callable[..., Any]) -> Callable[[Launch], Launch]:
     """Make what launches kernels an operation of PyTorch's, which compilers take as it is.
 

@@ -4,19 +4,17 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from expedite.kernels import LARGEST_DEPTH, PRECISION, blocks_of, operation, power_of_two
+from expedite.kernels import PRECISION, blocks_of, fits, operation, power_of_two
 from expedite.tiling import Tiles
 
 # Unknowns that are eliminated at once, and tokens that are weighed at once.
 _BLOCK = 32
 _TOKENS = 32
-# One program inverts a whole system, so that larger ones would leave the GPU idle.
-LARGEST_WINDOW = 256
 
 
 def takes(points: Tensor, tiles: Tiles) -> bool:
     """Whether the systems are of a size for these kernels."""
-    return points.shape[2] <= LARGEST_DEPTH and tiles.cell.shape[1] <= LARGEST_WINDOW
+    return fits(tiles.cell.shape[1], points.shape[2])
 
 
 def weigh(
