@@ -3,8 +3,6 @@
 import pytest
 import torch
 
-pytest.importorskip("triton")
-
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 

@@ -1,0 +1,5 @@
+"""What is not collected where a library is missing."""
+
+from importlib.util import find_spec
+
+collect_ignore_glob = [] if find_spec("triton") else ["expedite/kernels/*.py", "tests/kernels/*.py"]
