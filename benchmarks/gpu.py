@@ -55,14 +55,14 @@ def main(
         typer.echo("There is no CUDA device here; --smoke tries the program on the CPU.", err=True)
         raise typer.Exit(2)
     device, modes = torch.device("cpu" if smoke else "cuda"), parse_list(mode)
+    batches, least = [int(size) for size in parse_list(batch_size)], 10
+    if smoke:
+        modes, batches, least, seconds = [PLAIN], [1, 2], 2, 0.0
     table = Table("model", "batch", "mode", *TITLES, "operators / block")
     progress, under = Console(stderr=True), []
     for case in [SMALL] if smoke else map(find_case, parse_list(model)):
         pair = case.make(device).to(device, torch.bfloat16)
-        batches, seconds = (
-            ([1, 2], 0.0) if smoke else (list(map(int, parse_list(batch_size))), seconds)
-        )
-        for row in rows(pair, [PLAIN] if smoke else modes, batches, 2 if smoke else 10, seconds):
+        for row in rows(pair, modes, batches, least, seconds):
             progress.print(*row, sep=" | ", highlight=False)  # the table comes at the very end
             table.add_row(*row)
         under.append(f"{case.name}: {setting(pair.fast, pair.image)}")

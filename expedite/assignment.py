@@ -121,11 +121,10 @@ def half_distances(points: Tensor, centers: Tensor, labels: Tensor) -> Tensor:
         >>> half_distances(points, centers, torch.tensor([[1]])).item()
         2.0
     """
-    if fused(points, centers):
+    if fused(points, centers) and points.shape[2] <= LARGEST_DEPTH:
         from expedite.kernels import rows
 
-        if points.shape[2] <= LARGEST_DEPTH:
-            return rows.half_distances(points, centers, labels)
+        return rows.half_distances(points, centers, labels)
     return half_squares(points - own_values(centers, labels))
 
 

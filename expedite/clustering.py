@@ -18,7 +18,7 @@ from expedite.assignment import EMPTY_MASS, Assignment, HardAssignment, SoftAssi
 from expedite.closeness import closeness, keys_of, with_one
 from expedite.constants import remembered
 from expedite.errors import ExpediteError
-from expedite.kernels import fused
+from expedite.kernels import fits, fused
 from expedite.relocation import check_relocated, relocate
 from expedite.tiling import Tiles, make_tiles, middle_tokens, take_rows
 
@@ -307,14 +307,12 @@ def _em(
     tiles: Tiles,
     hard: bool,
 ) -> tuple[Assignment, Tensor]:
-    if hard and fused(z, weight):
+    if hard and fused(z, weight) and fits(z, tiles):
         from expedite.kernels import em
 
-        if em.takes(z, tiles):
-            for _ in range(iterations - 1):
-                centers = em.soft_step(z, weight, centers, tau, tiles)
-            labels = em.nearest(z, weight, centers, tau, tiles)
-            return _joined(labels, z, weight, centers)
+        for _ in range(iterations - 1):
+            centers = em.soft_step(z, weight, centers, tau, tiles)
+        return _joined(em.nearest(z, weight, centers, tau, tiles), z, weight, centers)
     counted = tiles.split(weight) * tiles.filled[..., None]  # (B, T, n, 1)
     points = tiles.split(with_one(z))  # (B, T, n, D + 1)
     weighted = points * counted  # by whose column of ones the M-step sums the mass as well

@@ -13,7 +13,7 @@ from expedite.assignment import EMPTY_MASS, half_distances, own_values
 from expedite.closeness import half_squares, keys_of, with_one
 from expedite.clustering import Clustering, full_precision, labels
 from expedite.graphs import is_exporting
-from expedite.kernels import fused
+from expedite.kernels import fits, fused
 from expedite.tiling import Tiles
 
 # Added to the kernel's diagonal of ones: how little a cluster's own change is in doubt.
@@ -97,13 +97,10 @@ def there_and_unit(clustering: Clustering, tiles: Tiles) -> tuple[Tensor, Tensor
 
 def _weights(clustering: Clustering, tiles: Tiles, there: Tensor, unit: Tensor) -> Tensor:
     """Of all places, (B, T, n, m)."""
-    if fused(clustering.features, there):
-        from expedite.kernels import kriging
+    if fused(clustering.features, there) and fits(clustering.features, tiles):
+        from expedite.kernels.kriging import weigh
 
-        if kriging.takes(clustering.features, tiles):
-            return kriging.weigh(
-                clustering.features, clustering.centers, there, unit, NUGGET, tiles
-            )
+        return weigh(clustering.features, clustering.centers, there, unit, NUGGET, tiles)
     unit = unit[:, None]
     centers = tiles.windows(clustering.centers)  # (B, T, m, D)
     keys = keys_of(centers)

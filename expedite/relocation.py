@@ -11,7 +11,7 @@ from torch import Tensor
 from expedite.assignment import EMPTY_MASS, HardAssignment, half_distances
 from expedite.constants import remembered
 from expedite.errors import ExpediteError
-from expedite.kernels import fused
+from expedite.kernels import LARGEST_DEPTH, fused
 from expedite.tiling import take_rows
 
 # Of the clusters, that may move; more changes little, since what does not pay stays.
@@ -111,11 +111,10 @@ def _unions(
     centers: Tensor, mass: Tensor, second: Tensor, beside: Tensor, there: Tensor
 ) -> tuple[Tensor, Tensor]:
     """What the cheapest union of each of these cells costs, and which it is with, (B, E)."""
-    if fused(centers, mass):
-        from expedite.kernels import relocation
+    if fused(centers, mass) and centers.shape[2] <= LARGEST_DEPTH:
+        from expedite.kernels.relocation import unions
 
-        if relocation.takes(centers):
-            return relocation.unions(centers, mass, second, beside, there)
+        return unions(centers, mass, second, beside, there)
     going, staying = take_rows(centers, second)[:, :, None], take_rows(centers, beside)
     gap = (going - staying).square().sum(-1)  # (B, E, 4)
     one, other = mass[:, second, None], mass[:, beside]

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from expedite.graphs import is_exporting, is_traced
+from expedite.tiling import Tiles
 
 Launch = TypeVar("Launch", bound=Callable[..., Any])
 
@@ -55,11 +56,12 @@ def _find_tf32() -> bool:
     return not torch.cuda.is_available() or torch.cuda.get_device_capability() >= (8, 0)
 
 
-def fits(window: int, depth: int) -> bool:
-    """Whether products with a window of so many centres of so many channels fit into a program.
+def fits(points: Tensor, tiles: Tiles) -> bool:
+    """Whether products of points (B, N, D) with a window of centres fit into a program.
 
     Products in three parts take every row twice; the rest of a program takes less than 32 KiB.
     """
+    window, depth = tiles.cell.shape[1], points.shape[2]
     needed = 8 * power_of_two(window) * power_of_two(depth) + 32 * 1024
     return depth <= LARGEST_DEPTH and needed <= _shared_memory()
 
@@ -95,6 +97,11 @@ def operation(schema: str, like: Callable[..., Any]) -> Callable[[Launch], Launc
         return called
 
     return register
+
+
+def with_whole_rows(x: Tensor) -> Tensor:
+    """The tensor (..., C) with the channels of a row side by side, whatever lies between rows."""
+    return x if x.stride(-1) == 1 else x.contiguous()
 
 
 def power_of_two(count: int) -> int:

@@ -4,7 +4,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from expedite.kernels import blocks_of, operation, power_of_two
+from expedite.kernels import blocks_of, operation, power_of_two, with_whole_rows
 
 # Fused attention takes heads of a multiple of 8 channels.
 MORE = 8
@@ -29,7 +29,7 @@ def widen(query: Tensor, key: Tensor, bias: Tensor, scale: float) -> tuple[Tenso
     lambda query, key, bias, scale: _empty_like_both(query),
 )
 def _widen(query: Tensor, key: Tensor, bias: Tensor, scale: float) -> Tensor:
-    query, key = (x if x.stride(3) == 1 else x.contiguous() for x in (query, key))
+    query, key = with_whole_rows(query), with_whole_rows(key)
     batch, heads, tokens, width = query.shape
     wide = _empty_like_both(query)
     _append[(blocks_of(tokens, _TOKENS), heads, batch)](

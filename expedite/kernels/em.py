@@ -8,7 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from expedite.assignment import EMPTY_MASS
-from expedite.kernels import PRECISION, blocks_of, fits, operation, power_of_two
+from expedite.kernels import PRECISION, blocks_of, operation, power_of_two
 from expedite.tiling import Tiles
 
 # Tokens of a tile at a time, and cells at a time where centres move.
@@ -17,11 +17,6 @@ _CELLS = 16
 
 _TABLES = "Tensor token, Tensor filled, Tensor cell, Tensor reachable"
 _ARGUMENTS = f"Tensor points, Tensor weight, Tensor centers, Tensor tau, {_TABLES}"
-
-
-def takes(points: Tensor, tiles: Tiles) -> bool:
-    """Whether windows of centres fit into programs."""
-    return fits(tiles.cell.shape[1], points.shape[2])
 
 
 def soft_step(points: Tensor, weight: Tensor, centers: Tensor, tau: Tensor, tiles: Tiles) -> Tensor:

@@ -4,17 +4,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from expedite.kernels import PRECISION, blocks_of, fits, operation, power_of_two
+from expedite.kernels import PRECISION, blocks_of, operation, power_of_two
 from expedite.tiling import Tiles
 
 # Unknowns that are eliminated at once, and tokens that are weighed at once.
 _BLOCK = 32
 _TOKENS = 32
-
-
-def takes(points: Tensor, tiles: Tiles) -> bool:
-    """Whether the systems are of a size for these kernels."""
-    return fits(tiles.cell.shape[1], points.shape[2])
 
 
 def weigh(

@@ -6,15 +6,11 @@ import triton.language as tl
 from torch import Tensor
 
 from expedite.assignment import EMPTY_MASS
-from expedite.kernels import LARGEST_DEPTH, blocks_of, operation, power_of_two
+from expedite.kernels import blocks_of, operation, power_of_two
+from expedite.kernels.rows import own_rows
 
 _CELLS = 16
 _TOKENS = 128
-
-
-def takes(centers: Tensor) -> bool:
-    """Whether rows of centres fit into registers."""
-    return centers.shape[2] <= LARGEST_DEPTH
 
 
 @operation(
@@ -102,13 +98,10 @@ def _unite(
 @triton.jit
 def _ranks(error, labels, tokens, clusters, TOKENS: tl.constexpr):
     """Of some tokens: where they are, their cluster's place, and error and place in one number."""
-    image = tl.program_id(1).to(tl.int64)
-    token = tl.program_id(0) * TOKENS + tl.arange(0, TOKENS)
-    at, there = image * tokens + token, token < tokens
+    token, there, at, cluster = own_rows(labels, tokens, clusters, TOKENS)
     value = tl.load(error + at, mask=there, other=0.0)
     # The bits of numbers from 0 on are in their order.
     rank = (value.to(tl.int32, bitcast=True).to(tl.int64) << 31) | token
-    cluster = image * clusters + tl.load(labels + at, mask=there, other=0)
     return at, there, value, rank, cluster
 
 

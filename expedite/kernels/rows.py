@@ -5,7 +5,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from expedite.kernels import PRECISION, blocks_of, operation, power_of_two
+from expedite.kernels import PRECISION, blocks_of, operation, power_of_two, with_whole_rows
 from expedite.tiling import Tiles
 
 _CHANNELS = 64
@@ -30,8 +30,7 @@ def fold(features: Tensor, factors: Tensor, width: int) -> Tensor:
     Returns:
         (B, N, width) float32.
     """
-    if features.stride(2) != 1:
-        features = features.contiguous()
+    features = with_whole_rows(features)
     batch, tokens, channels = features.shape
     sums = torch.empty(batch, tokens, width, device=features.device)
     _fold[(blocks_of(tokens, _TOKENS), batch)](
@@ -57,8 +56,7 @@ def add_rows(values: Tensor, labels: Tensor, share: Tensor, clusters: int) -> Te
         share: (B, N, 1) float32.
         clusters: h·w.
     """
-    if values.stride(2) != 1:
-        values = values.contiguous()
+    values = with_whole_rows(values)
     batch, tokens, channels = values.shape
     sums = torch.zeros(batch, clusters, channels, device=values.device)
     grid = (blocks_of(tokens, _TOKENS), blocks_of(channels, _CHANNELS), batch)
@@ -140,17 +138,7 @@ def spread(
     return _spread_rows(weights, *tables, own, exact, values, before, onto)
 
 
-def _like_spread(
-    weights: Tensor,
-    token: Tensor,
-    filled: Tensor,
-    cell: Tensor,
-    own: Tensor,
-    exact: Tensor,
-    values: Tensor,
-    before: Tensor | None,
-    onto: Tensor | None,
-) -> Tensor:
+def _empty_spread(own: Tensor, values: Tensor, onto: Tensor | None) -> Tensor:
     dtype = torch.float32 if onto is None else values.dtype
     return values.new_empty(*own.shape, values.shape[2], dtype=dtype)
 
@@ -158,7 +146,9 @@ def _like_spread(
 @operation(
     "spread(Tensor weights, Tensor token, Tensor filled, Tensor cell, Tensor own, Tensor exact, "
     "Tensor values, Tensor? before, Tensor? onto) -> Tensor",
-    _like_spread,
+    lambda weights, token, filled, cell, own, exact, values, before, onto: _empty_spread(
+        own, values, onto
+    ),
 )
 def _spread_rows(
     weights: Tensor,
@@ -171,10 +161,10 @@ def _spread_rows(
     before: Tensor | None,
     onto: Tensor | None,
 ) -> Tensor:
-    out = _like_spread(weights, token, filled, cell, own, exact, values, before, onto)
+    out = _empty_spread(own, values, onto)
     values = values.contiguous()
     before = values if before is None else before.contiguous()
-    base = out if onto is None else onto if onto.stride(2) == 1 else onto.contiguous()
+    base = out if onto is None else with_whole_rows(onto)
     batch, clusters, channels = values.shape
     (count, slots), window = token.shape, cell.shape[1]
     step, wide = min(64, power_of_two(slots)), blocks_of(channels, _CHANNELS)
@@ -228,11 +218,17 @@ def _add_rows(
 
 
 @triton.jit
-def _share(labels, weight, mass, share, tokens, clusters, least, TOKENS: tl.constexpr):
+def own_rows(labels, tokens, clusters, TOKENS: tl.constexpr):
+    """The program's tokens (n,), whether they are there, their rows and those of their clusters."""
     image = tl.program_id(1).to(tl.int64)
     token = tl.program_id(0) * TOKENS + tl.arange(0, TOKENS)
-    at, there = image * tokens + token, token < tokens
-    cluster = image * clusters + tl.load(labels + at, mask=there, other=0)
+    there, at = token < tokens, image * tokens + token
+    return token, there, at, image * clusters + tl.load(labels + at, mask=there, other=0)
+
+
+@triton.jit
+def _share(labels, weight, mass, share, tokens, clusters, least, TOKENS: tl.constexpr):
+    _, there, at, cluster = own_rows(labels, tokens, clusters, TOKENS)
     whole = tl.load(mass + cluster, mask=there, other=0.0)
     part = tl.load(weight + at, mask=there, other=0.0) / tl.where(whole > least, whole, 1.0)
     tl.store(share + at, tl.where(whole > least, part, 0.0), mask=there)
@@ -243,11 +239,9 @@ def _measure(
     points, centers, labels, halves, tokens, clusters, depth,
     TOKENS: tl.constexpr, DEPTH: tl.constexpr,
 ):  # fmt: skip
-    image = tl.program_id(1).to(tl.int64)
-    token, channel = tl.program_id(0) * TOKENS + tl.arange(0, TOKENS), tl.arange(0, DEPTH)
-    at, there = image * tokens + token, token < tokens
+    _, there, at, cluster = own_rows(labels, tokens, clusters, TOKENS)
+    channel = tl.arange(0, DEPTH)
     inside = there[:, None] & (channel < depth)[None]
-    cluster = image * clusters + tl.load(labels + at, mask=there, other=0)
     point = tl.load(points + at[:, None] * depth + channel[None], mask=inside, other=0.0)
     point -= tl.load(centers + cluster[:, None] * depth + channel[None], mask=inside, other=0.0)
     tl.store(halves + at, tl.sum(point * point, 1) / 2, mask=there)

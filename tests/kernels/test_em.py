@@ -5,7 +5,7 @@ import torch
 
 from expedite import kernels
 from expedite.clustering import _em, average_pool
-from expedite.kernels import em
+from expedite.kernels import em, fits
 from expedite.tiling import make_tiles
 from tests.kernels.conftest import DEVICE
 
@@ -48,10 +48,10 @@ def test_what_does_not_fit_a_program_is_left_to_the_operators(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     tiles = make_tiles((40, 40), (20, 20), 2, DEVICE)  # windows of 8×8
-    assert em.takes(torch.empty(1, 1600, 128), tiles)
-    assert not em.takes(torch.empty(1, 1600, 129), tiles)
-    assert not em.takes(torch.empty(1, 1600, 64), make_tiles((40, 40), (20, 20), 7, DEVICE))
+    assert fits(torch.empty(1, 1600, 128), tiles)
+    assert not fits(torch.empty(1, 1600, 129), tiles)
+    assert not fits(torch.empty(1, 1600, 64), make_tiles((40, 40), (20, 20), 7, DEVICE))
     # Smaller GPUs hold less: an RTX 4090 99 KiB.
     monkeypatch.setattr(kernels, "_shared_memory", lambda: 99 * 1024)
-    assert em.takes(torch.empty(1, 1600, 64), tiles)
-    assert not em.takes(torch.empty(1, 1600, 64), make_tiles((40, 40), (20, 20), 4, DEVICE))
+    assert fits(torch.empty(1, 1600, 64), tiles)
+    assert not fits(torch.empty(1, 1600, 64), make_tiles((40, 40), (20, 20), 4, DEVICE))

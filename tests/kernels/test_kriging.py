@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from expedite.clustering import cluster
-from expedite.kernels import kriging
+from expedite.kernels import fits, kriging
 from expedite.kriging import NUGGET, _weights, there_and_unit
 from expedite.reconstruction import LOCAL_REACH
 from expedite.tiling import make_tiles
@@ -34,6 +34,6 @@ def test_weights_are_those_of_the_operators(
 
 
 def test_what_is_too_large_for_one_program_is_left_to_the_operators() -> None:
-    assert kriging.takes(torch.empty(1, 1600, 64), make_tiles((40, 40), (16, 16), 0, DEVICE))
+    assert fits(torch.empty(1, 1600, 64), make_tiles((40, 40), (16, 16), 0, DEVICE))
     whole = make_tiles((40, 40), (20, 20), 3, DEVICE, uncut=20)
-    assert not kriging.takes(torch.empty(1, 1600, 64), whole)
+    assert not fits(torch.empty(1, 1600, 64), whole)
