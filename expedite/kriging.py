@@ -14,6 +14,7 @@ from expedite.closeness import half_squares, keys_of, with_one
 from expedite.clustering import Clustering, full_precision, labels
 from expedite.graphs import is_exporting
 from expedite.kernels import fits, fused
+from expedite.spreading import Spread
 from expedite.tiling import Tiles
 
 # Added to the kernel's diagonal of ones: how little a cluster's own change is in doubt.
@@ -30,7 +31,7 @@ _TINY = 1e-30
 
 
 @dataclass(frozen=True)
-class TileWeights:
+class TileWeights(Spread):
     """How much of each cluster of a tile's window goes into each token of the tile."""
 
     weights: Tensor  # (B, T, n, m) float32; each token's sum to one
@@ -39,15 +40,24 @@ class TileWeights:
     exact: Tensor  # (B, N, 1) whether a token is that cluster
 
     def apply(self, cluster_values: Tensor) -> Tensor:
-        """Spread values of clusters (B, h·w, C) over the tokens, (B, N, C) float32."""
+        """See `Spread`."""
         if fused(cluster_values, self.weights):
-            from expedite.kernels.rows import spread
-
-            return spread(self.weights, self.tiles, self.own, self.exact, cluster_values)
+            return self._fused(cluster_values)
         values = cluster_values.float()
         with full_precision(values.device):
             parts = [self._spread(part) for part in torch.split(values, _width(values), -1)]
         return torch.cat(parts, -1)
+
+    def add_changes(self, after: Tensor, before: Tensor, tokens: Tensor) -> Tensor:
+        """See `Spread`."""
+        if fused(after, self.weights, before, tokens):
+            return self._fused(after, before, tokens)
+        return super().add_changes(after, before, tokens)
+
+    def _fused(self, *values: Tensor) -> Tensor:
+        from expedite.kernels import rows
+
+        return rows.spread(self.weights, self.tiles, self.own, self.exact, *values)
 
     def _spread(self, values: Tensor) -> Tensor:
         spread = self.tiles.join(self.weights @ self.tiles.windows(values))
@@ -105,18 +115,24 @@ def _weights(clustering: Clustering, tiles: Tiles, there: Tensor, unit: Tensor) 
     centers = tiles.windows(clustering.centers)  # (B, T, m, D)
     keys = keys_of(centers)
     among = _likeness(centers, keys, unit) * there * there.mT  # (B, T, m, m)
-    near = _likeness(tiles.split(clustering.features), keys, unit)  # (B, T, n, m)
     system = among + torch.where(there > 0, NUGGET, 1).squeeze(-1).diag_embed()
     inverse = invert(system) * there  # without a part for clusters that are not there
-    free, ones = near @ inverse, (inverse @ there).mT  # (B, T, n, m) and (B, T, 1, m)
+    # Nothing as large as the weights has a name longer than it is needed: with few channels it is
+    # as large as the tokens.
+    free = _likeness(tiles.split(clustering.features), keys, unit) @ inverse  # (B, T, n, m)
+    ones = (inverse @ there).mT  # (B, T, 1, m)
     missing = (1 - free.sum(-1, keepdim=True)) / ones.sum(-1, keepdim=True).clamp_min(_TINY)
-    return torch.addcmul(free, missing, ones)
+    return free.addcmul_(missing, ones)
 
 
 def _likeness(points: Tensor, keys: Tensor, unit: Tensor) -> Tensor:
     """The kernel (B, T, n, m) between points (B, T, n, D) and clusters by their `keys_of`."""
-    halved = half_squares(points) - with_one(points) @ keys.mT  # d²/2
-    return unit / (unit + halved.clamp_min(0))
+    return unit / (unit + _halved(points, keys).clamp_min(0))
+
+
+def _halved(points: Tensor, keys: Tensor) -> Tensor:
+    """Halves of squared distances, which rounding may take below 0."""
+    return half_squares(points) - with_one(points) @ keys.mT
 
 
 def invert(matrix: Tensor) -> Tensor:

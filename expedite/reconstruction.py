@@ -6,7 +6,7 @@ its place, and the delta form that keeps each token's own detail. Records come f
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -16,8 +16,8 @@ from expedite.assignment import EMPTY_MASS, HardAssignment, flat_index, takes_ba
 from expedite.closeness import closeness, half_squares, keys_of, with_one
 from expedite.clustering import Clustering, full_precision
 from expedite.errors import ExpediteError
-from expedite.kernels import fused
 from expedite.kriging import TileWeights, kriging_weights
+from expedite.spreading import Spread
 from expedite.tiling import Tiles, make_one_tile, make_tiles
 
 # Local reconstruction looks at the 7×7 cells around a token's own.
@@ -37,21 +37,15 @@ Scope = Literal["local", "knn"]
 Weighting = Literal["kriging", "linear", "softmax", "l2", "hard"]
 
 
-class Spread(Protocol):
-    """How values of clusters are spread over tokens."""
-
-    def apply(self, cluster_values: Tensor) -> Tensor: ...
-
-
 @dataclass(frozen=True)
-class TokenWeights:
+class TokenWeights(Spread):
     """How much of each cluster goes into each token; one set serves any number of taps."""
 
     weights: Tensor  # (B, N, k) float32
     index: Tensor  # (B, N, k) int64 of the clusters they are for
 
     def apply(self, cluster_values: Tensor) -> Tensor:
-        """Spread values of clusters (B, h·w, C) over the tokens, (B, N, C) float32."""
+        """See `Spread`."""
         clusters, channels = cluster_values.shape[1:]
         values = cluster_values.float().flatten(0, 1)  # (B·h·w, C)
         rows = flat_index(self.index, clusters).flatten(0, 1)  # (B·N, k)
@@ -191,19 +185,7 @@ class TokenReconstruction(nn.Module):
         spread: Spread = token_weights or self.weigh(clustering)
         if not self.delta:
             return spread.apply(cluster_tokens).to(cluster_tokens.dtype)
-        return _with_changes(cluster_tokens, clustering, spread)
-
-
-def _with_changes(after: Tensor, clustering: Clustering, spread: Spread) -> Tensor:
-    """The tokens as they were, and what changed in the clusters spread over them."""
-    before, tokens = clustering.centroids, clustering.tokens
-    if isinstance(spread, TileWeights) and fused(after, spread.weights, before, tokens):
-        from expedite.kernels import rows
-
-        return rows.spread(
-            spread.weights, spread.tiles, spread.own, spread.exact, after, before, tokens
-        )
-    return spread.apply(after.float() - before).add_(tokens).to(after.dtype)
+        return spread.add_changes(cluster_tokens, clustering.centroids, clustering.tokens)
 
 
 def _with_single_tokens(spread: TokenWeights, clustering: Clustering) -> TokenWeights:

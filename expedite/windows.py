@@ -17,13 +17,13 @@ from expedite.clustering import Clustering, TokenClustering, labels, pool
 from expedite.errors import ExpediteError
 from expedite.reconstruction import (
     Scope,
-    Spread,
     TokenReconstruction,
     Weighting,
     check_count,
     check_weights,
     token_weights,
 )
+from expedite.spreading import Spread
 
 Size = tuple[int, int]
 WindowWeights = tuple[Spread | None, ...]  # one for each region, None where it stayed itself

@@ -23,8 +23,9 @@ from expedite.patchers.host import Cells, Host, Reads
 from expedite.patchers.key_bias import as_key_bias
 from expedite.patchers.rotary import cluster_positions, grid_positions, rotate
 from expedite.plan import Plan
-from expedite.reconstruction import Spread, TokenReconstruction
+from expedite.reconstruction import TokenReconstruction
 from expedite.relocation import SHARE
+from expedite.spreading import Spread
 from expedite.windows import (
     WindowClustering,
     WindowTokenClustering,

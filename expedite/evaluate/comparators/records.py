@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from expedite.assignment import Assignment, HardAssignment, own_values
 from expedite.clustering import Clustering, average_pool, pool, resolve_temperature, standardize
 from expedite.plan import Plan
-from expedite.reconstruction import Spread
+from expedite.spreading import Spread
 from expedite.tiling import make_tiles
 
 
@@ -95,14 +95,14 @@ class Upsampling(nn.Module):
 
 
 @dataclass(frozen=True)
-class Upsampled:
+class Upsampled(Spread):
     """Spreads values over the tokens bilinearly."""
 
     grid: tuple[int, int]
     clusters: tuple[int, int]
 
     def apply(self, cluster_values: Tensor) -> Tensor:
-        """Spread values of clusters (B, h·w, C) over the tokens, (B, N, C) float32."""
+        """See `Spread`."""
         values = cluster_values.float().mT  # (B, C, h·w)
         as_map = values.reshape(*values.shape[:2], *self.clusters)
         return F.interpolate(as_map, size=self.grid, mode="bilinear").flatten(2).mT
@@ -116,13 +116,13 @@ class Copying(nn.Module):
 
 
 @dataclass(frozen=True)
-class Copied:
+class Copied(Spread):
     """Gives every token the value of what it was merged into."""
 
     record: Clustering
 
     def apply(self, cluster_values: Tensor) -> Tensor:
-        """Spread values of merged tokens (B, n, C) over the tokens, (B, N, C) float32."""
+        """See `Spread`; the clusters (B, n, C) are merged tokens."""
         assert self.record.assignment is not None  # or there were nothing to bring back
         return own_values(cluster_values.float(), self.record.assignment.labels)
 
