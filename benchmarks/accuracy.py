@@ -4,11 +4,11 @@
     python -m benchmarks.accuracy --out DIR --own NAME=segmenter:FILE --data FOLDER --withheld NAME
 
 The instruments are the demo's Segmenter and DPT on generated scenes that they never saw; the
-second command adds models of one's own on FOLDER/images/val with its annotations. Every way runs
-from a quarter, a third and half of the depth on, on 75 to 13 % of the tokens. What was measured
-is kept in DIR, so that a run that was stopped goes on; another model needs another DIR or NAME.
-DIR/accuracy.md has the tables, DIR/accuracy.png the plot. An instrument that is withheld had no
-part in choosing defaults, and is reported as such.
+second command adds models of one's own on FOLDER/images/val with its annotations: one folder for
+all, or one `--data` for each `--own`. Every way runs from a quarter, a third and half of the depth
+on, on 75 to 13 % of the tokens. What was measured is kept in DIR, so that a run that was stopped
+goes on; another model needs another DIR or NAME. DIR/accuracy.md has the tables, DIR/accuracy.png
+the plot. An instrument that is withheld had no part in choosing defaults, and is reported as such.
 """
 
 from collections.abc import Iterator
@@ -27,8 +27,10 @@ from benchmarks.instruments import Instrument, demo_instruments, own_instrument
 from expedite.errors import ExpediteError
 from expedite.evaluate.comparators import plan_of
 from expedite.evaluate.flops import count_flops
-from expedite.patching import describe, patched
-from expedite.plan import Plan
+from expedite.patchers import find_hosts
+from expedite.patchers.host import Host
+from expedite.patching import patched
+from expedite.plan import Plan, Span
 
 KEEPS = (0.75, 0.5, 0.35, 0.25, 0.13)
 
@@ -93,27 +95,44 @@ class Measured:
             return cls(**stored)
 
 
+def host_of(instrument: Instrument) -> Host:
+    """The blocks that plans are about."""
+    return next(iter(find_hosts(instrument.loaded.model)))[1]
+
+
 def alphas_of(depth: int) -> list[int]:
     """A quarter, a third and half of the depth, those that are the same in a shallow model once."""
     return sorted({round(depth / part) for part in (4, 3, 2)})
 
 
-def plans(way: str, depth: int) -> Iterator[Plan]:
+def plans(way: str, host: Host) -> Iterator[Plan]:
     """The plans of a way, in the order of `Measured`."""
     method, settings = WAYS[way]
     settings = dict(settings)
     gamma = settings.pop("gamma", 0)
-    for alpha in alphas_of(depth):
-        beta = depth - alpha - gamma if gamma else None
+    for alpha in alphas_of(len(host.blocks)):
         for keep in KEEPS:
-            yield plan_of(method, alpha, keep=keep, beta=beta, **settings)
+            settings |= _nearest(host, keep) if method == "paper" else {}
+            plan = plan_of(method, alpha, keep=keep, **settings)
+            if gamma:
+                ((_, _, end),) = plan.ranges(host.depth)  # of the stage, where there are stages
+                plan = plan_of(method, alpha, keep=keep, beta=end - alpha - gamma, **settings)
+            yield plan
+
+
+def _nearest(host: Host, keep: float) -> dict[str, int]:
+    """The paper's 20 nearest clusters are more than a small window has."""
+    if host.window is None:
+        return {}
+    rows, columns = Span(0, keep=keep).grid_for(host.window)
+    return {"k": min(20, rows * columns)}
 
 
 def measure(instrument: Instrument, way: str, plain: torch.Tensor) -> Measured | None:
     """Run an instrument in one way at every point; None where its host refuses the way."""
-    model, own = instrument.model, instrument.as_truth(plain)
+    model = instrument.loaded.model
     gflops, fidelity, metric = [], [], []
-    for plan in plans(way, describe(model).blocks):
+    for plan in plans(way, host_of(instrument)):
         try:
             with patched(model, plan):
                 answers = instrument.answers()
@@ -121,16 +140,16 @@ def measure(instrument: Instrument, way: str, plain: torch.Tensor) -> Measured |
         except ExpediteError as refusal:
             print(f"{instrument.name}, {way}: {refusal}")
             return None
-        fidelity.append(instrument.counts(own, answers))
+        fidelity.append(instrument.counts(plain, answers))
         metric.append(instrument.counts(instrument.truth, answers))
     return Measured(np.array(gflops), np.stack(fidelity), np.stack(metric))
 
 
 def unpatched(instrument: Instrument, plain: torch.Tensor) -> Measured:
     """The unpatched model, as a way of one point."""
-    own = instrument.counts(instrument.as_truth(plain), plain)
+    own = instrument.counts(plain, plain)
     metric = instrument.counts(instrument.truth, plain)
-    gflops = count_flops(instrument.model, instrument.images[:1]).total
+    gflops = count_flops(instrument.loaded.model, instrument.images[:1]).total
     return Measured(np.array([gflops]), own[None], metric[None])
 
 
@@ -150,27 +169,30 @@ def run(instrument: Instrument, folder: Path) -> dict[str, Measured]:
     return {name: Measured.load(folder / f"{name}.npz") for name in names}
 
 
-def instruments(own: list[str], data: Path | None, count: int) -> Iterator[Instrument]:
+def instruments(own: list[str], data: list[Path], count: int) -> Iterator[Instrument]:
     """The demo's, then those of one's own, each NAME=MODEL."""
+    folders = data * len(own) if len(data) == 1 else data
+    if len(folders) != len(own):
+        raise typer.BadParameter("--data is due once, or once for each --own")
     yield from demo_instruments(count)
-    for entry in own:
+    for entry, folder in zip(own, folders, strict=True):
         name, _, model = entry.partition("=")
-        if data is None:
-            raise typer.BadParameter("--own needs --data")
-        yield own_instrument(name, model, data, count)
+        yield own_instrument(name, model, folder, count)
 
 
 def main(
     out: Annotated[Path, typer.Option(help="Where counts, tables and the plot go.")],
     own: Annotated[list[str] | None, typer.Option(help="NAME=MODEL; may be repeated.")] = None,
-    data: Annotated[Path | None, typer.Option(help="What has images/val for them.")] = None,
+    data: Annotated[
+        list[Path] | None, typer.Option(help="What has images/val for them, or for each of them.")
+    ] = None,
     withheld: Annotated[str, typer.Option(help="The name of one of them.")] = "",
     count: Annotated[int, typer.Option(help="How many images or scenes.")] = 24,
 ) -> None:
     """Measure every way on every instrument, then write tables and a plot."""
     found = {}
-    for instrument in instruments(own or [], data, count):
-        alphas = alphas_of(describe(instrument.model).blocks)
+    for instrument in instruments(own or [], data or [], count):
+        alphas = alphas_of(len(host_of(instrument).blocks))
         found[instrument.name] = (instrument, alphas, run(instrument, out / instrument.name))
     write_report(out, found, KEEPS, withheld)
 

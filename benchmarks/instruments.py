@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from expedite.errors import ExpediteError
 from expedite.evaluate.datasets import open_folder
 from expedite.evaluate.demo import demo_depth_model, demo_model, unseen_scenes
 from expedite.evaluate.images import normalize, resize, resize_short_side
 from expedite.evaluate.scenes import CLASSES
+from expedite.evaluate.tasks import read_answer, task_of
 from expedite.evaluate.truths import LABEL_RULES, NO_DEPTH, VOID, LabelRule, Sample
 from expedite.loading import LoadedModel, load_model
 
@@ -29,10 +30,18 @@ class Instrument(ABC):
     """
 
     name: str
-    model: nn.Module
+    loaded: LoadedModel
     images: Tensor
     truth: Tensor  # (N, H, W)
     views: int = field(default=1, kw_only=True)  # of each image, which overlap
+
+    def answers(self) -> Tensor:
+        """What the model says of every image, (N, H, W), in the form of the truth."""
+        task, size = task_of(self.loaded), (self.images.shape[2], self.images.shape[3])
+        with torch.inference_mode():
+            outputs = (self.loaded.model(image[None]) for image in self.images)
+            answers = (read_answer(self.loaded, output, size) for output in outputs)
+            return torch.stack([task.as_truth(answer) for answer in answers])
 
     @abstractmethod
     def counts(self, truth: Tensor, answers: Tensor) -> Counts:
@@ -42,27 +51,16 @@ class Instrument(ABC):
     def error(self, total: Counts) -> NDArray[np.float64]:
         """How far answers are from the truth, 0 for the same, of sums of counts (draws, ...)."""
 
-    @abstractmethod
-    def as_truth(self, answers: Tensor) -> Tensor:
-        """The unpatched model's answers in the form of a truth."""
-
-    def answers(self) -> Tensor:
-        """What the model says, four images at a time."""
-        with torch.inference_mode():
-            parts = torch.split(self.images, 4)
-            return torch.cat([self.model(part) for part in parts])
-
 
 @dataclass(frozen=True)
 class Segmentation(Instrument):
-    """Scores (N, classes, H, W); the error is 100 less the mean IoU in percent."""
+    """Classes of pixels; the error is 100 less the mean IoU in percent."""
 
     classes: int
 
     def counts(self, truth: Tensor, answers: Tensor) -> Counts:
         """Confusion matrices (N, classes, classes), of the truth by rows."""
-        found = answers.argmax(1)
-        pairs = torch.where(truth == VOID, self.classes**2, truth * self.classes + found)
+        pairs = torch.where(truth == VOID, self.classes**2, truth * self.classes + answers)
         rows = [torch.bincount(one.flatten(), minlength=self.classes**2 + 1)[:-1] for one in pairs]
         return torch.stack(rows).view(-1, self.classes, self.classes).double().numpy()
 
@@ -73,9 +71,6 @@ class Segmentation(Instrument):
         with np.errstate(invalid="ignore"):
             iou = np.where(truth > 0, both / (truth + found - both), np.nan)
         return np.asarray(100 - 100 * np.nanmean(iou, axis=-1))
-
-    def as_truth(self, answers: Tensor) -> Tensor:
-        return answers.argmax(1)
 
 
 @dataclass(frozen=True)
@@ -91,9 +86,6 @@ class Depth(Instrument):
     def error(self, total: Counts) -> NDArray[np.float64]:
         return np.asarray(np.sqrt(total[..., 0] / total[..., 1]))
 
-    def as_truth(self, answers: Tensor) -> Tensor:
-        return answers
-
 
 def demo_instruments(count: int) -> Iterator[Instrument]:
     """The shipped models on scenes of the demo's split."""
@@ -105,9 +97,9 @@ def demo_instruments(count: int) -> Iterator[Instrument]:
         maps = [sample.depth if is_depth else sample.labels for sample in samples]
         truth = torch.stack([_resized(one, size) for one in maps if one is not None])
         if is_depth:
-            yield Depth(name, loaded.model, images, truth)
+            yield Depth(name, loaded, images, truth)
         else:
-            yield Segmentation(name, loaded.model, images, truth, len(CLASSES))
+            yield Segmentation(name, loaded, images, truth, len(CLASSES))
 
 
 def own_instrument(name: str, model: str, data: Path, count: int) -> Instrument:
@@ -115,7 +107,8 @@ def own_instrument(name: str, model: str, data: Path, count: int) -> Instrument:
 
     A model that sees images through windows gets those at both lower corners.
     """
-    loaded = load_model(model)
+    loaded = load_model(model).for_task("segmentation")
+    loaded.model.float()  # folders of transformers may hold halves
     rule = LABEL_RULES.get(loaded.dataset, LabelRule())
     views = [
         view
@@ -124,11 +117,16 @@ def own_instrument(name: str, model: str, data: Path, count: int) -> Instrument:
     ]
     labels = torch.stack([truth for _, truth in views])
     images = torch.stack([image for image, _ in views])
-    with torch.inference_mode():
-        scores = loaded.model(images[:1]).shape[1]
-    classes = max(scores, 1 + int(labels[labels != VOID].max()))
+    classes = max(_classes(loaded, images[:1]), 1 + int(labels[labels != VOID].max()))
     corners = 1 if loaded.window_stride is None else 2
-    return Segmentation(name, loaded.model, images, labels, classes, views=corners)
+    return Segmentation(name, loaded, images, labels, classes, views=corners)
+
+
+def _classes(loaded: LoadedModel, image: Tensor) -> int:
+    """How many the model tells apart."""
+    with torch.inference_mode():
+        answer = read_answer(loaded, loaded.model(image), (image.shape[2], image.shape[3]))
+    return int(answer.classes)
 
 
 def _views(loaded: LoadedModel, sample: Sample) -> Iterator[tuple[Tensor, Tensor]]:

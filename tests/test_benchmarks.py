@@ -1,17 +1,21 @@
 """The benchmarks run, on models too small for their figures to mean anything."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import pytest
 import torch
 import typer
 from rich.table import Table
 
-from benchmarks import gpu, models, quantised
+import expedite
+from benchmarks import accuracy, gpu, models, quantised
 from benchmarks.cases import SMALL, Measured, find_case
+from benchmarks.instruments import demo_instruments
 from expedite.evaluate.demo import demo_model
 from expedite.evaluate.speed import PairedTiming, Timing
-from tests.hosts import segmenter
+from expedite.patchers import find_hosts
+from tests.hosts import segmenter, timm_swin
 
 
 def printed(capsys: pytest.CaptureFixture[str]) -> list[list[str]]:
@@ -74,3 +78,30 @@ def test_quantised_rows(capsys: pytest.CaptureFixture[str]) -> None:
 def test_fidelity_of_the_demo_to_itself() -> None:
     model = demo_model().model
     assert quantised.fidelity(model, scenes=1)(model) == ["100.0", "100.0"]
+
+
+@pytest.mark.parametrize(
+    ("make", "changes"), [(segmenter, {}), (timm_swin, {"depths": (6, 2)})], ids=["vit", "swin"]
+)
+def test_plans_of_accuracy_fit_their_hosts(make: Callable[..., Any], changes: Any) -> None:
+    model = make(**changes)
+    ((_, host),) = find_hosts(model)
+    usual, later, paper = (
+        list(accuracy.plans(way, host)) for way in ("expedite", "γ=1", "paper, τ auto")
+    )
+    for plan, shorter in zip(usual, later, strict=True):
+        ((_, alpha, end),) = plan.ranges(host.depth)
+        assert shorter.ranges(host.depth)[0][1:] == (alpha, end - 1)
+    if host.window is not None:  # of 8×8: fewer than the paper's 20 clusters at last
+        assert {plan.k for plan in paper} == {20, 16, 9}
+        assert all(expedite.patch(model, plan) is model for plan in paper)
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_an_instrument_agrees_with_itself(index: int) -> None:
+    instrument = list(demo_instruments(2))[index]
+    answers = instrument.answers()
+    assert answers.shape == instrument.truth.shape
+    own = instrument.counts(answers, answers).sum(0)
+    labels = instrument.counts(instrument.truth, answers).sum(0)
+    assert instrument.error(own) == 0 < instrument.error(labels)
