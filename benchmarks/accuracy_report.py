@@ -103,17 +103,25 @@ class Comparison:
     ratios: Floats  # (points, 1 + draws)
 
     @property
-    def text(self) -> str:
-        """The median over points and the worst point, each with its 95 % interval."""
-        middle = np.median(self.ratios, axis=0)
-        worst = self.ratios[self.ratios[:, 0].argmax()]
-        return f"{_with_interval(middle)} | {_with_interval(worst)} | {self.behind}"
+    def middle(self) -> str:
+        """The median over points, with its 95 % interval."""
+        return _with_interval(np.median(self.ratios, axis=0))
+
+    @property
+    def worst(self) -> Floats:
+        """The ratio (1 + draws,) at the worst point."""
+        return np.asarray(self.ratios[self.ratios[:, 0].argmax()])
 
     @property
     def behind(self) -> str:
         """At how many points we are behind by more than the interval."""
         lower = np.quantile(self.ratios[:, 1:], 0.025, axis=1)
         return f"{int((lower > 1).sum())} of {len(self.ratios)}"
+
+    @property
+    def other_way_round(self) -> "Comparison":
+        """The rival's error over ours."""
+        return Comparison(1 / self.ratios)
 
 
 def _with_interval(values: Floats) -> str:
@@ -151,23 +159,73 @@ def write_report(
         name: Curves.of(instrument, alphas, keeps, ways)
         for name, (instrument, alphas, ways) in found.items()
     }
-    lines: list[str] = []
-    for name, curves in every.items():
-        title = f"{name} (withheld)" if name == withheld else name
+    titled = {f"{name} (withheld)" if name == withheld else name: every[name] for name in every}
+    lines = [*_of_rivals(titled), *_of_shares(titled), *_of_parts(titled)]
+    for title, curves in titled.items():
         lines += [*_against_rivals(title, curves), *_errors(title, curves)]
     (out / "accuracy.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     _plot(every, out / "accuracy.png")
+
+
+def _of_rivals(every: Mapping[str, Curves]) -> Iterator[str]:
+    yield "## Our error over that of others at equal GFLOPs, at most half of the tokens kept\n"
+    yield "The median of points with its 95 % interval; the worst; where we are behind by more."
+    yield from _header("other", every)
+    for rival, ways in RIVALS.items():
+        found = (compare(curves, ways, _few(curves)) for curves in every.values())
+        cells = (f"{one.middle}; {one.worst[0]:.2f}; {one.behind}" if one else "–" for one in found)
+        yield f"| {rival} | {' | '.join(cells)} |"
+
+
+def _of_shares(every: Mapping[str, Curves]) -> Iterator[str]:
+    rival, ways = next(iter(RIVALS.items()))
+    yield f"\n## Our error over that of {rival}, by the share of tokens that is kept\n"
+    yield "The median over α, and the worst."
+    yield from _header("kept", every)
+    for keep in _few(next(iter(every.values()))):
+        found = (compare(curves, ways, [keep]) for curves in every.values())
+        cells = (
+            f"{np.median(one.ratios[:, 0]):.2f}; {one.worst[0]:.2f}" if one else "–"
+            for one in found
+        )
+        yield f"| {100 * keep:.0f} % | {' | '.join(cells)} |"
+
+
+def _of_parts(every: Mapping[str, Curves]) -> Iterator[str]:
+    yield "\n## The error with one part changed over ours, at equal GFLOPs\n"
+    yield "Above 1 the default is better. The median of points with its 95 % interval."
+    yield from _header("changed", every)
+    for way in dict.fromkeys(way for curves in every.values() for way in _settings(curves)):
+        found = (compare(curves, (way,), _few(curves)) for curves in every.values())
+        cells = (one.other_way_round.middle if one else "–" for one in found)
+        yield f"| {way} | {' | '.join(cells)} |"
+
+
+def _header(first: str, every: Mapping[str, Curves]) -> Iterator[str]:
+    yield f"\n| {first} | {' | '.join(every)} |"
+    yield "|---|" + "---|" * len(every)
+
+
+def _few(curves: Curves) -> list[float]:
+    """The shares of tokens that goals are about."""
+    return [keep for keep in curves.keeps if keep <= 0.5]
+
+
+def _settings(curves: Curves) -> list[str]:
+    """The ways that are ours with one part changed."""
+    rivals = {way for ways in RIVALS.values() for way in ways}
+    return [way for way in curves.errors if way not in {BASE, OURS} | rivals]
 
 
 def _against_rivals(title: str, curves: Curves) -> Iterator[str]:
     yield f"\n## {title}: expedite's error over that of others at equal GFLOPs, at most half kept\n"
     yield "| other | median of points (95 %) | worst point (95 %) | behind |"
     yield "|---|---|---|---|"
-    rivals = {way for ways in RIVALS.values() for way in ways}
-    settings = [way for way in curves.errors if way not in {BASE, OURS} | rivals]
-    for rival, ways in {**RIVALS, **{f"expedite, {way}": (way,) for way in settings}}.items():
-        comparison = compare(curves, ways, [keep for keep in curves.keeps if keep <= 0.5])
-        yield f"| {rival} | {comparison.text if comparison else '– | – | –'} |"
+    changed = {f"expedite, {way}": (way,) for way in _settings(curves)}
+    for rival, ways in {**RIVALS, **changed}.items():
+        one = compare(curves, ways, _few(curves))
+        cells = (one.middle, _with_interval(one.worst), one.behind) if one else ("–",) * 3
+        yield f"| {rival} | {' | '.join(cells)} |"
 
 
 def _errors(title: str, curves: Curves) -> Iterator[str]:

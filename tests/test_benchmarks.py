@@ -1,8 +1,10 @@
 """The benchmarks run, on models too small for their figures to mean anything."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
+import numpy as np
 import pytest
 import torch
 import typer
@@ -10,8 +12,9 @@ from rich.table import Table
 
 import expedite
 from benchmarks import accuracy, gpu, models, quantised
+from benchmarks.accuracy_report import write_report
 from benchmarks.cases import SMALL, Measured, find_case
-from benchmarks.instruments import demo_instruments
+from benchmarks.instruments import Depth, demo_instruments
 from expedite.evaluate.demo import demo_model
 from expedite.evaluate.speed import PairedTiming, Timing
 from expedite.patchers import find_hosts
@@ -105,3 +108,30 @@ def test_an_instrument_agrees_with_itself(index: int) -> None:
     own = instrument.counts(answers, answers).sum(0)
     labels = instrument.counts(instrument.truth, answers).sum(0)
     assert instrument.error(own) == 0 < instrument.error(labels)
+
+
+def measured(gflops: list[float], rmse: list[float]) -> accuracy.Measured:
+    """A way of as many points, on three images of four pixels each."""
+    counts = np.array([[[4 * error**2, 4.0]] * 3 for error in rmse])
+    return accuracy.Measured(np.array(gflops), counts, counts)
+
+
+def test_tables_of_accuracy(tmp_path: Path) -> None:
+    instrument = Depth("scenes", cast(Any, None), torch.zeros(3, 3, 2, 2), torch.zeros(3, 2, 2))
+    cheap, dear = [2.0, 1.0], [4.0, 2.0]
+    ways = {
+        "unpatched": measured([8.0], [0.0]),
+        "expedite": measured(cheap, [1.0, 2.0]),
+        "paper, τ 50": measured(cheap, [2.0, 4.0]),
+        "ToMe once": measured(dear, [1.0, 2.0]),  # at 2 GFLOPs 2, and none at 1
+        "no delta": measured(cheap, [1.5, 2.0]),
+    }
+    write_report(tmp_path, {"scenes": (instrument, [2], ways)}, (0.5, 0.13), "scenes")
+    lines = (tmp_path / "accuracy.md").read_text(encoding="utf-8").splitlines()
+    assert "| the paper, best of four τ | 0.50 (0.50 to 0.50); 0.50; 0 of 2 |" in lines
+    assert "| ToMe once | 0.50 (0.50 to 0.50); 0.50; 0 of 1 |" in lines
+    assert "| EViT | – |" in lines
+    assert {"| 50 % | 0.50; 0.50 |", "| 13 % | 0.50; 0.50 |"} <= set(lines)
+    assert "| no delta | 1.25 (1.25 to 1.25) |" in lines  # 1.5 and 1
+    assert "| other | scenes (withheld) |" in lines
+    assert (tmp_path / "accuracy.png").stat().st_size > 0
