@@ -145,10 +145,10 @@ class Session:
                 for span, first, end in ranges
             }
         steps = zip(ranges, plan.grids(depth, *self.host.windows), strict=True)
-        layer = partial(
-            WindowTokenClustering, borders=plan.window_borders, relocated=plan.relocated or 0.0
-        )
-        return {first: layer(*step, *settings) for (_, first, _), step in steps}
+        layer = partial(WindowTokenClustering, borders=plan.window_borders)
+        return {
+            first: layer(*step, *settings, self._relocated(end)) for (_, first, end), step in steps
+        }
 
     def make_reconstruction(self) -> TokenReconstruction | WindowTokenReconstruction:
         """The layer that brings the full grid back."""
@@ -421,9 +421,24 @@ class Session:
         plan, host = self.plan, self.host
         if plan.relocated is not None:
             return plan.relocated
-        # A bias among regular cells needs them in place, as does a clustering of the clusters.
-        goes_on = any(first == end for _, first, _ in plan.ranges(host.depth))
-        return SHARE if plan.hard and host.bias is None and not goes_on else 0.0
+        # A clustering of the clusters needs them in their cells.
+        goes_on = any(
+            first == end and host.stage_of(first) == host.stage_of(first - 1)
+            for _, first, _ in plan.ranges(host.depth)
+        )
+        return SHARE if plan.hard and self._may_move and not goes_on else 0.0
+
+    @property
+    def _may_move(self) -> bool:
+        """Whether clusters may leave their cells without being asked to.
+
+        Not where positions are read for regular cells. A Swin's are, but within small windows, and
+        moving was measured to pay there (docs/method.md).
+        """
+        host = self.host
+        if host.stages:
+            return self.plan.window_borders
+        return host.bias is None and host.window is None
 
     def _stays_clustered(self, frame: Frame, index: int) -> bool:
         """Whether nobody reads the full grid of the last block's output."""

@@ -16,7 +16,9 @@ from expedite.evaluate.flops import count_flops
 from expedite.patchers.bias import spread, window_bias
 from expedite.patchers.continuous import continuous_bias, logarithmic_bias
 from expedite.patchers.hooks import find_sessions
+from expedite.patchers.host import attribute
 from expedite.patchers.shifted_blocks import shift_mask
+from expedite.relocation import SHARE
 from expedite.windows import cluster_windows, partition, reconstruct_windows, unpartition
 from tests.hosts import (
     counted_reconstructions,
@@ -32,7 +34,7 @@ from tests.hosts import (
     torchvision_swinv2,
     without_positions,
 )
-from tests.oracles import IN_PLACE
+from tests.oracles import RELOCATED
 from tests.patchers.test_oracles import HARD, blocky
 from tests.published_swin import published_backbone
 
@@ -231,7 +233,7 @@ def test_blocks_equal_the_operators_by_hand(make: Any) -> None:
     is_post_norm = make is timm_swinv2
     tokens = first(model.patch_embed(x))
     features = tokens if is_post_norm else shifted.norm1(tokens)
-    short, record = cluster_windows(tokens, (8, 8), (4, 4), features=features, **IN_PLACE)
+    short, record = cluster_windows(tokens, (8, 8), (4, 4), features=features, **RELOCATED)
     for block, shift in ((shifted, 2), (straight, 0), (last, 2)):
         if is_post_norm:
             bias = continuous_bias(block.attn.cpb_mlp, (8, 8), (4, 4), (8, 8))
@@ -496,3 +498,30 @@ def test_nothing_is_left_uncounted(make: Any) -> None:
     patched = count_flops(expedite.patch(model, alpha=1, clusters=4), images(1))
     assert patched.unsupported == plain.unsupported == {}
     assert 0 < patched.operators < patched.total
+
+
+def shares_that_move(model: nn.Module) -> dict[int, float]:
+    """Of the clusters of every span, by the index of its first block."""
+    (session,) = find_sessions(model)
+    layers = {first: layer.get_submodule("cluster") for first, layer in session.clusterings.items()}
+    return {first: attribute(layer, "relocated") for first, layer in layers.items()}
+
+
+@pytest.mark.parametrize(
+    ("settings", "share"),
+    [
+        ({}, SHARE),
+        ({"window_borders": False}, 0.0),
+        ({"hard": False}, 0.0),
+        ({"relocated": 0.1}, 0.1),
+    ],
+)
+def test_clusters_move_within_windows_alone(settings: dict[str, Any], share: float) -> None:
+    model = expedite.patch(timm_swin(), alpha=0, clusters=5, **settings)
+    assert shares_that_move(model) == {0: share}
+
+
+def test_clusters_stay_where_a_span_goes_on_from_them() -> None:
+    chained = Plan((Span(0, 6, beta=2), Span(2, 4, beta=2), Span(4, 4)))
+    moved = shares_that_move(expedite.patch(timm_swin(), chained))
+    assert moved == {0: 0.0, 2: SHARE, 4: SHARE}  # the last is of another stage
