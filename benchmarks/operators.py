@@ -5,7 +5,8 @@
     python -m benchmarks.operators --parts
 
 Time is that of descending and returning over that of one block on the same tokens, in pairs. Growth
-is the time at four times the tokens and clusters over the time at these. Memory is the peak beyond
+is the time at four times the tokens and clusters over the time at these, beside that of a mere copy
+of the tokens, which grows by more than four where they leave the caches. Memory is the peak beyond
 the tokens themselves, over the bytes of the tokens in float32.
 """
 
@@ -67,11 +68,23 @@ def against_a_block(
 
 def growth(grid: Size, clusters: Size, width: int, seconds: float) -> float:
     """Time at four times the tokens and clusters over time at these."""
-    calls: list[Callable[[], None]] = []
-    for factor in (2, 1):
+
+    def call(factor: int) -> Callable[[], None]:
         size, cells = ((factor * rows, factor * columns) for rows, columns in (grid, clusters))
-        calls.append(partial(descend_and_return, tokens_of(size, width), size, cells))
-    return time_pairs(calls[0], calls[1], torch.device("cpu"), seconds=seconds).speedup.median
+        return partial(descend_and_return, tokens_of(size, width), size, cells)
+
+    return ratio(call(2), call(1), seconds)
+
+
+def growth_of_a_copy(grid: Size, width: int, seconds: float) -> float:
+    """Time to copy four times the tokens over time to copy these."""
+    many, few = (tokens_of((factor * grid[0], factor * grid[1]), width) for factor in (2, 1))
+    return ratio(many.clone, few.clone, seconds)
+
+
+def ratio(first: Callable[[], object], second: Callable[[], object], seconds: float) -> float:
+    """Time of the first call over that of the second, in pairs."""
+    return time_pairs(first, second, torch.device("cpu"), seconds=seconds).speedup.median
 
 
 def extra_memory(grid: Size, clusters: Size, width: int) -> float:
@@ -95,6 +108,7 @@ def rows(seconds: float) -> Iterator[list[str]]:
             f"{1000 * timing.second.median:.1f}",
             f"{middle:.3f} ({low:.3f} to {high:.3f})",
             f"{growth(grid, clusters, width, seconds):.1f}",
+            f"{growth_of_a_copy(grid, width, seconds):.1f}",
             f"{extra_memory(grid, clusters, width):.1f}",
         ]
 
@@ -123,7 +137,7 @@ def main(
             return
         table = Table(
             "tokens", "clusters", "width", "block, ms", "operators, ms", "operators / block",
-            "growth at 4 N", "memory / tokens",
+            "growth at 4 N", "of a copy", "memory / tokens",
         )  # fmt: skip
         for row in rows(seconds):
             table.add_row(*row)
