@@ -259,9 +259,13 @@ _DRAWN = (OURS, "paper, τ auto", "ToMe once", "ToMe once, delta", "pooling, bil
 
 
 def _plot(every: Mapping[str, Curves], path: Path) -> None:
-    figure = Figure(figsize=(5 * len(every), 4.2), layout="constrained")
-    panels = figure.subplots(1, len(every), squeeze=False)[0]
-    for panel, (name, curves) in zip(panels, every.items(), strict=True):
+    columns = min(3, len(every))
+    rows = -(-len(every) // columns)
+    figure = Figure(figsize=(5 * columns, 4.2 * rows), layout="constrained")
+    panels = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for left_over in panels[len(every) :]:
+        left_over.remove()
+    for panel, (name, curves) in zip(panels, every.items(), strict=False):
         for way in _DRAWN:
             if way in curves.errors:
                 y = curves.errors[way][0]
