@@ -32,11 +32,11 @@ from expedite.plan import make_plan
 PLANS = [(alpha, clusters) for alpha in (2, 4) for clusters in (6, 5, 4)]
 WAYS: dict[str, dict[str, Any]] = {"expedite": {}, "paper": {"method": "paper"}}
 OPTIONS: dict[str, dict[str, Any]] = {
-    "in windows, tables read at offsets": {},
-    "in windows, tables resized": {"position_tables": "resized"},
-    "the whole map, tables read at offsets": {"window_borders": False},
-    "the whole map, tables resized": {"window_borders": False, "position_tables": "resized"},
-    "in windows, clusters relocated": {"relocated": 0.3},
+    "as they are": {},
+    "clusters stay in place": {"relocated": 0.0},
+    "tables resized": {"position_tables": "resized"},
+    "the whole map": {"window_borders": False},
+    "locally linear weights": {"weights": "linear"},
     "paper": {"method": "paper"},
 }
 SHOWN: dict[TaskName, tuple[str, ...]] = {
