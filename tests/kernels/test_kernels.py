@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from expedite import assignment, clustering, kernels, kriging, reconstruction, relocation
+from expedite import assignment, clustering, kernels, kriging, relocation
 from expedite.clustering import cluster
 from expedite.kernels import blocks_of, fused, power_of_two
 from expedite.patchers import key_bias
@@ -21,7 +21,7 @@ def everywhere(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], None]:
     """Choose whether kernels run, whatever the device."""
 
     def choose(run: bool) -> None:
-        for module in (assignment, clustering, kriging, reconstruction, relocation, key_bias):
+        for module in (assignment, clustering, kriging, relocation, key_bias):
             monkeypatch.setattr(module, "fused", lambda *tensors: run)
         monkeypatch.setattr(key_bias, "_LEAST_SCORES", 1)
 
