@@ -6,7 +6,7 @@ classes changes while a model runs.
 """
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass, field, replace
 from functools import partial
 from math import prod
@@ -119,11 +119,8 @@ class Session:
         self.store = Store()
         ranges = plan.ranges(host.depth)
         self.clusterings = self.make_clusterings()
-        # A span that ends where the next begins hands its clusters over, within a stage.
         self.exits = {
-            end - 1
-            for _, first, end in ranges
-            if end not in self.clusterings or host.stage_of(end) != host.stage_of(first)
+            end - 1 for _, _, end in ranges if not self._hands_over(end, self.clusterings)
         }
         self.reconstruction = self.make_reconstruction()
 
@@ -418,15 +415,20 @@ class Session:
 
     def _relocated(self, end: int) -> float:
         """The share of clusters that move in a span up to block `end`."""
-        plan, host = self.plan, self.host
+        plan = self.plan
         if plan.relocated is not None:
             return plan.relocated
         # A clustering of the clusters needs them in their cells.
-        goes_on = any(
-            first == end and host.stage_of(first) == host.stage_of(first - 1)
-            for _, first, _ in plan.ranges(host.depth)
-        )
-        return SHARE if plan.hard and self._may_move and not goes_on else 0.0
+        starts = {first for _, first, _ in plan.ranges(self.host.depth)}
+        moves = plan.hard and self._may_move and not self._hands_over(end, starts)
+        return SHARE if moves else 0.0
+
+    def _hands_over(self, end: int, starts: Container[int]) -> bool:
+        """Whether a span up to block `end` leaves its clusters to one that starts there.
+
+        Within a stage, where there are stages.
+        """
+        return end in starts and self.host.stage_of(end) == self.host.stage_of(end - 1)
 
     @property
     def _may_move(self) -> bool:
