@@ -4,15 +4,16 @@ What the blocks do to a token is taken for a smooth function of the token, known
 Its best guess between them, linear and without bias, has weights that follow from distances alone.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from expedite.assignment import EMPTY_MASS, half_distances, own_values
+from expedite.assignment import EMPTY_MASS, flat_index, half_distances, own_values
 from expedite.closeness import half_squares, keys_of, with_one
 from expedite.clustering import Clustering, full_precision, labels
-from expedite.graphs import is_exporting
+from expedite.graphs import is_exporting, is_fake, is_traced
 from expedite.kernels import fits, fused
 from expedite.spreading import Spread
 from expedite.tiling import Tiles
@@ -22,11 +23,11 @@ NUGGET = 1e-3
 # A token so close to the centre of its cluster, in d²/2 over u, gets the cluster's very change,
 # wherever the cluster's place is in the grid: those that moved to single tokens above all.
 _EXACT = 1e-4
-# On a CPU values are spread so many channels at a time: windows overlap, and copies of all would
-# not fit the caches.
-_CHANNELS = 64
-# Unrolled elimination takes so many unknowns at once.
-_BLOCK = 16
+# On a CPU values are spread over some so many tokens at a time: windows overlap, and copies of all
+# would not fit the caches.
+_TOKENS = 256
+# Matrices of so many rows are not halved any more.
+_BLOCK = 32
 _TINY = 1e-30
 
 
@@ -45,29 +46,55 @@ class TileWeights(Spread):
             return self._fused(cluster_values)
         values = cluster_values.float()
         with full_precision(values.device):
-            parts = [self._spread(part) for part in torch.split(values, _width(values), -1)]
-        return torch.cat(parts, -1)
+            if not _takes_parts(values):
+                return self._spread(values)
+            tokens = values.new_empty(*self.own.shape, values.shape[2])
+            for images, places, part in self._parts():
+                tokens[images, places] = part._spread(values[images])
+        return tokens
 
     def add_changes(self, after: Tensor, before: Tensor, tokens: Tensor) -> Tensor:
         """See `Spread`."""
         if fused(after, self.weights, before, tokens):
             return self._fused(after, before, tokens)
-        return super().add_changes(after, before, tokens)
+        if not _takes_parts(after):
+            return super().add_changes(after, before, tokens)
+        changes, changed = after.float() - before, torch.empty_like(tokens, dtype=after.dtype)
+        with full_precision(changes.device):
+            for images, places, part in self._parts():
+                rows = part._spread(changes[images])
+                changed[images, places] = rows.add_(tokens[images, places])
+        return changed
 
     def _fused(self, *values: Tensor) -> Tensor:
         from expedite.kernels import rows
 
         return rows.spread(self.weights, self.tiles, self.own, self.exact, *values)
 
+    def _parts(self) -> Iterator[tuple[slice, slice, "TileWeights"]]:
+        """Images and tokens with their weights, so few at once that caches hold what comes back."""
+        for tiles, row, places in self.tiles.bands():
+            count = max(1, _TOKENS // (places.stop - places.start))
+            for first in range(0, len(self.own), count):
+                images = slice(first, first + count)
+                own, exact = self.own[images, places], self.exact[images, places]
+                yield images, places, TileWeights(self.weights[images, row], tiles, own, exact)
+
     def _spread(self, values: Tensor) -> Tensor:
         spread = self.tiles.join(self.weights @ self.tiles.windows(values))
-        return torch.where(self.exact, own_values(values, self.own), spread)
+        if not _takes_parts(values):
+            return torch.where(self.exact, own_values(values, self.own), spread)
+        exact = self.exact.flatten().nonzero()[:, 0]
+        own = flat_index(self.own, values.shape[1]).flatten()[exact]
+        spread.flatten(0, 1)[exact] = values.flatten(0, 1).index_select(0, own)
+        return spread
 
 
-def _width(values: Tensor) -> int:
-    """How many channels are spread at once."""
-    in_parts = values.device.type == "cpu" and not torch.compiler.is_compiling()
-    return _CHANNELS if in_parts else max(1, values.shape[-1])
+def _takes_parts(values: Tensor) -> bool:
+    """Whether values are spread part by part, which says more operations and has less to move."""
+    if values.device.type != "cpu" or is_traced() or is_fake():
+        return False
+    return not torch.compiler.is_compiling()
 
 
 def kriging_weights(clustering: Clustering, tiles: Tiles) -> TileWeights:
@@ -138,18 +165,33 @@ def _halved(points: Tensor, keys: Tensor) -> Tensor:
 def invert(matrix: Tensor) -> Tensor:
     """Inverses of symmetric positive definite matrices (..., m, m).
 
-    By Cholesky decomposition, or by elimination where there is none. For as many tokens the inverse
-    and a product take less time than substitution.
+    For as many tokens the inverse and a product take less time than substitution.
 
     Example:
         >>> invert(torch.tensor([[2.0, 1.0], [1.0, 1.0]])).round()
         tensor([[ 1., -1.],
                 [-1.,  2.]])
     """
-    if _decomposes(matrix):
-        inverse: Tensor = torch.cholesky_inverse(torch.linalg.cholesky_ex(matrix).L)
-        return inverse
-    return eliminate(matrix)
+    root = _inverse_root(matrix)
+    return root.mT @ root
+
+
+def _inverse_root(matrix: Tensor) -> Tensor:
+    """R = L⁻¹ of the Cholesky factor L, lower triangular, RᵀR being the inverse.
+
+    By halves: libraries decompose many small matrices one after another, while products of all are
+    one call. R and not the inverse of each half: where clusters are nearly alike its errors are
+    those of the square root of the condition, in place of the condition itself.
+    """
+    size = matrix.shape[-1]
+    if size <= _BLOCK:
+        return _decompose(matrix) if _decomposes(matrix) else _eliminate(matrix)
+    half = size // 2
+    upper = _inverse_root(matrix[..., :half, :half])
+    side = matrix[..., half:, :half] @ upper.mT
+    lower = _inverse_root(matrix[..., half:, half:] - side @ side.mT)
+    first = torch.cat([upper, torch.zeros_like(side).mT], -1)
+    return torch.cat([first, torch.cat([-(lower @ side) @ upper, lower], -1)], -2)
 
 
 def _decomposes(matrix: Tensor) -> bool:
@@ -160,33 +202,24 @@ def _decomposes(matrix: Tensor) -> bool:
     return device == "cpu" or (device == "cuda" and not torch.compiler.is_compiling())
 
 
-def eliminate(matrix: Tensor) -> Tensor:
-    """`invert` by products and sums alone.
+def _decompose(matrix: Tensor) -> Tensor:
+    """`_inverse_root` of small matrices (..., b, b) by the library."""
+    factor = torch.linalg.cholesky_ex(matrix).L
+    unit = torch.eye(matrix.shape[-1], device=matrix.device).expand_as(matrix)
+    root: Tensor = torch.linalg.solve_triangular(factor, unit, upper=False)
+    return root
 
-    Gaussian elimination of `_BLOCK` unknowns at a time; a positive definite matrix needs no
-    pivoting.
+
+def _eliminate(matrix: Tensor) -> Tensor:
+    """`_inverse_root` of small matrices (..., b, b) by sums and products alone.
+
+    Gaussian elimination beside the identity; a positive definite matrix needs no pivoting.
     """
-    uppers, sides = [], []
     size = matrix.shape[-1]
-    rhs = torch.eye(size, device=matrix.device).expand_as(matrix)
-    for start in range(0, size, _BLOCK):
-        block = min(_BLOCK, size - start)
-        inverse = _inverse(matrix[..., :block, :block])
-        upper, side = inverse @ matrix[..., :block, block:], inverse @ rhs[..., :block, :]
-        below = matrix[..., block:, :block]
-        rhs = rhs[..., block:, :] - below @ side
-        matrix = matrix[..., block:, block:] - below @ upper
-        uppers.append(upper)
-        sides.append(side)
-    solution = rhs  # empty: nothing is left after the last block
-    for upper, side in zip(reversed(uppers), reversed(sides), strict=True):
-        solution = torch.cat([side - upper @ solution, solution], -2)
-    return solution
-
-
-def _inverse(matrix: Tensor) -> Tensor:
-    """Of a small positive definite matrix (..., b, b): Gauss and Jordan's, one unknown a step."""
-    for unit in torch.eye(matrix.shape[-1], device=matrix.device)[..., None]:  # (b, 1)
-        row, column = unit.mT @ matrix, matrix @ unit
-        matrix = matrix - (column - unit) @ (row + unit.mT) / (row @ unit)
-    return matrix
+    rest = torch.cat([matrix, torch.eye(size, device=matrix.device).expand_as(matrix)], -1)
+    rows = []
+    for step in range(size):
+        row = rest[..., :1, :] * rest[..., :1, step : step + 1].rsqrt()
+        rest = rest[..., 1:, :] - row[..., step + 1 : size].mT * row
+        rows.append(row[..., size:])
+    return torch.cat(rows, -2)

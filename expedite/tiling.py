@@ -4,6 +4,7 @@ Geometry only. Everything follows from integers by arithmetic on the device at h
 copied between devices and nothing depends on values.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
@@ -65,7 +66,7 @@ class Axis:
     @property
     def slots(self) -> int:
         """The most tokens that begin in one tile; tiles with fewer leave slots empty."""
-        starts = [self._first_token(tile * self.tile) for tile in range(self.tiles)]
+        starts = [self.first_token(tile * self.tile) for tile in range(self.tiles)]
         ends = [*starts[1:], self.tokens]
         return max(end - start for start, end in zip(starts, ends, strict=True))
 
@@ -73,15 +74,15 @@ class Axis:
         """The cell in which a token begins."""
         return (2 * token + (0 if self.nearest else 1)) * self.cells // (2 * self.tokens)
 
-    def _first_token(self, cell: Index) -> Index:
+    def first_token(self, cell: Index) -> Index:
         """The first token that begins in `cell`: the inverse of `first_cell`."""
         half = 0 if self.nearest else self.cells
         return (2 * self.tokens * cell + 2 * self.cells - 1 - half) // (2 * self.cells)
 
     def tables(self, device: torch.device) -> AxisTables:
         tile = torch.arange(self.tiles, device=device)
-        start = self._first_token(tile * self.tile)  # (T,)
-        end = self._first_token((tile + 1) * self.tile).clamp(max=self.tokens)
+        start = self.first_token(tile * self.tile)  # (T,)
+        end = self.first_token((tile + 1) * self.tile).clamp(max=self.tokens)
         place = start[:, None] + torch.arange(self.slots, device=device)  # (T, n)
         token = place.minimum(end[:, None] - 1)
         cell = (tile * self.tile - self.margin)[:, None] + torch.arange(self.window, device=device)
@@ -107,6 +108,14 @@ class Axis:
             place=position.clamp(max=self.window - 1),
             shown=shown,
         )
+
+
+class Band(NamedTuple):
+    """A row of tiles, whose tokens are one stretch of the grid."""
+
+    tiles: "Tiles"  # those of the row alone, for `windows` and `join`
+    among_tiles: slice
+    among_tokens: slice
 
 
 class Tiles(NamedTuple):
@@ -140,6 +149,16 @@ class Tiles(NamedTuple):
     def windows(self, cells: Tensor) -> Tensor:
         """Copy cells (B, h·w, C) to every window that shows them, (B, T, m, C)."""
         return cells[:, None] if self.is_one else take_rows(cells, self.cell)
+
+    def bands(self) -> Iterator[Band]:
+        """The rows of tiles, from the top down."""
+        across, wide = self.columns.tiles, self.columns.tokens
+        for row in range(self.rows.tiles):
+            tiles = slice(row * across, (row + 1) * across)
+            first, last = (self.rows.first_token(i * self.rows.tile) for i in (row, row + 1))
+            tokens = slice(first * wide, min(last, self.rows.tokens) * wide)
+            slot = self.slot[tokens] - tiles.start * self.token.shape[1]
+            yield Band(self._replace(cell=self.cell[tiles], slot=slot), tiles, tokens)
 
     def cells_at(self, place: Tensor) -> Tensor:
         """The cells (B, T, n, k) at places (B, T, n, k) of every token's window."""

@@ -129,8 +129,9 @@ def _cholesky(inputs: list[Any], outputs: list[Any]) -> int:
     return prod(batch) * size**3 // 6
 
 
-def _cholesky_inverse(inputs: list[Any], outputs: list[Any]) -> int:
-    return 2 * _cholesky(inputs, outputs)
+def _solve_triangular(inputs: list[Any], outputs: list[Any]) -> int:
+    *batch, size, columns = _shape(inputs[1])
+    return prod(batch) * size**2 * columns // 2
 
 
 def _index_add(inputs: list[Any], outputs: list[Any]) -> int:
@@ -151,7 +152,7 @@ _HANDLES: dict[str, Callable[[list[Any], list[Any]], int]] = {
     "aten::baddbmm": _baddbmm,
     "aten::embedding_bag": _embedding_bag,
     "aten::linalg_cholesky_ex": _cholesky,
-    "aten::cholesky_inverse": _cholesky_inverse,
+    "aten::linalg_solve_triangular": _solve_triangular,
     "aten::index_add": _index_add,
     "aten::index_add_": _index_add,
     "aten::scatter_add": _index_add,

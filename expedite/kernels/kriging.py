@@ -140,39 +140,48 @@ def _strip(system, start, side, BLOCK: tl.constexpr, SIDE: tl.constexpr):
 def _sweep(
     system, pivot, side, BLOCK: tl.constexpr, SIDE: tl.constexpr, PRECISION: tl.constexpr
 ):  # fmt: skip
-    """Gauss and Jordan's step in place, for a block of unknowns."""
+    """Gauss and Jordan's step in place, for a block of unknowns.
+
+    By R = L⁻¹ of the block's Cholesky factor L, never by its inverse RᵀR: see `kriging.invert`.
+    """
     block, column = tl.arange(0, BLOCK), tl.arange(0, SIDE)
     inside = (column < side)[None]
     square = block[:, None] * side + block[None]
-    corner = _invert_block(tl.load(system + pivot * side + pivot + square), BLOCK)
+    root = _inverse_root(tl.load(system + pivot * side + pivot + square), BLOCK)
     # Where the unknowns' own columns are, the identity stands in for them.
     own = (column[None] >= pivot) & (column[None] < pivot + BLOCK)
     unit = (column[None] == pivot + block[:, None]).to(tl.float32)
     strip = tl.where(own, unit, _strip(system, pivot, side, BLOCK, SIDE))
-    strip = tl.dot(corner, strip, input_precision=PRECISION)
-    tl.store(system + (pivot + block)[:, None] * side + column[None], strip, mask=inside)
+    strip = tl.dot(root, strip, input_precision=PRECISION)
     for start in range(0, side, BLOCK):
         if start != pivot:
             factor = tl.load(system + start * side + pivot + square)
+            factor = tl.dot(factor, tl.trans(root), input_precision=PRECISION)
             before = tl.where(own, 0.0, _strip(system, start, side, BLOCK, SIDE))
             tl.debug_barrier()
             after = before - tl.dot(factor, strip, input_precision=PRECISION)
             at = system + (start + block)[:, None] * side + column[None]
             tl.store(at, after, mask=inside)
+    strip = tl.dot(tl.trans(root), strip, input_precision=PRECISION)
+    tl.store(system + (pivot + block)[:, None] * side + column[None], strip, mask=inside)
     tl.debug_barrier()
 
 
 @triton.jit
-def _invert_block(matrix, BLOCK: tl.constexpr):
-    """A positive definite matrix (b, b) inverted in registers, one unknown a step."""
+def _inverse_root(matrix, BLOCK: tl.constexpr):
+    """L⁻¹ of the Cholesky factor L of a matrix (b, b), in registers, one unknown a step."""
     place = tl.arange(0, BLOCK)
+    root = (place[:, None] == place[None]).to(tl.float32)
     for step in range(BLOCK):
-        unit = (place == step).to(tl.float32)
-        row = tl.sum(tl.where(place[:, None] == step, matrix, 0.0), 0)
+        here = (place == step)[:, None]
+        row = tl.sum(tl.where(here, matrix, 0.0), 0)
+        scale = tl.rsqrt(tl.sum(tl.where(place == step, row, 0.0), 0))
         column = tl.sum(tl.where(place[None] == step, matrix, 0.0), 1)
-        pivot = tl.sum(row * unit, 0)
-        matrix -= (column - unit)[:, None] * ((row + unit) / pivot)[None]
-    return matrix
+        below = tl.where(place > step, column * scale, 0.0)[:, None]
+        done = (tl.sum(tl.where(here, root, 0.0), 0) * scale)[None]
+        matrix -= below * (row * scale)[None]
+        root = tl.where(here, done, root - below * done)
+    return root
 
 
 @triton.jit

@@ -9,6 +9,7 @@ from expedite.kriging import NUGGET, _weights, there_and_unit
 from expedite.reconstruction import LOCAL_REACH
 from expedite.tiling import make_tiles
 from tests.kernels.conftest import DEVICE
+from tests.oracles import kriging_weights_loop
 
 
 @pytest.mark.parametrize(
@@ -28,9 +29,22 @@ def test_weights_are_those_of_the_operators(
     # Clusters that are alike share a weight, in which parts they do says little.
     values = tiles.windows(record.centers.sin())
     expected = _weights(record, tiles, there, unit) @ values
-    torch.testing.assert_close(found @ values, expected, rtol=0, atol=5e-3)
+    torch.testing.assert_close(found @ values, expected, rtol=0, atol=1e-3)
     torch.testing.assert_close(found.sum(-1), torch.ones_like(found[..., 0]), rtol=0, atol=1e-3)
     assert not (found * (1 - there.mT)).any()
+
+
+def test_clusters_that_are_nearly_alike_get_the_weights_that_they_should() -> None:
+    grid, clusters = (16, 16), (8, 8)
+    kinds = torch.randn(1, 4, 24).repeat_interleave(64, 1)
+    _, record = cluster((kinds + 0.01 * torch.randn(2, 256, 24)).to(DEVICE), grid, clusters)
+    tiles = make_tiles(grid, clusters, LOCAL_REACH, DEVICE, uncut=16)
+    there, unit = there_and_unit(record, tiles)
+    found = kriging.weigh(record.features, record.centers, there, unit, NUGGET, tiles)
+    for image in range(2):
+        z, s = record.features[image].double(), record.centers[image].double()
+        expected = kriging_weights_loop(z, s, record.mass[image] > 0, NUGGET)
+        torch.testing.assert_close(found[image, 0].double(), expected, rtol=0, atol=2e-2)
 
 
 def test_what_is_too_large_for_one_program_is_left_to_the_operators() -> None:
