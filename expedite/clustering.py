@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from expedite.assignment import EMPTY_MASS, Assignment, HardAssignment, SoftAssignment
-from expedite.closeness import closeness, keys_of, with_one
+from expedite.closeness import closeness, keys_of, unreachable, with_one
 from expedite.constants import remembered
 from expedite.errors import ExpediteError
 from expedite.kernels import fits, fused
@@ -317,8 +317,10 @@ def _em(
     points = tiles.split(with_one(z))  # (B, T, n, D + 1)
     weighted = points * counted  # by whose column of ones the M-step sums the mass as well
 
+    beyond, scale = unreachable(tiles), 2 / tau
+
     def scores(centers: Tensor) -> Tensor:
-        return closeness(points, keys_of(centers) * (2 / tau), tiles)  # (B, T, n, m)
+        return closeness(points, keys_of(centers) * scale, tiles, beyond)  # (B, T, n, m)
 
     for _ in range(iterations - hard):
         assignment = scores(centers).softmax(-1)

@@ -59,7 +59,8 @@ class TileWeights(Spread):
             return self._fused(after, before, tokens)
         if not _takes_parts(after):
             return super().add_changes(after, before, tokens)
-        changes, changed = after.float() - before, torch.empty_like(tokens, dtype=after.dtype)
+        changes = (after.float() - before).float()  # also where tokens are float64
+        changed = torch.empty_like(tokens, dtype=after.dtype)
         with full_precision(changes.device):
             for images, places, part in self._parts():
                 rows = part._spread(changes[images])

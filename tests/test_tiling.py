@@ -28,6 +28,20 @@ def test_every_token_has_one_slot_and_comes_back_in_order(tiles: Tiles) -> None:
 
 
 @given(tilings())
+def test_bands_show_the_same_windows_and_are_one_stretch_of_tokens_each(tiles: Tiles) -> None:
+    cells = torch.randn(2, tiles.rows.cells * tiles.columns.cells, 1)
+    tiled = torch.randn(2, *tiles.token.shape, 1)
+    windows, tokens, end = [], [], 0
+    for band, rows, stretch in tiles.bands():
+        assert stretch.start == end < stretch.stop
+        end = stretch.stop
+        windows.append(band.windows(cells))
+        tokens.append(band.join(tiled[:, rows]))
+    assert torch.equal(torch.cat(windows, 1), tiles.windows(cells))
+    assert torch.equal(torch.cat(tokens, 1), tiles.join(tiled))
+
+
+@given(tilings())
 def test_each_token_reaches_exactly_the_cells_around_its_first(tiles: Tiles) -> None:
     rows, columns = tiles.rows, tiles.columns
     for tile in range(len(tiles.token)):
