@@ -46,7 +46,7 @@ class TileWeights(Spread):
             return self._fused(cluster_values)
         values = cluster_values.float()
         with full_precision(values.device):
-            if not _takes_parts(values):
+            if not self._takes_parts(values):
                 return self._spread(values)
             tokens = values.new_empty(*self.own.shape, values.shape[2])
             for images, places, part in self._parts():
@@ -57,7 +57,7 @@ class TileWeights(Spread):
         """See `Spread`."""
         if fused(after, self.weights, before, tokens):
             return self._fused(after, before, tokens)
-        if not _takes_parts(after):
+        if not self._takes_parts(after):
             return super().add_changes(after, before, tokens)
         changes = (after.float() - before).float()  # also where tokens are float64
         changed = torch.empty_like(tokens, dtype=after.dtype)
@@ -72,6 +72,10 @@ class TileWeights(Spread):
 
         return rows.spread(self.weights, self.tiles, self.own, self.exact, *values)
 
+    def _takes_parts(self, values: Tensor) -> bool:
+        """Whether values are spread part by part: more operations, that have less to move."""
+        return _is_plain(values) and (self.tiles.rows.tiles > 1 or len(self.own) > 1)
+
     def _parts(self) -> Iterator[tuple[slice, slice, "TileWeights"]]:
         """Images and tokens with their weights, so few at once that caches hold what comes back."""
         for tiles, row, places in self.tiles.bands():
@@ -83,7 +87,7 @@ class TileWeights(Spread):
 
     def _spread(self, values: Tensor) -> Tensor:
         spread = self.tiles.join(self.weights @ self.tiles.windows(values))
-        if not _takes_parts(values):
+        if not _is_plain(values):
             return torch.where(self.exact, own_values(values, self.own), spread)
         exact = self.exact.flatten().nonzero()[:, 0]
         own = flat_index(self.own, values.shape[1]).flatten()[exact]
@@ -91,8 +95,8 @@ class TileWeights(Spread):
         return spread
 
 
-def _takes_parts(values: Tensor) -> bool:
-    """Whether values are spread part by part, which says more operations and has less to move."""
+def _is_plain(values: Tensor) -> bool:
+    """Whether operations run one by one on a CPU, where how many there are may depend on values."""
     if values.device.type != "cpu" or is_traced() or is_fake():
         return False
     return not torch.compiler.is_compiling()
@@ -142,15 +146,19 @@ def _weights(clustering: Clustering, tiles: Tiles, there: Tensor, unit: Tensor) 
     unit = unit[:, None]
     centers = tiles.windows(clustering.centers)  # (B, T, m, D)
     keys = keys_of(centers)
-    among = _likeness(centers, keys, unit) * there * there.mT  # (B, T, m, m)
-    system = among + torch.where(there > 0, NUGGET, 1).squeeze(-1).diag_embed()
-    inverse = invert(system) * there  # without a part for clusters that are not there
+    inverse = invert(_system(centers, keys, there, unit)) * there  # of clusters that are there
     # Nothing as large as the weights has a name longer than it is needed: with few channels it is
     # as large as the tokens.
     free = _likeness(tiles.split(clustering.features), keys, unit) @ inverse  # (B, T, n, m)
     ones = (inverse @ there).mT  # (B, T, 1, m)
     missing = (1 - free.sum(-1, keepdim=True)) / ones.sum(-1, keepdim=True).clamp_min(_TINY)
     return free.addcmul_(missing, ones)
+
+
+def _system(centers: Tensor, keys: Tensor, there: Tensor, unit: Tensor) -> Tensor:
+    """How alike the clusters of a window are, (B, T, m, m), and 1 of itself where there is none."""
+    among = _likeness(centers, keys, unit) * there * there.mT
+    return among + torch.where(there > 0, NUGGET, 1).squeeze(-1).diag_embed()
 
 
 def _likeness(points: Tensor, keys: Tensor, unit: Tensor) -> Tensor:
