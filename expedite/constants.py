@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from expedite.graphs import is_fake, is_traced
+from expedite.graphs import is_recorded
 
 Build = Callable[..., tuple[Tensor, ...]]
 
@@ -34,7 +34,7 @@ def remembered(build: Build) -> Build:
 
     @wraps(build)
     def recall(*arguments: Any) -> tuple[Tensor, ...]:
-        if torch.compiler.is_compiling() or is_traced() or is_fake():
+        if is_recorded():
             return build(*arguments)
         tensors, capturing = kept.get(arguments), _is_capturing(arguments[-1])
         if tensors is None and capturing:

@@ -20,3 +20,8 @@ def is_traced() -> bool:
 def is_fake() -> bool:
     """Whether tensors have no values."""
     return type(torch.empty(0)) is not Tensor
+
+
+def is_recorded() -> bool:
+    """Whether operations are for a graph, or for shapes alone, in place of values at once."""
+    return torch.compiler.is_compiling() or is_traced() or is_fake()

@@ -13,7 +13,7 @@ from torch import Tensor
 from expedite.assignment import EMPTY_MASS, flat_index, half_distances, own_values
 from expedite.closeness import half_squares, keys_of, with_one
 from expedite.clustering import Clustering, full_precision, labels
-from expedite.graphs import is_exporting, is_fake, is_traced
+from expedite.graphs import is_exporting, is_recorded
 from expedite.kernels import fits, fused
 from expedite.spreading import Spread
 from expedite.tiling import Tiles
@@ -49,8 +49,8 @@ class TileWeights(Spread):
             if not self._takes_parts(values):
                 return self._spread(values)
             tokens = values.new_empty(*self.own.shape, values.shape[2])
-            for images, places, part in self._parts():
-                tokens[images, places] = part._spread(values[images])
+            for places, rows in self._parts(values):
+                tokens[places] = rows
         return tokens
 
     def add_changes(self, after: Tensor, before: Tensor, tokens: Tensor) -> Tensor:
@@ -62,9 +62,8 @@ class TileWeights(Spread):
         changes = (after.float() - before).float()  # also where tokens are float64
         changed = torch.empty_like(tokens, dtype=after.dtype)
         with full_precision(changes.device):
-            for images, places, part in self._parts():
-                rows = part._spread(changes[images])
-                changed[images, places] = rows.add_(tokens[images, places])
+            for places, rows in self._parts(changes):
+                changed[places] = rows.add_(tokens[places])
         return changed
 
     def _fused(self, *values: Tensor) -> Tensor:
@@ -76,14 +75,15 @@ class TileWeights(Spread):
         """Whether values are spread part by part: more operations, that have less to move."""
         return _is_plain(values) and (self.tiles.rows.tiles > 1 or len(self.own) > 1)
 
-    def _parts(self) -> Iterator[tuple[slice, slice, "TileWeights"]]:
-        """Images and tokens with their weights, so few at once that caches hold what comes back."""
+    def _parts(self, values: Tensor) -> Iterator[tuple[tuple[slice, slice], Tensor]]:
+        """Images and tokens with the values spread over them, few enough at once for the caches."""
         for tiles, row, places in self.tiles.bands():
             count = max(1, _TOKENS // (places.stop - places.start))
             for first in range(0, len(self.own), count):
                 images = slice(first, first + count)
                 own, exact = self.own[images, places], self.exact[images, places]
-                yield images, places, TileWeights(self.weights[images, row], tiles, own, exact)
+                part = TileWeights(self.weights[images, row], tiles, own, exact)
+                yield (images, places), part._spread(values[images])
 
     def _spread(self, values: Tensor) -> Tensor:
         spread = self.tiles.join(self.weights @ self.tiles.windows(values))
@@ -97,9 +97,7 @@ class TileWeights(Spread):
 
 def _is_plain(values: Tensor) -> bool:
     """Whether operations run one by one on a CPU, where how many there are may depend on values."""
-    if values.device.type != "cpu" or is_traced() or is_fake():
-        return False
-    return not torch.compiler.is_compiling()
+    return values.device.type == "cpu" and not is_recorded()
 
 
 def kriging_weights(clustering: Clustering, tiles: Tiles) -> TileWeights:

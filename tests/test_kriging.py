@@ -128,9 +128,8 @@ def test_matrices_are_inverted_as_the_library_inverts_them(size: int, batch: int
 def test_clusters_that_are_nearly_alike_get_the_weights_that_they_should(
     apart: float, size: int
 ) -> None:
-    points = torch.randn(1, 4, 32).repeat_interleave(size // 4, 1) + apart * torch.randn(
-        8, size, 32
-    )
+    kinds = torch.randn(1, 4, 32).repeat_interleave(size // 4, 1)
+    points = kinds + apart * torch.randn(8, size, 32)
     likeness = 1 / (1 + torch.cdist(points.double(), points.double()) ** 2 / 64)
     system = (likeness + NUGGET * torch.eye(size)).float()
     tokens = likeness[:, :9] + 1e-3 * torch.randn(8, 9, size)
