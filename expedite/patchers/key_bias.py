@@ -1,7 +1,7 @@
-"""A bias of attention scores by key that the fastest of the fused kernels take.
+"""A bias of attention scores by key that a kernel of ours adds in place of a mask.
 
-A mask costs them most of what fewer tokens save: cuDNN's attention takes 2.8 times as long with one
-(H200, bfloat16, 8 images of 785 tokens, 16 heads of 64), and 1.15 times with more channels.
+A mask costs fused attention most of what fewer tokens save: cuDNN's takes 2.8 times as long with
+one (H200, bfloat16, 8 images of 785 tokens, 16 heads of 64).
 """
 
 from typing import Any
@@ -13,14 +13,12 @@ from torch import Tensor
 from expedite.kernels import fused
 
 _HALF = (torch.float16, torch.bfloat16)
-# Of each head, from which on a mask costs more than another kernel's launch.
-_LEAST_SCORES = 4_000_000
-# The most channels of a head, with those that are added, that all fused kernels take.
-_WIDEST = 120
+# Channels of a head; of more, a program's sums would not fit into registers.
+_WIDEST = 128
 
 
 class KeyBias(Tensor):
-    """A mask (B, 1, 1, N) that fused attention gets as more channels of queries and keys.
+    """A mask (B, 1, 1, N) by which attention is a kernel of ours.
 
     It goes through a host's own code as any mask does.
     """
@@ -37,12 +35,8 @@ class KeyBias(Tensor):
 
 
 def as_key_bias(mask: Tensor) -> Tensor:
-    """The mask (B, 1, 1, N) as a `KeyBias` where that helps."""
-    # Compiled, queries wider than values were slower than a mask (H200, PyTorch 2.11).
-    if torch.compiler.is_compiling() or type(mask) is not Tensor or not fused(mask):
-        return mask
-    scores = mask.shape[0] * mask.shape[-1] ** 2
-    return mask.as_subclass(KeyBias) if scores >= _LEAST_SCORES else mask
+    """The mask (B, 1, 1, N) as a `KeyBias` where kernels run."""
+    return mask.as_subclass(KeyBias) if type(mask) is Tensor and fused(mask) else mask
 
 
 def _attend(
@@ -55,21 +49,19 @@ def _attend(
     scale: float | None = None,
     **others: Any,
 ) -> Tensor:
-    scale = query.shape[-1] ** -0.5 if scale is None else scale
-    if not _widens(query, key, attn_mask):
+    more = dropout_p or is_causal or any(others.values())
+    if more or not _takes(query, key, value, attn_mask):
         return F.scaled_dot_product_attention(
             query, key, value, attn_mask, dropout_p, is_causal, scale=scale, **others
         )
-    from expedite.kernels.attention import widen
+    from expedite.kernels.attention import attend
 
-    query, key = widen(query, key, attn_mask, scale)
-    return F.scaled_dot_product_attention(
-        query, key, value, None, dropout_p, is_causal, scale=scale, **others
-    )
+    return attend(query, key, value, attn_mask, query.shape[-1] ** -0.5 if scale is None else scale)
 
 
-def _widens(query: Tensor, key: Tensor, mask: Tensor) -> bool:
-    """Whether the kernel that adds channels takes these."""
-    fits = query.shape[-1] % 8 == 0 and query.shape[-1] <= _WIDEST and query.shape == key.shape
+def _takes(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> bool:
+    """Whether the kernel takes these."""
+    fits = query.dim() == 4 and query.shape[-1] <= _WIDEST and key.shape == value.shape
+    alike = query.shape[:2] == key.shape[:2] and query.shape[-1] == key.shape[-1]
     of_keys = mask.shape == (query.shape[0], 1, 1, key.shape[-2])
-    return fits and of_keys and query.dtype in _HALF and fused(query, key, mask)
+    return fits and alike and of_keys and query.dtype in _HALF and fused(query, key, value, mask)

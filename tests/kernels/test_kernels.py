@@ -23,7 +23,6 @@ def everywhere(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], None]:
     def choose(run: bool) -> None:
         for module in (assignment, clustering, kriging, relocation, key_bias):
             monkeypatch.setattr(module, "fused", lambda *tensors: run)
-        monkeypatch.setattr(key_bias, "_LEAST_SCORES", 1)
 
     return choose
 
@@ -54,10 +53,10 @@ def test_attention_with_a_key_bias_is_that_with_its_mask(
     everywhere: Callable[[bool], None],
 ) -> None:
     everywhere(True)
-    query, key, value = torch.randn(3, 2, 3, 70, 16, device=DEVICE).bfloat16()
+    query, key, value = torch.randn(3, 2, 3, 70, 16, device=DEVICE).half()
     mask = torch.rand(2, 1, 1, 70, device=DEVICE).log()
     # A host's own code may cut it first.
-    biased = key_bias.as_key_bias(mask.bfloat16())[..., :70]
+    biased = key_bias.as_key_bias(mask.half())[..., :70]
     assert type(biased) is key_bias.KeyBias
     found = F.scaled_dot_product_attention(query, key, value, attn_mask=biased)
     expected = F.scaled_dot_product_attention(
@@ -67,22 +66,28 @@ def test_attention_with_a_key_bias_is_that_with_its_mask(
     torch.testing.assert_close(found.float(), expected, rtol=0.02, atol=0.02)
 
 
-@pytest.mark.parametrize("shape", [(1, 3, 70, 16), (2, 3, 70, 20), (2, 3, 70, 128)])
-def test_what_is_no_bias_of_keys_or_does_not_fit_stays_a_mask(
-    everywhere: Callable[[bool], None], shape: tuple[int, ...]
+@pytest.mark.parametrize(
+    ("width", "dtype", "rows", "more"),
+    [
+        (16, torch.bfloat16, 70, {}),
+        (136, torch.bfloat16, 1, {}),
+        (16, torch.float32, 1, {}),
+        (16, torch.bfloat16, 1, {"enable_gqa": True}),
+    ],
+    ids=["a bias of pairs", "wide heads", "float32", "grouped queries"],
+)
+def test_what_the_kernel_does_not_take_stays_a_mask(
+    everywhere: Callable[[bool], None],
+    width: int,
+    dtype: torch.dtype,
+    rows: int,
+    more: dict[str, bool],
 ) -> None:
     everywhere(True)
-    query, key, value = torch.randn(3, *shape, device=DEVICE).bfloat16()
-    mask = torch.rand(2, 1, 70, 70, device=DEVICE) if shape[0] == 1 else torch.rand(2, 1, 1, 70)
-    mask = mask[: shape[0]].to(DEVICE, torch.bfloat16)
-    found = F.scaled_dot_product_attention(query, key, value, key_bias.as_key_bias(mask))
-    assert found.equal(F.scaled_dot_product_attention(query, key, value, mask))
-
-
-def test_few_scores_stay_with_their_mask(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(key_bias, "fused", lambda *tensors: True)
-    kinds = [type(key_bias.as_key_bias(torch.ones(batch, 1, 1, 785))) for batch in (1, 8)]
-    assert kinds == [Tensor, key_bias.KeyBias]
+    query, key, value = torch.randn(3, 2, 3, 70, width, device=DEVICE, dtype=dtype)
+    mask = torch.rand(2, 1, rows, 70, device=DEVICE, dtype=dtype)
+    found = F.scaled_dot_product_attention(query, key, value, key_bias.as_key_bias(mask), **more)
+    assert found.equal(F.scaled_dot_product_attention(query, key, value, mask, **more))
 
 
 def test_on_a_cpu_no_kernels_run() -> None:

@@ -42,9 +42,9 @@ def test_clusters_that_are_nearly_alike_get_the_weights_that_they_should() -> No
     there, unit = there_and_unit(record, tiles)
     found = kriging.weigh(record.features, record.centers, there, unit, NUGGET, tiles)
     for image in range(2):
-        z, s = record.features[image].double(), record.centers[image].double()
-        expected = kriging_weights_loop(z, s, record.mass[image] > 0, NUGGET)
-        torch.testing.assert_close(found[image, 0].double(), expected, rtol=0, atol=2e-2)
+        z, s, mass = (x[image].cpu() for x in (record.features, record.centers, record.mass))
+        expected = kriging_weights_loop(z.double(), s.double(), mass > 0, NUGGET)
+        torch.testing.assert_close(found[image, 0].cpu().double(), expected, rtol=0, atol=2e-2)
 
 
 def test_what_is_too_large_for_one_program_is_left_to_the_operators() -> None:

@@ -45,7 +45,7 @@ def test_kernels_stand_in_one_graph(dtype: torch.dtype) -> None:
     assert found["expedite.soft_step"] == 4
     one = ("nearest", "unions", "all_but_nearest", "kriging", "spread")
     assert all(found[f"expedite.{name}"] == 1 for name in one)
-    assert not found["expedite.widen"]  # which does not pay there
+    assert (found["expedite.attend"] > 0) == (dtype == torch.bfloat16)
 
 
 @pytest.mark.slow
