@@ -7,7 +7,7 @@ from torch import Tensor
 from expedite.kernels import blocks_of, operation, power_of_two, with_whole_rows
 
 _TOKENS = 64
-_KEYS = 128
+_KEYS = 64
 _LOG2_E = 1.4426950408889634
 
 
@@ -41,7 +41,7 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor, scale: floa
         *query.stride()[:3], *key.stride()[:3], *value.stride()[:3], *found.stride()[:3],
         tokens, keys, keys - rest, scale * _LOG2_E, width,
         TOKENS=_TOKENS, KEYS=_KEYS, REST=power_of_two(rest) if rest else 0,
-        WIDTH=power_of_two(width), num_warps=4, num_stages=2,
+        WIDTH=power_of_two(width), num_warps=4, num_stages=3,
     )  # fmt: skip
     return found
 

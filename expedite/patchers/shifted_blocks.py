@@ -87,15 +87,10 @@ def _attend(block: nn.Module, x: Tensor, cells: Cells, shift: Size, layout: Layo
     moved = _moved(x, cells, shift, layout.pads_first)
     attention = block.get_submodule(layout.attention)
     q, k, v = _heads(attention, partition(moved, cells.cells).flatten(1, 2), layout)
-    bias = layout.positions(attention, cells).to(q.dtype)[None]
-    if others := _bias_of_windows(cells, shift, layout.pads_first, x):
-        # (B or 1, n·m, heads, kh·kw, kh·kw) of every image's windows
-        bias = sum(others, bias).expand(x.shape[0], -1, -1, -1, -1).flatten(0, 1)
+    bias = _bias(layout.positions(attention, cells), cells, shift, layout.pads_first, x, q.dtype)
     dropout = dropout_rate(attention, layout.dropout)
     scale = 1.0 if hasattr(attention, "logit_scale") else getattr(attention, "scale", None)
-    y = F.scaled_dot_product_attention(
-        q, k, v, attn_mask=bias.to(q.dtype), dropout_p=dropout, scale=scale
-    )
+    y = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout, scale=scale)
     y = through(block, layout.after_attention, y.transpose(1, 2).flatten(2))
     y = F.dropout(y, dropout_rate(attention, layout.output_dropout), block.training)
     windows = unpartition(as_map(y, cells.cells), count)
@@ -117,20 +112,29 @@ def _heads(attention: nn.Module, windows: Tensor, layout: Layout) -> Projections
     return q.to(v.dtype), k.to(v.dtype), v
 
 
-def _bias_of_windows(cells: Cells, shift: Size, pads_first: bool, x: Tensor) -> list[Tensor]:
-    """What windows add to their scores each for itself: their masks, their clusters' masses."""
+def _bias(
+    positions: Tensor, cells: Cells, shift: Size, pads_first: bool, x: Tensor, dtype: torch.dtype
+) -> Tensor:
+    """What is added to scores: positions (heads, kh·kw, kh·kw), masks of windows, log masses.
+
+    What the images of x (B, h, w, C) share is added before each has a bias of its own, which is as
+    large as all scores.
+    """
     (h, w), (kh, kw) = cells.clusters, cells.cells
     count = -(-h // kh), -(-w // kw)
-    found = []
+    bias = positions[None]
     if any(shift):
         (mask,) = shift_mask(*count, kh, kw, *shift, x.device)
-        found.append(mask[None, :, None])  # (1, n·m, 1, kh·kw, kh·kw)
+        bias = bias + mask[:, None]  # (n·m, heads, kh·kw, kh·kw)
+    bias = bias.to(dtype)
     if cells.log_mass is not None:
         (of_padding,) = log_mass_of_padding(*cells.sides, x.device)
         mass = _moved(cells.log_mass[..., None], cells, shift, pads_first, of_padding[..., None])
-        keys = partition(mass, cells.cells).flatten(1)
-        found.append(keys.reshape(x.shape[0], count[0] * count[1], 1, 1, kh * kw))
-    return found
+        keys = partition(mass, cells.cells).reshape(x.shape[0], count[0] * count[1], 1, 1, kh * kw)
+        bias = bias + keys.to(dtype)  # (B, n·m, heads, kh·kw, kh·kw)
+    elif any(shift):
+        bias = bias.expand(x.shape[0], -1, -1, -1, -1)
+    return bias.flatten(0, 1) if bias.dim() == 5 else bias
 
 
 def _moved(

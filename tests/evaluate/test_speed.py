@@ -37,6 +37,24 @@ def test_a_ratio_comes_from_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (timing.speedup.lower, timing.speedup.median, timing.speedup.upper) == (2, 2, 2)
 
 
+def test_where_work_is_queued_calls_in_a_row_stand_for_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock: list[float] = []
+    monkeypatch.setattr("time.perf_counter", lambda: sum(clock))
+    monkeypatch.setattr("torch.accelerator.synchronize", lambda device: None)
+    timing = time_pairs(
+        lambda: clock.append(0.03),
+        lambda: clock.append(0.01),
+        torch.device("cuda"),
+        seconds=0,
+        least_pairs=2,
+        warmup=0,
+    )
+    assert timing.first.median == pytest.approx(0.03)
+    assert timing.speedup.median == pytest.approx(3)
+    # Once to see how many take a tenth of a second; then four of each, twice.
+    assert (clock.count(0.03), clock.count(0.01)) == (1 + 4 * 2, 4 * 2)
+
+
 def test_quartiles() -> None:
     assert Timing.of([1.0, 2.0, 3.0, 4.0, 5.0]) == Timing(3.0, 2.0, 4.0, 5)
 

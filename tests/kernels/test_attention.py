@@ -34,8 +34,10 @@ def test_attention_is_that_with_a_mask(
 def test_packed_queries_keys_and_values_are_read_where_they_are() -> None:
     packed = torch.randn(2, 50, 3, 4, 16, device=DEVICE).half().permute(2, 0, 3, 1, 4)
     bias = torch.zeros(2, 1, 1, 50, device=DEVICE)
-    found = attend(*packed, bias, scale=0.25)
-    assert found.equal(attend(*packed.contiguous(), bias, scale=0.25))
+    query, key, value = packed
+    found = attend(query, key, value, bias, scale=0.25)
+    query, key, value = packed.contiguous()
+    assert found.equal(attend(query, key, value, bias, scale=0.25))
     expected = F.scaled_dot_product_attention(*packed.float())
     torch.testing.assert_close(found.float(), expected, rtol=2e-3, atol=2e-3)
 
