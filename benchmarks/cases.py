@@ -97,16 +97,12 @@ class Pair:
 
     def to(self, device: torch.device, dtype: torch.dtype) -> "Pair":
         """The same elsewhere or in another dtype; the weights are shared and so change for both."""
-        base, fast = (
-            model.to(device, dtype).to(memory_format=_memory_format(device))
-            for model in (self.base, self.fast)
-        )
+        base, fast = self.base.to(device, dtype), self.fast.to(device, dtype)
         return replace(self, base=base, fast=fast, image=self.image.to(device, dtype))
 
     def images(self, batch: int) -> Tensor:
         """So many images (B, 3, H, W)."""
-        images = self.image.expand(batch, -1, -1, -1)
-        return images.contiguous(memory_format=_memory_format(self.image.device))
+        return self.image.expand(batch, -1, -1, -1).contiguous()
 
     def measure(self, batch: int, mode: str, pairs: int, seconds: float) -> "Measured":
         """Time both in turn, in `CUDA_GRAPH`, under a mode of torch.compile or none."""
@@ -136,11 +132,6 @@ class Pair:
         for method in methods.values():
             method.again = cycle(method.found)
         return replace(self, fast=fast)
-
-
-def _memory_format(device: torch.device) -> torch.memory_format:
-    """In which convolutions are fast."""
-    return torch.contiguous_format if device.type == "cpu" else torch.channels_last
 
 
 class _Remembering:

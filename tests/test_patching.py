@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -21,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import expedite
 from expedite import ExpediteError, Plan, Span
-from expedite.evaluate.speed import attention_kernel
+from expedite.evaluate.speed import attention_kernel, twin
 from expedite.patchers.hooks import find_sessions
 from tests.hosts import (
     enlarged_dpt,
@@ -206,9 +206,9 @@ def test_deepcopy_and_pickle_work_and_can_be_unpatched(make: Make) -> None:
     model = make()
     plain = model(images())
     output = expedite.patch(model, PLAN)(images())
-    for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
-        assert torch.equal(twin(images()), output)
-        assert torch.equal(expedite.unpatch(twin)(images()), plain)
+    for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert torch.equal(other(images()), output)
+        assert torch.equal(expedite.unpatch(other)(images()), plain)
         assert torch.equal(model(images()), output)
 
 
@@ -325,6 +325,21 @@ def test_patch_and_unpatch_take_effect_on_compiled_models_that_ran(make: Make) -
     torch.testing.assert_close(compiled(images()), plain)
     expedite.patch(model, PLAN)
     close(compiled(images()), patched)
+
+
+@pytest.mark.parametrize("name", ["timm", "segmenter", "transformers", "torchvision", "dpt"])
+def test_compiled_twins_are_not_taken_for_each_other(name: str) -> None:
+    # But for hooks and plans, code compiled for one fits the others.
+    plain = HOSTS[name]()
+    plans = [Plan((Span(alpha, clusters),)) for alpha, clusters in ((1, 2), (1, 4), (2, 4))]
+    models = [plain, *(expedite.patch(twin(plain), plan) for plan in plans)]
+    expected = torch.stack([model(images()) for model in models])
+    torch.compiler.reset()
+    for index, model in enumerate(models):
+        compiled = cast(nn.Module, torch.compile(model, backend="eager", dynamic=False))
+        apart = (compiled(images()) - expected).flatten(1).abs().amax(1)
+        assert apart.argmin() == index
+        assert apart.min() < 1e-3 * apart.sum()
 
 
 def test_blocks_compiled_one_by_one_are_patched_and_unpatched_too() -> None:

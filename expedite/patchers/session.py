@@ -22,7 +22,7 @@ from expedite.patchers.bias import cluster_bias
 from expedite.patchers.host import Cells, Host, Reads
 from expedite.patchers.key_bias import as_key_bias
 from expedite.patchers.rotary import cluster_positions, grid_positions, rotate
-from expedite.plan import Plan
+from expedite.plan import Plan, Span
 from expedite.reconstruction import TokenReconstruction
 from expedite.relocation import SHARE
 from expedite.spreading import Spread
@@ -137,8 +137,11 @@ class Session:
         )
         ranges = plan.ranges(depth)
         if self.host.window is None:
+            # Not by the bound method, whose span Dynamo of PyTorch 2.7 takes for any other.
             return {
-                first: TokenClustering(span.grid_for, *settings, self._relocated(end))
+                first: TokenClustering(
+                    partial(Span.grid_for, span), *settings, self._relocated(end)
+                )
                 for span, first, end in ranges
             }
         steps = zip(ranges, plan.grids(depth, *self.host.windows), strict=True)
