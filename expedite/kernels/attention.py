@@ -8,7 +8,7 @@ from expedite.kernels import blocks_of, operation, power_of_two, with_whole_rows
 
 _TOKENS = 64
 _KEYS = 64
-_LOG2_E = 1.4426950408889634
+_LOG2_E = tl.constexpr(1.4426950408889634)
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor, scale: float) -> Tensor:
@@ -39,7 +39,7 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor, scale: floa
     _attention[(blocks_of(tokens, _TOKENS), heads, batch)](
         query, key, value, bias.contiguous(), found,
         *query.stride()[:3], *key.stride()[:3], *value.stride()[:3], *found.stride()[:3],
-        tokens, keys, keys - rest, scale * _LOG2_E, width,
+        tokens, keys, keys - rest, scale, width,
         TOKENS=_TOKENS, KEYS=_KEYS, REST=power_of_two(rest) if rest else 0,
         WIDTH=power_of_two(width), num_warps=4, num_stages=3,
     )  # fmt: skip
@@ -68,6 +68,7 @@ def _attention(
     there = (token < tokens)[:, None] & _of_head(width, WIDTH)
     at = query + image * query_image + head * query_head + token[:, None] * query_token
     q = tl.load(at + channel[None], mask=there, other=0.0)
+    scale *= _LOG2_E
     highest = tl.full((TOKENS,), -1e30, tl.float32)  # finite, for a block may be left out
     total = tl.zeros((TOKENS,), tl.float32)
     sums = tl.zeros((TOKENS, WIDTH), tl.float32)
@@ -109,7 +110,7 @@ def _take(
     else:
         added = tl.load(bias + place)
     k = tl.load(key + place[:, None] * key_token + channel[None], mask=inside, other=0.0)
-    score = tl.dot(q, tl.trans(k)) * scale + (added.to(tl.float32) * 1.4426950408889634)[None]
+    score = tl.dot(q, tl.trans(k)) * scale + (added.to(tl.float32) * _LOG2_E)[None]
     higher = tl.maximum(highest, tl.max(score, 1))
     share = tl.exp2(score - higher[:, None])
     fade = tl.exp2(highest - higher)
