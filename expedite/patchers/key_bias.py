@@ -64,4 +64,5 @@ def _takes(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> bool:
     fits = query.dim() == 4 and query.shape[-1] <= _WIDEST and key.shape == value.shape
     alike = query.shape[:2] == key.shape[:2] and query.shape[-1] == key.shape[-1]
     of_keys = mask.shape == (query.shape[0], 1, 1, key.shape[-2])
-    return fits and alike and of_keys and query.dtype in _HALF and fused(query, key, value, mask)
+    half = query.dtype in _HALF and query.dtype == key.dtype == value.dtype
+    return fits and alike and of_keys and half and fused(query, key, value, mask)

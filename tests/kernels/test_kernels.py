@@ -90,6 +90,18 @@ def test_what_the_kernel_does_not_take_stays_a_mask(
     assert found.equal(F.scaled_dot_product_attention(query, key, value, mask, **more))
 
 
+def test_what_autocast_is_yet_to_cast_stays_a_mask(everywhere: Callable[[bool], None]) -> None:
+    everywhere(True)
+    query, key, value = torch.randn(3, 2, 3, 70, 16, device=DEVICE)
+    mask = torch.rand(2, 1, 1, 70, device=DEVICE, dtype=torch.bfloat16)
+    with torch.autocast(DEVICE.type, torch.bfloat16):
+        found = F.scaled_dot_product_attention(
+            query.bfloat16(), key, value, key_bias.as_key_bias(mask)
+        )
+        expected = F.scaled_dot_product_attention(query.bfloat16(), key, value, mask)
+    assert found.equal(expected)
+
+
 def test_on_a_cpu_no_kernels_run() -> None:
     assert not fused(torch.ones(3))
     assert type(key_bias.as_key_bias(torch.ones(2, 1, 1, 3))) is Tensor
