@@ -18,6 +18,7 @@ from benchmarks.instruments import Depth, demo_instruments
 from expedite.evaluate.demo import demo_model
 from expedite.evaluate.speed import PairedTiming, Timing
 from expedite.patchers import find_hosts
+from expedite.patchers.hooks import find_sessions
 from tests.hosts import segmenter, timm_swin
 
 
@@ -43,6 +44,20 @@ def test_of_a_gpu_that_is_not_there(
         gpu.main(smoke=False)
     assert exit_.value.exit_code == 2
     assert "no CUDA device" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("no_gradients")
+def test_free_operators_give_what_they_gave() -> None:
+    pair = SMALL.make()
+    free, images = pair.with_free_operators(2), pair.images(2)
+    calls: list[object] = []
+    for session in find_sessions(free.fast):
+        for operator in session.operators:
+            operator.register_forward_hook(lambda *call: calls.append(call))
+    expected = pair.fast(images)
+    for _ in range(2):
+        assert torch.equal(free.fast(images), expected)
+    assert not calls
 
 
 def test_of_whole_models(capsys: pytest.CaptureFixture[str]) -> None:
