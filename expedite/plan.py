@@ -112,7 +112,7 @@ class Plan:
         relocated: The share of the clusters that leave even ground for single tokens at last, see
             `relocation.relocate`. None means `relocation.SHARE`, and 0 without `hard` or where
             blocks, or a span that goes on from the clusters, take them to stand in regular cells,
-            but for Swin's within the windows that were clustered each alone.
+            but for Swin's (not SwinV2's) within the windows that were clustered each alone.
         nearest_cells: Take a token's first cell as the published code does.
         window_borders: In hosts with windows, cluster every window alone; False clusters the whole
             map to as many clusters.

@@ -263,6 +263,7 @@ class Host:
             themselves, given also the keywords of the call; returns what the block returns.
         stages: Set where maps shrink between blocks. A span lies within a stage; blocks may take
             and return (B, H·W, C).
+        moves: Whether clusters of windows move from their cells unless a plan says otherwise.
         hands_masks: Whether the model hands its blocks masks of its own making for windows of
             tokens, in place of which `run` makes those for windows of clusters.
         injections: Modules between blocks that change tokens. The blocks before them are taps.
@@ -290,6 +291,7 @@ class Host:
     window: tuple[int, int] | None = None
     run: Callable[[nn.Module, Tensor, Cells, dict[str, Any]], Any] | None = None
     stages: tuple[Stage, ...] = ()
+    moves: bool = False
     hands_masks: bool = False
     injections: tuple[Injection, ...] = ()
 

@@ -438,11 +438,11 @@ class Session:
         """Whether clusters may leave their cells without being asked to.
 
         Not where positions are read for regular cells. A Swin's are, but within small windows, and
-        moving was measured to pay there (docs/method.md).
+        moving was measured to pay there, not in a SwinV2's (docs/method.md).
         """
         host = self.host
         if host.stages:
-            return self.plan.window_borders
+            return host.moves and self.plan.window_borders
         return host.bias is None and host.window is None
 
     def _stays_clustered(self, frame: Frame, index: int) -> bool:

@@ -35,6 +35,7 @@ def make_host(
     """
     scales = scales or [2**number for number in range(len(stages))]
     depths = map(len, stages)
+    attention = stages[0][0].get_submodule(layout.attention)
     found = [Stage(*stage) for stage in zip(depths, windows, scales, strict=True)]
     fields = {
         "backbone": model,
@@ -46,6 +47,8 @@ def make_host(
         "run": partial(run_block, layout=layout),
         "window": max(found, key=lambda stage: stage.depth).window,
         "stages": tuple(found),
+        # A SwinV2's attention, of cosines, hangs on where clusters stand (docs/method.md).
+        "moves": not hasattr(attention, "logit_scale"),
     }
     blocks = tuple(block for blocks in stages for block in blocks)
     return Host(model=model, blocks=blocks, **{**fields, **more})

@@ -233,7 +233,8 @@ def test_blocks_equal_the_operators_by_hand(make: Any) -> None:
     is_post_norm = make is timm_swinv2
     tokens = first(model.patch_embed(x))
     features = tokens if is_post_norm else shifted.norm1(tokens)
-    short, record = cluster_windows(tokens, (8, 8), (4, 4), features=features, **RELOCATED)
+    moving = {**RELOCATED, "relocated": 0.0} if is_post_norm else RELOCATED
+    short, record = cluster_windows(tokens, (8, 8), (4, 4), features=features, **moving)
     for block, shift in ((shifted, 2), (straight, 0), (last, 2)):
         if is_post_norm:
             bias = continuous_bias(block.attn.cpb_mlp, (8, 8), (4, 4), (8, 8))
@@ -519,6 +520,13 @@ def shares_that_move(model: nn.Module) -> dict[int, float]:
 def test_clusters_move_within_windows_alone(settings: dict[str, Any], share: float) -> None:
     model = expedite.patch(timm_swin(), alpha=0, clusters=5, **settings)
     assert shares_that_move(model) == {0: share}
+
+
+@pytest.mark.parametrize("make", [timm_swinv2, timm_swinv2_cr, torchvision_swinv2])
+def test_clusters_of_a_swinv2_move_where_asked_alone(make: Any) -> None:
+    for asked, share in ((None, 0.0), (0.1, 0.1)):
+        model = expedite.patch(make(), Plan((Span(0, 3),), relocated=asked))
+        assert shares_that_move(model) == {0: share}
 
 
 def test_clusters_stay_where_a_span_goes_on_from_them() -> None:
