@@ -14,7 +14,6 @@ from expedite.errors import ExpediteError
 from expedite.patchers.host import Reads, TokenHead
 from expedite.patchers.methods import (
     CallMethod,
-    KeepForward,
     MakeBias,
     MethodHook,
     RunBlock,
@@ -243,7 +242,7 @@ def _hook_block(session: Session, index: int) -> None:
     before(block, EnterBlock(session, index))
     if host.mask is not None:
         before(host.mask.module(block), AddMask(session))
-    in_place_of(block, "forward", KeepForward if host.run is None else RunBlock, session)
+    in_place_of(block, "forward", RunBlock, session)
     after(block, LeaveBlock(session, index))
     if host.bias is not None and (maker := host.bias.own(block)) is not None:
         in_place_of(maker, host.bias.method, MakeBias, session)

@@ -54,24 +54,17 @@ class MakeBias(MethodHook):
 
 
 class RunBlock(MethodHook):
-    """Runs a block on clusters for which its own `forward` would not do."""
+    """Runs a block on clusters, by its own `forward` unless that would not do.
+
+    It stands on every block that may: Dynamo looks for compiled code that fits without regard to
+    hooks and would take a block for an unpatched one, but it sees what is in place of a method.
+    """
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         run, frame = self.session.host.run, self.session.frame
         if run is None or frame is None or frame.cells is None or frame.keeps_every_token:
             return self.original(*args, **kwargs)
         return run(self.module, args[0], frame.cells, kwargs)
-
-
-class KeepForward(MethodHook):
-    """Runs a block's own `forward`, and keeps compilers from taking the block for an unpatched one.
-
-    Dynamo looks for compiled code that fits without regard to hooks, but it sees what stands on a
-    module in place of a method.
-    """
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self.original(*args, **kwargs)
 
 
 def gives_mask(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
