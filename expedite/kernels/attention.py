@@ -11,6 +11,10 @@ _KEYS = 64
 _LOG2_E = tl.constexpr(1.4426950408889634)
 
 
+@operation(
+    "attend(Tensor query, Tensor key, Tensor value, Tensor bias, float scale) -> Tensor",
+    lambda query, key, value, bias, scale: _heads_side_by_side(query),
+)
 def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor, scale: float) -> Tensor:
     """Attention softmax(scale · q·k + bias) v, by tiles as FlashAttention-2 (Dao 2023) has them.
 
@@ -24,14 +28,6 @@ def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor, scale: float
     Returns:
         (B, heads, N, D), a token's heads side by side in memory.
     """
-    return _attend(query, key, value, bias, scale)
-
-
-@operation(
-    "attend(Tensor query, Tensor key, Tensor value, Tensor bias, float scale) -> Tensor",
-    lambda query, key, value, bias, scale: _heads_side_by_side(query),
-)
-def _attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor, scale: float) -> Tensor:
     query, key, value = map(with_whole_rows, (query, key, value))
     (batch, heads, tokens, width), keys = query.shape, key.shape[2]
     found = _heads_side_by_side(query)

@@ -126,15 +126,15 @@ def _bias(
     if any(shift):
         (mask,) = shift_mask(*count, kh, kw, *shift, x.device)
         bias = bias + mask[:, None]  # (n·m, heads, kh·kw, kh·kw)
-    bias = bias.to(dtype)
+    bias = bias.to(dtype)[None]
     if cells.log_mass is not None:
         (of_padding,) = log_mass_of_padding(*cells.sides, x.device)
         mass = _moved(cells.log_mass[..., None], cells, shift, pads_first, of_padding[..., None])
         keys = partition(mass, cells.cells).reshape(x.shape[0], count[0] * count[1], 1, 1, kh * kw)
         bias = bias + keys.to(dtype)  # (B, n·m, heads, kh·kw, kh·kw)
-    elif any(shift):
-        bias = bias.expand(x.shape[0], -1, -1, -1, -1)
-    return bias.flatten(0, 1) if bias.dim() == 5 else bias
+    elif not any(shift):
+        return bias[0]  # one for all windows
+    return bias.expand(x.shape[0], -1, -1, -1, -1).flatten(0, 1)
 
 
 def _moved(
