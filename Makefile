@@ -18,7 +18,7 @@ test: .venv/installed
 test-browser: .venv/installed
 	command -v chromium && command -v chromedriver
 	$(BIN)/python -m pip install -c constraints.txt -e '.[browser]'
-	$(BIN)/python -m pytest -rs tests/evaluate/test_browser.py
+	$(BIN)/python -m pytest -rs tests/report/test_browser.py
 
 # Again whenever a dependency changes.
 .venv/installed: pyproject.toml constraints.txt

@@ -2,4 +2,8 @@
 
 from importlib.util import find_spec
 
-collect_ignore_glob = [] if find_spec("triton") else ["expedite/kernels/*.py", "tests/kernels/*.py"]
+collect_ignore_glob = (
+    []
+    if find_spec("triton")
+    else ["expedite/operators/kernels/*.py", "tests/operators/kernels/*.py"]
+)

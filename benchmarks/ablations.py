@@ -18,16 +18,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich.console import Console
 
+from expedite.data.layouts import open_data
+from expedite.data.truths import LABEL_RULES, LabelRule
 from expedite.evaluate.comparators import plan_of
-from expedite.evaluate.layouts import open_data
-from expedite.evaluate.mode import Job, jobs_of
 from expedite.evaluate.plans import unique
 from expedite.evaluate.results import Results
 from expedite.evaluate.run import Request, run_sweep
 from expedite.evaluate.sweep import Row
 from expedite.evaluate.tasks import task_of
-from expedite.evaluate.truths import LABEL_RULES, LabelRule
 from expedite.loading import load_model
+from expedite.measure.mode import Job, jobs_of
 from expedite.plan import Plan
 from expedite.version import __version__
 

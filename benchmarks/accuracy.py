@@ -26,10 +26,10 @@ from benchmarks.accuracy_report import write_report
 from benchmarks.instruments import Instrument, demo_instruments, own_instrument
 from expedite.errors import ExpediteError
 from expedite.evaluate.comparators import plan_of
-from expedite.evaluate.flops import count_flops
-from expedite.patchers import find_hosts
-from expedite.patchers.host import Host
+from expedite.measure.flops import count_flops
 from expedite.patching import patched
+from expedite.patching.families import find_hosts
+from expedite.patching.host import Host
 from expedite.plan import Plan, Span
 
 KEEPS = (0.75, 0.5, 0.35, 0.25, 0.13)

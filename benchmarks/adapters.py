@@ -16,9 +16,9 @@ from rich.table import Table
 from torch import Tensor, nn
 
 import expedite
-from expedite.evaluate.flops import count_flops
-from expedite.evaluate.memory import peak_memory
-from expedite.evaluate.speed import time_pairs
+from expedite.measure.flops import count_flops
+from expedite.measure.memory import peak_memory
+from expedite.measure.speed import time_pairs
 from expedite.models.adapter_files import build_adapter
 from expedite.plan import Plan, Span
 

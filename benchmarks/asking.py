@@ -22,16 +22,16 @@ from rich.progress import track
 from rich.table import Table
 from torch import Tensor, nn
 
+from expedite.data.datasets import open_folder
+from expedite.data.truths import LABEL_RULES, LabelRule, Sample
 from expedite.errors import ExpediteError
-from expedite.evaluate.datasets import open_folder
-from expedite.evaluate.flops import count_flops
-from expedite.evaluate.metrics import Agreement
 from expedite.evaluate.predict import predict
-from expedite.evaluate.truths import LABEL_RULES, LabelRule, Sample
 from expedite.loading import LoadedModel, load_model
-from expedite.patchers import find_hosts
-from expedite.patchers.host import Host, Injection
+from expedite.measure.flops import count_flops
+from expedite.measure.metrics import Agreement
 from expedite.patching import patched
+from expedite.patching.families import find_hosts
+from expedite.patching.host import Host, Injection
 
 ALPHAS = (2, 3, 4, 6)
 SHARES = (0.51, 0.35, 0.25)

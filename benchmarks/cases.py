@@ -11,15 +11,15 @@ import torch
 import typer
 from torch import Tensor, nn
 
-from expedite.evaluate.flops import FlopCount, count_flops
-from expedite.evaluate.memory import peak_memory
-from expedite.evaluate.mode import Mode
-from expedite.evaluate.parts import BEFORE, CLUSTERING, RECONSTRUCTION, time_parts
-from expedite.evaluate.speed import PairedTiming, time_pairs, twin
 from expedite.loading import load_model
-from expedite.patchers.hooks import find_sessions
-from expedite.patchers.session import Frame, Level
+from expedite.measure.flops import FlopCount, count_flops
+from expedite.measure.memory import peak_memory
+from expedite.measure.mode import Mode
+from expedite.measure.parts import BEFORE, CLUSTERING, RECONSTRUCTION, time_parts
+from expedite.measure.speed import PairedTiming, time_pairs, twin
 from expedite.patching import patch
+from expedite.patching.frame import Frame, Level
+from expedite.patching.hooks import find_sessions
 
 # The profiler, which adds up memory, complains on machines without a GPU.
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")

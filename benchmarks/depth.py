@@ -13,9 +13,9 @@ from rich.console import Console
 from rich.table import Table
 
 from expedite.evaluate.demo import demo_depth_model, unseen_scenes
-from expedite.evaluate.flops import count_flops
 from expedite.evaluate.predict import predict
 from expedite.evaluate.tasks import task_of
+from expedite.measure.flops import count_flops
 from expedite.patching import patch, unpatch
 from expedite.plan import make_plan
 

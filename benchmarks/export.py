@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 import expedite
 from benchmarks.cases import CASES, TITLES, Measured, find_case
-from expedite.evaluate.speed import setting, time_pairs
+from expedite.measure.speed import setting, time_pairs
 
 CPU = torch.device("cpu")
 

@@ -14,7 +14,7 @@ import torch
 
 import expedite
 from expedite.errors import ExpediteError
-from expedite.export_formats import FORMATS, FormatName
+from expedite.exporting.formats import FORMATS, FormatName
 from tests.host_table import HOSTS, Host
 
 NAMES: tuple[FormatName, ...] = ("onnx", "torch-export")

@@ -19,8 +19,8 @@ from rich.table import Table
 
 from benchmarks.cases import CASES, CUDA_GRAPH, SMALL, TITLES, Pair, find_case
 from expedite.cli.options import parse_list
-from expedite.evaluate.mode import COMPILE_MODES, PLAIN
-from expedite.evaluate.speed import setting
+from expedite.measure.mode import COMPILE_MODES, PLAIN
+from expedite.measure.speed import setting
 
 MODES = (PLAIN, CUDA_GRAPH, "reduce-overhead")
 

@@ -12,7 +12,7 @@ import torch
 from rich.progress import track
 
 import expedite
-from expedite.evaluate.flops import count_flops
+from expedite.measure.flops import count_flops
 from tests.host_table import CHECKS, DOCS, HOSTS, Host, check, line
 
 

@@ -10,14 +10,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from expedite.data.datasets import open_folder
+from expedite.data.images import normalize, resize, resize_short_side
+from expedite.data.truths import LABEL_RULES, NO_DEPTH, VOID, LabelRule, Sample
 from expedite.errors import ExpediteError
-from expedite.evaluate.datasets import open_folder
 from expedite.evaluate.demo import demo_depth_model, demo_model, unseen_scenes
-from expedite.evaluate.images import normalize, resize, resize_short_side
-from expedite.evaluate.scenes import CLASSES
 from expedite.evaluate.tasks import read_answer, task_of
-from expedite.evaluate.truths import LABEL_RULES, NO_DEPTH, VOID, LabelRule, Sample
 from expedite.loading import LoadedModel, load_model
+from expedite.scenes.scenes import CLASSES
 
 Counts = NDArray[np.float64]  # (images, ...), which are added up over images
 

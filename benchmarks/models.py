@@ -15,7 +15,7 @@ from rich.table import Table
 
 from benchmarks.cases import CASES, CPU, TITLES, find_case
 from expedite.cli.options import find_dtype, parse_list
-from expedite.evaluate.speed import setting
+from expedite.measure.speed import setting
 
 
 def main(

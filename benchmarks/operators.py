@@ -22,12 +22,12 @@ from timm.models.vision_transformer import Block
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from expedite.clustering import cluster
-from expedite.evaluate.memory import peak_memory
-from expedite.evaluate.speed import PairedTiming, time_pairs
+from expedite.measure.memory import peak_memory
+from expedite.measure.speed import PairedTiming, time_pairs
+from expedite.operators.clustering import cluster
+from expedite.operators.reconstruction import reconstruct
+from expedite.operators.relocation import SHARE
 from expedite.plan import Plan, Span
-from expedite.reconstruction import reconstruct
-from expedite.relocation import SHARE
 
 Size = tuple[int, int]
 

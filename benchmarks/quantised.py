@@ -24,10 +24,10 @@ from torch import Tensor, nn
 
 from benchmarks.cases import CASES, Case, find_case
 from expedite.evaluate.demo import demo_model, unseen_scenes
-from expedite.evaluate.metrics import Agreement
-from expedite.evaluate.mode import COMPILE_MODES, PLAIN, Mode
 from expedite.evaluate.predict import predict
-from expedite.evaluate.speed import setting, time_pairs
+from expedite.measure.metrics import Agreement
+from expedite.measure.mode import COMPILE_MODES, PLAIN, Mode
+from expedite.measure.speed import setting, time_pairs
 from expedite.patching import patch
 
 Change = Callable[[nn.Module], nn.Module]

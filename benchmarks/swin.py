@@ -19,12 +19,12 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from expedite.evaluate.flops import count_flops
-from expedite.evaluate.layouts import open_data
+from expedite.data.layouts import open_data
 from expedite.evaluate.predict import predict
 from expedite.evaluate.tasks import TASKS
 from expedite.evaluate.tasks.base import Task
 from expedite.loading import LoadedModel, TaskName, load_model
+from expedite.measure.flops import count_flops
 from expedite.patching import patch
 from expedite.plan import make_plan
 

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 import expedite
 from expedite.evaluate.demo import PICTURED, unseen_scene
-from expedite.evaluate.flops import count_flops
 from expedite.evaluate.predict import predict
-from expedite.evaluate.speed import time_pairs
 from expedite.evaluate.tasks import task_of
 from expedite.evaluate.visualize import visualize
 from expedite.loading import LoadedModel
+from expedite.measure.flops import count_flops
+from expedite.measure.speed import time_pairs
 from expedite.patching import grid_of
 
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 from training import Model, Run, jitter_colours, start, train_epoch
 
-from expedite.evaluate.scenes import write_scenes
+from expedite.scenes.scenes import write_scenes
 
 Size: TypeAlias = tuple[int, int]
 Reader: TypeAlias = Callable[[Path], tuple[Tensor, ...]]

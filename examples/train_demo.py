@@ -11,8 +11,8 @@ from lessons import Out, Render, Resume, Scenes, Work, render_splits
 from running import run_script
 from train_segmenter import Settings, Task, measure, print_ious, save, train
 
-from expedite.evaluate.datasets import open_folder
-from expedite.evaluate.scenes import CLASSES
+from expedite.data.datasets import open_folder
+from expedite.scenes.scenes import CLASSES
 
 COUNTS = {"train": 8000, "val": 100, "test": 100}
 SETTINGS = Settings(width=128, layers=8, small_epochs=7, full_epochs=2)

@@ -32,8 +32,8 @@ from lessons import (
 from running import console, run_script
 from torch import Tensor
 
+from expedite.data.truths import NO_DEPTH
 from expedite.evaluate.tasks.depth import Depth
-from expedite.evaluate.truths import NO_DEPTH
 from expedite.models.dpt import DPT, DPTConfig
 from expedite.models.dpt_files import Variant, save_dpt
 

@@ -38,12 +38,12 @@ from lessons import (
 from running import console, run_script
 from torch import Tensor, nn
 
-from expedite.evaluate.metrics import Agreement
-from expedite.evaluate.scene_truths import CATEGORIES
-from expedite.evaluate.scenes import CLASSES
-from expedite.evaluate.segments import Segments
+from expedite.data.segments import Segments
 from expedite.evaluate.tasks.panoptic import Panoptic
 from expedite.evaluate.tasks.queries import read_panoptic, read_semantic
+from expedite.measure.metrics import Agreement
+from expedite.scenes.scene_truths import CATEGORIES
+from expedite.scenes.scenes import CLASSES
 
 hf: Any = transformers
 COUNTS = {"train": 6000, "val": 100, "test": 200}

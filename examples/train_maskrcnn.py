@@ -36,9 +36,9 @@ from torchvision.models.detection import MaskRCNN  # type: ignore[import-untyped
 from torchvision.ops import masks_to_boxes  # type: ignore[import-untyped]
 from train_mask2former import COUNTS, read_scene
 
-from expedite.evaluate.instances import Instances
-from expedite.evaluate.scene_objects import BUILDING
+from expedite.data.instances import Instances
 from expedite.evaluate.tasks.objects import InstanceSegmentation
+from expedite.scenes.scene_objects import BUILDING
 
 Target: TypeAlias = dict[str, Tensor]
 Batch: TypeAlias = tuple[list[Tensor], list[Target]]

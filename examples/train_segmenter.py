@@ -30,12 +30,12 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from training import Model, Run, jitter_colours, start, train_epoch
 
+from expedite.data.datasets import ImageFolder, open_folder
+from expedite.data.truths import LABEL_RULES, VOID, LabelRule, Sample
 from expedite.errors import ExpediteError
-from expedite.evaluate.datasets import ImageFolder, open_folder
-from expedite.evaluate.metrics import Agreement
 from expedite.evaluate.predict import predict
-from expedite.evaluate.truths import LABEL_RULES, VOID, LabelRule, Sample
 from expedite.loading import load_model
+from expedite.measure.metrics import Agreement
 from expedite.models.segmenter import Segmenter, SegmenterConfig
 from expedite.models.segmenter_files import Preprocessing, load_segmenter, save_segmenter
 from expedite.models.vit import resize_positions

@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Any, Literal, get_args
 
 from expedite.errors import ExpediteError
-from expedite.reconstruction import Scope, Weighting, check_weights
+from expedite.operators.reconstruction import Scope, Weighting, check_weights
 
 Method = Literal["expedite", "paper"]
 Exit = Literal["backbone", "head"]

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 
 import expedite
-from expedite import clustering
 from expedite.loading import load_model
+from expedite.operators import clustering
 from tests import hosts
-from tests.patchers.test_huggingface_vit import MODELS, hf
-from tests.patchers.test_oracles import HARD, blocky
+from tests.patchers.transformers.test_vit import MODELS, hf
+from tests.patching.test_oracles import HARD, blocky
 from tests.published_swin import published_backbone, published_swin, published_swinv2
 
 DOCS = Path(__file__).parents[1] / "docs" / "hosts.md"

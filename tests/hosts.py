@@ -16,7 +16,7 @@ from expedite.models.dpt import DPT, DPTConfig
 from expedite.models.meta import META
 from expedite.models.segmenter import Segmenter, SegmenterConfig
 from expedite.models.vit_adapter import ViTAdapter
-from expedite.patchers.hooks import find_sessions
+from expedite.patching.hooks import find_sessions
 
 Model = TypeVar("Model", bound=nn.Module)
 

@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from expedite.kriging import TileWeights
-from expedite.reconstruction import TokenWeights
-from expedite.relocation import SHARE
+from expedite.operators.kriging import TileWeights
+from expedite.operators.reconstruction import TokenWeights
+from expedite.operators.relocation import SHARE
 
 Grid = tuple[int, int]
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from timm.layers.drop import DropPath
 from torch import Tensor, nn
 
-from expedite.windows import as_map, partition, unpartition
+from expedite.operators.windows import as_map, partition, unpartition
 from tests.hosts import randomized
 
 Size = tuple[int, int]

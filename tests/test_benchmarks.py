@@ -16,9 +16,9 @@ from benchmarks.accuracy_report import write_report
 from benchmarks.cases import SMALL, Measured, find_case
 from benchmarks.instruments import Depth, demo_instruments
 from expedite.evaluate.demo import demo_model
-from expedite.evaluate.speed import PairedTiming, Timing
-from expedite.patchers import find_hosts
-from expedite.patchers.hooks import find_sessions
+from expedite.measure.speed import PairedTiming, Timing
+from expedite.patching.families import find_hosts
+from expedite.patching.hooks import find_sessions
 from tests.hosts import segmenter, timm_swin
 
 

@@ -21,15 +21,15 @@ import torch
 from PIL import Image
 
 from expedite.cli import main
-from expedite.evaluate.parts import PARTS
 from expedite.evaluate.results import Results, read_results
-from expedite.evaluate.scenes import write_scenes
 from expedite.evaluate.sweep import Sweep
 from expedite.loading import load_model
+from expedite.measure.parts import PARTS
 from expedite.models.segmenter_files import Preprocessing, save_segmenter
 from expedite.plan import Plan, make_plan
-from expedite.recipe import paper
 from expedite.recipes import RECIPES, Recipe, Row, find_recipe
+from expedite.recipes.recipe import paper
+from expedite.scenes.scenes import write_scenes
 from expedite.version import __version__
 from tests.evaluate.rows import ROWS
 from tests.hosts import segmenter

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 import expedite
 from expedite import ExpediteError
-from expedite.clustering import cluster
-from expedite.evaluate.flops import count_flops
-from expedite.evaluate.memory import peak_memory
-from expedite.evaluate.speed import attention_kernel
-from expedite.reconstruction import reconstruct, token_weights
-from expedite.tiling import make_tiles
+from expedite.geometry.tiling import make_tiles
+from expedite.measure.flops import count_flops
+from expedite.measure.memory import peak_memory
+from expedite.measure.speed import attention_kernel
+from expedite.operators.clustering import cluster
+from expedite.operators.reconstruction import reconstruct, token_weights
 from tests.hosts import images, segmenter, timm_vit
 from tests.oracles import dense
 

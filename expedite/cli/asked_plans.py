@@ -6,8 +6,8 @@ from pathlib import Path
 
 from expedite.cli.options import assignments, exit_at, parse_list, parse_yaml
 from expedite.errors import ExpediteError
-from expedite.evaluate.mode import Job, jobs_of, modes_of
 from expedite.evaluate.plans import Size, grid_of_plans, parse_number, parse_size, read_plans
+from expedite.measure.mode import Job, jobs_of, modes_of
 from expedite.plan import Plan
 from expedite.recipes import RECIPES
 

@@ -3,12 +3,12 @@
 from dataclasses import replace
 from typing import Any
 
+from expedite.data.truths import LABEL_RULES, DepthRule, LabelRule, TruthRule
 from expedite.errors import ExpediteError
 from expedite.evaluate.tasks import TASKS, task_of
 from expedite.evaluate.tasks.base import Task
 from expedite.evaluate.tasks.classes import Segmentation
 from expedite.evaluate.tasks.depth import Depth
-from expedite.evaluate.truths import LABEL_RULES, DepthRule, LabelRule, TruthRule
 from expedite.loading import LoadedModel
 
 

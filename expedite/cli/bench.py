@@ -31,12 +31,12 @@ from expedite.cli.options import (
     show,
 )
 from expedite.errors import ExpediteError
-from expedite.evaluate.memory import peak_memory
-from expedite.evaluate.mode import COMPILE_MODES, PLAIN, Mode
-from expedite.evaluate.parts import PARTS, time_parts
 from expedite.evaluate.recommend import LEAST_SPEEDUP
-from expedite.evaluate.speed import setting, time_pairs, twin
 from expedite.loading import load_model
+from expedite.measure.memory import peak_memory
+from expedite.measure.mode import COMPILE_MODES, PLAIN, Mode
+from expedite.measure.parts import PARTS, time_parts
+from expedite.measure.speed import setting, time_pairs, twin
 from expedite.patching import patch
 
 

@@ -8,13 +8,13 @@ import typer
 from rich.console import Console
 
 from expedite.cli.options import AsJson
-from expedite.evaluate.compare import (
+from expedite.evaluate.results import read_results
+from expedite.report.compare import (
     compare,
     comparison_content,
     comparison_notes,
     comparison_table,
 )
-from expedite.evaluate.results import read_results
 
 
 def compare_command(

@@ -7,7 +7,7 @@ import typer
 from rich.console import Console
 
 from expedite.cli.options import Seconds, command_line
-from expedite.evaluate.demo import run_demo
+from expedite.report.demo import run_demo
 
 
 def demo_command(

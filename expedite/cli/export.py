@@ -24,8 +24,8 @@ from expedite.cli.options import (
     optional_plan,
     show,
 )
-from expedite.export_formats import FORMATS, FormatName
 from expedite.exporting import Export, export
+from expedite.exporting.formats import FORMATS, FormatName
 from expedite.loading import load_model
 from expedite.patching import patch
 

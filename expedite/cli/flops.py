@@ -21,8 +21,8 @@ from expedite.cli.options import (
     optional_plan,
     show,
 )
-from expedite.evaluate.flops import FlopCount, count_flops
 from expedite.loading import load_model
+from expedite.measure.flops import FlopCount, count_flops
 from expedite.patching import patch
 
 

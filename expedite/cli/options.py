@@ -13,9 +13,9 @@ import yaml
 
 from expedite.errors import ExpediteError
 from expedite.evaluate.comparators import METHODS, plan_of
-from expedite.evaluate.mode import Mode
 from expedite.evaluate.plans import parse_size
 from expedite.loading import LoadedModel
+from expedite.measure.mode import Mode
 from expedite.models.files import first_line
 from expedite.plan import Plan
 

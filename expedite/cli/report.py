@@ -6,9 +6,9 @@ from typing import Annotated
 import typer
 
 from expedite.errors import ExpediteError
-from expedite.evaluate.markdown import markdown
-from expedite.evaluate.report import Section, page
 from expedite.evaluate.results import read_results, replacing
+from expedite.report.markdown import markdown
+from expedite.report.report import Section, page
 
 _FORMATS = ("markdown", "html")
 

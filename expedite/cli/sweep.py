@@ -25,17 +25,17 @@ from expedite.cli.options import (
     find_device,
     image_size_of,
 )
+from expedite.data.layouts import open_data
 from expedite.errors import ExpediteError
 from expedite.evaluate.comparators import METHODS
-from expedite.evaluate.layouts import open_data
-from expedite.evaluate.mode import COMPILE_MODES, DTYPES, PLAIN
 from expedite.evaluate.ranks import Ranks, joined
 from expedite.evaluate.recommend import best_by_method, code, recommend, verdict
-from expedite.evaluate.report import Section, write_report
 from expedite.evaluate.results import Results, flat
 from expedite.evaluate.run import Request, run_sweep
 from expedite.evaluate.visualize import visualize
 from expedite.loading import load_model
+from expedite.measure.mode import COMPILE_MODES, DTYPES, PLAIN
+from expedite.report.report import Section, write_report
 from expedite.version import __version__
 
 

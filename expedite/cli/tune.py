@@ -26,14 +26,14 @@ from expedite.cli.options import (
     image_size_of,
     images_for,
 )
+from expedite.data.datasets import open_folder
 from expedite.errors import ExpediteError
-from expedite.evaluate.datasets import open_folder
 from expedite.evaluate.predict import predict
 from expedite.evaluate.recommend import code
-from expedite.evaluate.speed import setting
 from expedite.evaluate.tasks import task_of
 from expedite.evaluate.tune import Bench, Budget, Search, Trial, Tuning
 from expedite.loading import load_model
+from expedite.measure.speed import setting
 
 
 def tune_command(

@@ -26,14 +26,14 @@ from expedite.cli.options import (
     image_size_of,
     show,
 )
+from expedite.data.images import Image
+from expedite.data.truths import open_image
 from expedite.errors import ExpediteError
 from expedite.evaluate.demo import PICTURED, unseen_scene
-from expedite.evaluate.images import Image
-from expedite.evaluate.mode import PLAIN
 from expedite.evaluate.run import RANDOM_WEIGHTS
-from expedite.evaluate.truths import open_image
 from expedite.evaluate.visualize import Views, is_file, visualize
 from expedite.loading import load_model
+from expedite.measure.mode import PLAIN
 
 
 def visualize_command(

@@ -14,13 +14,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from expedite.clustering import Clustering, labels
-from expedite.evaluate.speed import twin
-from expedite.patchers.hooks import Hook, before, find_sessions
-from expedite.patchers.session import Session
+from expedite.measure.speed import twin
+from expedite.operators.clustering import Clustering, labels
+from expedite.operators.windows import WindowClustering, window_labels
 from expedite.patching import patch, unpatch
+from expedite.patching.hooks import Hook, before, find_sessions
+from expedite.patching.session import Session
 from expedite.plan import Plan
-from expedite.windows import WindowClustering, window_labels
 
 Size = tuple[int, int]
 Record = Clustering | WindowClustering

@@ -10,7 +10,7 @@ import yaml
 
 from expedite.errors import ExpediteError
 from expedite.evaluate.comparators import plan_of_spans
-from expedite.evaluate.mode import Job, Mode, modes_of
+from expedite.measure.mode import Job, Mode, modes_of
 from expedite.models.files import first_line
 from expedite.plan import Plan, Span
 

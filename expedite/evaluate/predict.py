@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from expedite.data.images import Image, crop_center, normalize, resize, resize_short_side
 from expedite.errors import ExpediteError
-from expedite.evaluate.images import Image, crop_center, normalize, resize, resize_short_side
-from expedite.evaluate.multi_scale import multi_scale
 from expedite.evaluate.tasks import read_answer
 from expedite.evaluate.tasks.base import at_size
 from expedite.loading import LoadedModel
+from expedite.measure.multi_scale import multi_scale
 from expedite.models.sliding import sliding_window
 
 # Whole images get sides that all published models take.

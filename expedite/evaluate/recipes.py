@@ -11,8 +11,8 @@ from rich.text import Text
 from torch import Tensor, nn
 
 from expedite.errors import ExpediteError
-from expedite.evaluate.flops import FlopCount, count_flops
 from expedite.loading import load_model
+from expedite.measure.flops import FlopCount, count_flops
 from expedite.patching import patched
 from expedite.plan import Plan
 from expedite.recipes import Recipe, Row

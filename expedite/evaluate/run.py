@@ -12,9 +12,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from expedite.evaluate.datasets import Samples
-from expedite.evaluate.environment import environment, going_on
-from expedite.evaluate.mode import PLAIN, Job, Mode
+from expedite.data.datasets import Samples
 from expedite.evaluate.plans import unique
 from expedite.evaluate.progress import SweepProgress
 from expedite.evaluate.ranks import ALONE, Ranks
@@ -23,6 +21,8 @@ from expedite.evaluate.sweep import Row, Sweep
 from expedite.evaluate.table import terminal_table
 from expedite.evaluate.tasks.base import Task
 from expedite.loading import LoadedModel
+from expedite.measure.environment import environment, going_on
+from expedite.measure.mode import PLAIN, Job, Mode
 
 RANDOM_WEIGHTS = (
     "The weights are random, so no accuracy or fidelity is given: an untrained model makes every "

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from expedite.evaluate.images import Image, resize, resize_short_side
+from expedite.data.images import Image, resize, resize_short_side
 from expedite.evaluate.predict import pixels_of, shown_of, without_norm
 from expedite.loading import LoadedModel
 

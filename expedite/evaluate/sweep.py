@@ -12,17 +12,17 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from expedite.data.datasets import Samples
+from expedite.data.truths import Sample
 from expedite.errors import ExpediteError
-from expedite.evaluate.datasets import Samples
-from expedite.evaluate.flops import count_flops
-from expedite.evaluate.memory import peak_memory
-from expedite.evaluate.mode import Mode
 from expedite.evaluate.predict import predict
 from expedite.evaluate.ranks import ALONE, Ranks
-from expedite.evaluate.speed import Setting, setting, time_pairs, twin
 from expedite.evaluate.tasks.base import Meter, Task
-from expedite.evaluate.truths import Sample
 from expedite.loading import LoadedModel
+from expedite.measure.flops import count_flops
+from expedite.measure.memory import peak_memory
+from expedite.measure.mode import Mode
+from expedite.measure.speed import Setting, setting, time_pairs, twin
 from expedite.patching import describe, grid_of, patch, unpatch
 from expedite.plan import Plan
 

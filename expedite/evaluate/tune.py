@@ -14,17 +14,17 @@ import torch
 from torch import Tensor, nn
 
 from expedite.errors import ExpediteError
-from expedite.evaluate.flops import count_flops
 from expedite.evaluate.recommend import LEAST_SPEEDUP, share_metric
-from expedite.evaluate.speed import time_pairs, twin
 from expedite.evaluate.sweep import Row
 from expedite.evaluate.table import place
 from expedite.evaluate.tasks import read_answer, task_of
 from expedite.evaluate.tasks.base import Task
 from expedite.loading import LoadedModel, TaskName
-from expedite.patchers import find_hosts
-from expedite.patchers.host import Host
+from expedite.measure.flops import count_flops
+from expedite.measure.speed import time_pairs, twin
 from expedite.patching import describe, patch, unpatch
+from expedite.patching.families import find_hosts
+from expedite.patching.host import Host
 from expedite.plan import Plan, Span
 
 # Shares of the tokens along a side that are tried; in between, plans differ by little.

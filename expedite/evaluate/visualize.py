@@ -14,26 +14,26 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from expedite.data.images import Image, resize
+from expedite.drawing.drawing import Panels, borders, draw_classes, draw_depth, draw_segments
+from expedite.drawing.drawing_objects import draw_objects
+from expedite.drawing.panels import Panel, Scale, draw_sheet, enlarge, panel_size
 from expedite.errors import ExpediteError
-from expedite.evaluate.drawing import Panels, borders, draw_classes, draw_depth, draw_segments
-from expedite.evaluate.drawing_objects import draw_objects
-from expedite.evaluate.images import Image, resize
 from expedite.evaluate.observe import SpanView, observe
-from expedite.evaluate.panels import Panel, Scale, draw_sheet, enlarge, panel_size
 from expedite.evaluate.results import check_writable, replacing
 from expedite.evaluate.seen import Seen, seen_by
-from expedite.evaluate.speed import twin
 from expedite.evaluate.sweep import Row
 from expedite.evaluate.table import label
 from expedite.evaluate.tasks import read_answer, task_of
 from expedite.evaluate.tasks.depth import Depth
 from expedite.loading import LoadedModel, TaskName
+from expedite.measure.speed import twin
 from expedite.patching import patch, unpatch
 from expedite.plan import Plan
 
 # Tasks whose answers can be drawn over an image.
 DRAWN: Mapping[TaskName, Callable[[Image, Any, Any], Panels]] = {
-    "segmentation": draw_classes,
+    "segmentation": lambda image, before, after: draw_classes(image, before.indices, after.indices),
     "depth": draw_depth,
     "panoptic": draw_segments,
     "instance": draw_objects,

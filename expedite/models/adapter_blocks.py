@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from expedite.errors import ExpediteError
 from expedite.models.vit import Attention, Block
-from expedite.windows import as_map, partition, unpartition
+from expedite.operators.windows import as_map, partition, unpartition
 
 Grid = tuple[int, int]
 _NORM_EPS = 1e-6

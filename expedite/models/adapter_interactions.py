@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from expedite.models.adapter_config import AdapterConfig
 from expedite.models.deformable import DeformableAttention, Grid, grid_places
-from expedite.windows import as_map
+from expedite.operators.windows import as_map
 
 Pyramid = tuple[Grid, Grid, Grid]  # the maps at an 8th, 16th and 32nd of the image's size
 _NORM_EPS = 1e-6  # of every layer norm here and in the ViT

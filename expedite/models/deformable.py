@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from expedite.constants import remembered
+from expedite.geometry.constants import remembered
 
 Grid = tuple[int, int]
 

@@ -31,7 +31,7 @@ from expedite.errors import ExpediteError
 from expedite.models.adapter_config import AdapterConfig
 from expedite.models.adapter_interactions import Interaction, Pyramid, split_maps
 from expedite.models.vit_adapter import ViTAdapter
-from expedite.windows import as_map
+from expedite.operators.windows import as_map
 
 
 class META(ViTAdapter):

@@ -21,7 +21,7 @@ from expedite.models.adapter_interactions import (
 from expedite.models.deformable import DeformableAttention, Grid
 from expedite.models.spatial_prior import SpatialPrior
 from expedite.models.vit import resize_positions
-from expedite.windows import as_map
+from expedite.operators.windows import as_map
 
 
 class ViTAdapter(nn.Module):

@@ -15,14 +15,14 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from expedite.evaluate.instances import Instances
-from expedite.evaluate.mode import jobs_of
+from expedite.data.instances import Instances
+from expedite.data.segments import Segments
+from expedite.data.truths import ImageClass, Sample
 from expedite.evaluate.ranks import ALONE, Ranks, joined
 from expedite.evaluate.run import Request, run_sweep
-from expedite.evaluate.segments import Segments
 from expedite.evaluate.tasks import task_of
-from expedite.evaluate.truths import ImageClass, Sample
 from expedite.loading import LoadedModel, TaskName
+from expedite.measure.mode import jobs_of
 from expedite.plan import make_plan
 from tests.evaluate.tasks.query_outputs import SURE, output_class
 from tests.hosts import depth_vit, segmenter, timm_vit

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from expedite import Plan, Span, patch, unpatch
-from expedite.clustering import cluster
 from expedite.evaluate.comparators import plan_of
 from expedite.evaluate.observe import observe
-from expedite.patchers.hooks import find_sessions
+from expedite.operators.clustering import cluster
+from expedite.patching.hooks import find_sessions
 from expedite.plan import make_plan
 from tests.hosts import (
     huggingface_swin,

@@ -4,8 +4,8 @@ import pytest
 
 from expedite import ExpediteError, Plan, Span
 from expedite.evaluate.comparators import plan_of
-from expedite.evaluate.mode import Job, Mode
 from expedite.evaluate.plans import grid_of_plans, parse_size, read_plans
+from expedite.measure.mode import Job, Mode
 from expedite.plan import make_plan
 
 FILE = """

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from expedite import ExpediteError
-from expedite.evaluate.images import normalize, resize, resize_short_side
+from expedite.data.images import normalize, resize, resize_short_side
 from expedite.evaluate.predict import predict
 from expedite.loading import LoadedModel
 from tests.hosts import depth_vit, timm_vit

@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 from rich.console import Console, RenderableType
 
-from expedite.evaluate.flops import count_flops
 from expedite.evaluate.recipes import (
     AGREEMENT,
     EXPLAINED,
@@ -17,6 +16,7 @@ from expedite.evaluate.recipes import (
     rows_view,
 )
 from expedite.loading import load_model
+from expedite.measure.flops import count_flops
 from expedite.patching import patch
 from expedite.plan import make_plan
 from expedite.recipes import RECIPES, Recipe, Row

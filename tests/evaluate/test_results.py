@@ -8,10 +8,10 @@ import pytest
 
 from expedite import ExpediteError, Plan, Span
 from expedite.evaluate.comparators import plan_of
-from expedite.evaluate.mode import Job, Mode
 from expedite.evaluate.results import Results, load_results, read_results, replacing
 from expedite.evaluate.sweep import Row
 from expedite.loading import TaskName
+from expedite.measure.mode import Job, Mode
 from expedite.plan import make_plan
 
 TASK: TaskName = "segmentation"

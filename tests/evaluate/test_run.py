@@ -14,10 +14,10 @@ from rich.console import Console
 from expedite import ExpediteError
 from expedite.evaluate import results as results_module
 from expedite.evaluate.comparators import plan_of
-from expedite.evaluate.mode import Mode, jobs_of
 from expedite.evaluate.run import Request, run_sweep
 from expedite.evaluate.sweep import Sweep
 from expedite.evaluate.tasks import task_of
+from expedite.measure.mode import Mode, jobs_of
 from expedite.plan import Plan, make_plan
 from tests.evaluate.test_sweep import loaded, samples
 
@@ -122,7 +122,7 @@ def test_an_environment_that_changes_on_the_way_is_said(
     assert before["dtype"] == "float32"
     assert before["image size"] == "32×32 px"
     assert before["torch"] == torch.__version__
-    monkeypatch.setattr("expedite.evaluate.environment.version", lambda name: "99")
+    monkeypatch.setattr("expedite.measure.environment.version", lambda name: "99")
     unchanged = run_sweep(request(tmp_path), Console(file=io.StringIO()))
     assert unchanged.environment == before  # nothing was measured with them
     more = replace(request(tmp_path), jobs=jobs_of([*PLANS, make_plan(3, 4)]))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from expedite.evaluate.images import crop_center, normalize, resize
+from expedite.data.images import crop_center, normalize, resize
 from expedite.evaluate.seen import seen_by
 from expedite.loading import LoadedModel
 from expedite.loading.center_crop import CenterCrop

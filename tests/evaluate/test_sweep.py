@@ -6,15 +6,15 @@ import pytest
 import torch
 
 from expedite import ExpediteError
-from expedite.evaluate.flops import count_flops
-from expedite.evaluate.metrics import Agreement
-from expedite.evaluate.mode import Mode
+from expedite.data.truths import VOID, Sample
 from expedite.evaluate.predict import predict
 from expedite.evaluate.sweep import Row, Sweep
 from expedite.evaluate.tasks import task_of
 from expedite.evaluate.tasks.classes import Segmentation
-from expedite.evaluate.truths import VOID, Sample
 from expedite.loading import LoadedModel, TaskName
+from expedite.measure.flops import count_flops
+from expedite.measure.metrics import Agreement
+from expedite.measure.mode import Mode
 from expedite.patching import describe, patch
 from expedite.plan import make_plan
 from tests.hosts import depth_vit, images, segment_anything_sam, segmenter, timm_vit

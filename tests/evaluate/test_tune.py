@@ -12,8 +12,8 @@ import expedite
 from expedite import ExpediteError, Plan
 from expedite.evaluate.tasks.depth import Depth
 from expedite.evaluate.tune import _SIDES, Bench, Budget, Search, Trial, _plan, first_true, peak
-from expedite.patchers import find_hosts
 from expedite.patching import describe
+from expedite.patching.families import find_hosts
 from expedite.plan import make_plan
 from tests.hosts import images, segmenter, timm_vit
 

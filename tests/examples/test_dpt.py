@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from expedite.evaluate.scenes import render_scene
 from expedite.models.dpt_files import Variant, save_dpt
+from expedite.scenes.scenes import render_scene
 from tests.examples.scripts import run
 from tests.hosts import dpt
 

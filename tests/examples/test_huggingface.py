@@ -4,9 +4,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from expedite.evaluate.scenes import render_scene
+from expedite.scenes.scenes import render_scene
 from tests.examples.scripts import run
-from tests.patchers.test_huggingface_vit import depth_anything, hf
+from tests.patchers.transformers.test_vit import depth_anything, hf
 
 
 def test_patches_a_folder_and_runs_a_pipeline(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from lessons import Lesson, Settings, Size, Views, pictures, read_image, read_tr
 from PIL import Image
 from torch import Tensor, nn
 
-from expedite.evaluate.scenes import write_scenes
+from expedite.scenes.scenes import write_scenes
 
 SETTINGS = Settings(((16, 24), (32, 48)), (3, 2), batch=2, bf16=False, workers=0)
 

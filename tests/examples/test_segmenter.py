@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from expedite.evaluate.scenes import render_scene
 from expedite.models.segmenter_files import Preprocessing, save_segmenter
+from expedite.scenes.scenes import render_scene
 from tests.examples.scripts import run
 from tests.hosts import segmenter
 

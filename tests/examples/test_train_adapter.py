@@ -14,10 +14,10 @@ from train_segmenter import Crops, Task, open_task, segmentation_loss
 from training import step_down
 
 from expedite.errors import ExpediteError
-from expedite.evaluate.scenes import CLASSES, write_scenes
 from expedite.loading import load_model
 from expedite.models.meta import META
 from expedite.models.vit_adapter import ViTAdapter
+from expedite.scenes.scenes import CLASSES, write_scenes
 
 CPU = torch.device("cpu")
 SETTINGS = Settings(

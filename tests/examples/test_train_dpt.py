@@ -10,8 +10,8 @@ from lessons import Views, pictures
 from train_dpt import CONFIG, depth_loss, log_error, measure, read_pair
 from training import start, step_down
 
-from expedite.evaluate.scenes import write_scenes
 from expedite.models.dpt import DPT
+from expedite.scenes.scenes import write_scenes
 
 SMALL = replace(CONFIG, width=64, heads=1, layers=4, taps=(0, 1, 2, 3), image_size=(64, 96))
 

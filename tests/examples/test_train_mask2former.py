@@ -21,7 +21,7 @@ from train_mask2former import (
 from training import start, step_down
 
 import expedite
-from expedite.evaluate.scenes import CLASSES, render_scene, scene_seed, write_scenes
+from expedite.scenes.scenes import CLASSES, render_scene, scene_seed, write_scenes
 
 SIZE = (64, 96)
 

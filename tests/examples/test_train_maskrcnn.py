@@ -14,8 +14,8 @@ from train_maskrcnn import LESSON, SMALLEST, detection_loss, store, to_batch
 from training import start, step_down
 
 import expedite
-from expedite.evaluate.scenes import render_scene, scene_seed, write_scenes
 from expedite.loading import load_model
+from expedite.scenes.scenes import render_scene, scene_seed, write_scenes
 
 SIZE = (64, 96)
 

@@ -23,12 +23,12 @@ from train_segmenter import (
 )
 from training import Run, step_down
 
+from expedite.data.datasets import open_folder
+from expedite.data.truths import VOID
 from expedite.errors import ExpediteError
-from expedite.evaluate.datasets import open_folder
-from expedite.evaluate.scenes import CLASSES, write_scenes
-from expedite.evaluate.truths import VOID
 from expedite.models.segmenter import Segmenter
 from expedite.models.segmenter_files import load_segmenter
+from expedite.scenes.scenes import CLASSES, write_scenes
 
 CPU = torch.device("cpu")
 SETTINGS = Settings(

@@ -13,7 +13,7 @@ import expedite
 from expedite import ExpediteError
 from expedite.loading import load_model, swin
 from tests.hosts import images, randomized
-from tests.patchers.test_huggingface_swin import mask2former
+from tests.patchers.transformers.test_swin import mask2former
 
 pytestmark = pytest.mark.usefixtures("no_gradients")
 

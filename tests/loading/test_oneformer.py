@@ -13,10 +13,10 @@ import transformers
 import expedite
 from expedite import ExpediteError
 from expedite.cli import main
-from expedite.evaluate.flops import count_flops
 from expedite.evaluate.predict import predict
 from expedite.loading import LoadedModel, TaskName, load_model
-from tests.evaluate.coco_data import write_coco_panoptic, write_json
+from expedite.measure.flops import count_flops
+from tests.data.coco_data import write_coco_panoptic, write_json
 from tests.hosts import images, randomized
 
 hf: Any = transformers

@@ -13,7 +13,7 @@ from tests.models.drawn import draw_weights
 
 # What isl-org/DPT at cd3fe90 with timm 0.4.5 puts out for the images and weights made below, every
 # eighth row and column of it.
-REFERENCE = load_file(Path(__file__).parents[1] / "data" / "dpt_reference.safetensors")
+REFERENCE = load_file(Path(__file__).parent / "reference" / "dpt_reference.safetensors")
 SIZES = {
     "dpt_hybrid_kitti": (352, 1216),
     "dpt_hybrid_nyu": (480, 640),

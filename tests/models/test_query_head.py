@@ -19,7 +19,7 @@ from tests.models.drawn import draw_weights
 
 # What `Mask2FormerHead` of czczup/ViT-Adapter at fd64a51, on mmcv 1.7.2, makes of the maps and
 # weights below; of large maps, some rows, columns and channels.
-REFERENCE = load_file(Path(__file__).parents[1] / "data" / "query_head_reference.safetensors")
+REFERENCE = load_file(Path(__file__).parent / "reference" / "query_head_reference.safetensors")
 
 WIDTH, HIDDEN, CLASSES = 24, 64, 3
 SIZES = QuerySizes(queries=5, heads=2, pixel_layers=2, pixel_hidden=48, layers=4, layer_hidden=40)

@@ -18,7 +18,7 @@ from tests.models.drawn import draw_weights
 
 # What czczup/ViT-Adapter at fd64a51 puts out for the images and weights made below, of the finest
 # map every second row and column; its operator in the PyTorch form that it brings for tests.
-REFERENCE = load_file(Path(__file__).parents[1] / "data" / "vit_adapter_reference.safetensors")
+REFERENCE = load_file(Path(__file__).parent / "reference" / "vit_adapter_reference.safetensors")
 
 SMALL = AdapterConfig(
     24, heads=4, layers=4, adapter_heads=6, value_ratio=0.5, image_size=(48, 48), planes=8

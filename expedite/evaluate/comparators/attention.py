@@ -9,8 +9,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from expedite.errors import ExpediteError
-from expedite.patchers.hooks import Hook, after
-from expedite.patchers.session import Frame, Session
+from expedite.patching.frame import Frame
+from expedite.patching.hooks import Hook, after
+from expedite.patching.session import Session
 
 _FUSED = ("attn.qkv",)
 _APART = (

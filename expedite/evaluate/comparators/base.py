@@ -6,16 +6,17 @@ from typing import ClassVar, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from expedite.assignment import Assignment
-from expedite.clustering import Clustering, check_shapes, full_precision, unmerged
 from expedite.errors import ExpediteError
 from expedite.evaluate.comparators.attention import Attention
 from expedite.evaluate.comparators.records import Copying, Measuring, Upsampling, record_of
-from expedite.patchers.host import Host
-from expedite.patchers.session import Frame, Session
+from expedite.operators.assignment import Assignment
+from expedite.operators.clustering import Clustering, check_shapes, full_precision, unmerged
+from expedite.operators.reconstruction import TokenReconstruction
+from expedite.operators.windows import WindowTokenReconstruction
+from expedite.patching.frame import Frame
+from expedite.patching.host import Host
+from expedite.patching.session import Session
 from expedite.plan import Plan, Span
-from expedite.reconstruction import TokenReconstruction
-from expedite.windows import WindowTokenReconstruction
 
 # "weights" is reconstruction as `reconstruction.token_weights` has it.
 Return = Literal["weights", "bilinear", "copy"]

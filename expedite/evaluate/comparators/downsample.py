@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from expedite.errors import ExpediteError
 from expedite.evaluate.comparators.base import Return, RivalSession
-from expedite.patchers.hooks import Hook, after, before
-from expedite.patchers.host import Host
+from expedite.patching.hooks import Hook, after, before
+from expedite.patching.host import Host
 from expedite.plan import Plan
 
 Size = tuple[int, int]

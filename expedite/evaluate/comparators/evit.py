@@ -10,12 +10,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from expedite.assignment import HardAssignment
 from expedite.evaluate.comparators.attention import Attention
 from expedite.evaluate.comparators.base import Measured, Merging
 from expedite.evaluate.comparators.records import grouped
 from expedite.evaluate.comparators.tome import AttentionSession
-from expedite.patchers.host import Host
+from expedite.operators.assignment import HardAssignment
+from expedite.patching.host import Host
 
 
 class TokenSelection(Merging):

@@ -4,9 +4,9 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from expedite.clustering import average_pool
 from expedite.evaluate.comparators.base import Measured, MergeSession, Merging
 from expedite.evaluate.comparators.records import PooledAssignment
+from expedite.operators.clustering import average_pool
 
 
 class TokenPooling(Merging):

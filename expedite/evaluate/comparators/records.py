@@ -7,11 +7,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from expedite.assignment import Assignment, HardAssignment, own_values
-from expedite.clustering import Clustering, average_pool, pool, resolve_temperature, standardize
+from expedite.geometry.tiling import make_tiles
+from expedite.operators.assignment import Assignment, HardAssignment, own_values
+from expedite.operators.clustering import (
+    Clustering,
+    average_pool,
+    pool,
+    resolve_temperature,
+    standardize,
+)
+from expedite.operators.spreading import Spread
 from expedite.plan import Plan
-from expedite.spreading import Spread
-from expedite.tiling import make_tiles
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from expedite.evaluate.comparators.evit import EViTSession
 from expedite.evaluate.comparators.pool import PoolSession
 from expedite.evaluate.comparators.tome import ToMeSession
 from expedite.evaluate.comparators.tome_blocks import BlockMergingSession
-from expedite.patchers.host import Host
+from expedite.patching.host import Host
 from expedite.plan import Plan
 
 Merge = Literal["clusters", "pool", "tome", "evit", "blocks", "image"]

@@ -11,7 +11,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from expedite.assignment import HardAssignment
 from expedite.evaluate.comparators.attention import (
     Layers,
     find_layers,
@@ -20,8 +19,9 @@ from expedite.evaluate.comparators.attention import (
 )
 from expedite.evaluate.comparators.base import Measured, MergeSession, Merging
 from expedite.evaluate.comparators.records import group_sums, grouped
-from expedite.patchers.host import Host
-from expedite.patchers.session import Frame
+from expedite.operators.assignment import HardAssignment
+from expedite.patching.frame import Frame
+from expedite.patching.host import Host
 
 
 class AttentionSession(MergeSession):

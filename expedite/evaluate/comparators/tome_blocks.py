@@ -11,13 +11,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from expedite.assignment import HardAssignment
-from expedite.clustering import full_precision
 from expedite.errors import ExpediteError
 from expedite.evaluate.comparators.base import RivalSession
 from expedite.evaluate.comparators.tome import soft_matching
-from expedite.patchers.hooks import Hook, after, before
-from expedite.patchers.host import Host
+from expedite.operators.assignment import HardAssignment
+from expedite.operators.clustering import full_precision
+from expedite.patching.hooks import Hook, after, before
+from expedite.patching.host import Host
 from expedite.plan import Span
 
 _PARTS = (("attn", "attention"), ("mlp",))

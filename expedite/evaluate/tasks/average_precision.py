@@ -9,8 +9,8 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from expedite.data.instances import Instances, coco_masks
 from expedite.errors import ExpediteError
-from expedite.evaluate.instances import Instances, coco_masks
 
 Kind = Literal["segm", "bbox"]  # what the overlap is of: masks or boxes
 # The first figures that pycocotools sums up, in its order.

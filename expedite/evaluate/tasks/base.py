@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Generic, NamedTuple, Protocol, Self, TypeVar
 import torch.nn.functional as F
 from torch import Tensor
 
-from expedite.evaluate.truths import Sample, Truths
+from expedite.data.truths import Sample, Truths
 from expedite.loading import LoadedModel, TaskName
 
 Answer = TypeVar("Answer")  # what a model says of an image

@@ -7,14 +7,14 @@ from typing import Any, NamedTuple, Self
 import torch
 from torch import Tensor
 
+from expedite.data.truths import ImageClass, Sample
 from expedite.errors import ExpediteError
-from expedite.evaluate.metrics import Agreement
-from expedite.evaluate.multi_scale import FACTORS
 from expedite.evaluate.tasks.base import MeanMeter, Meter, Metric, Task, at_size
 from expedite.evaluate.tasks.queries import class_count, has_queries, read_semantic
-from expedite.evaluate.truths import ImageClass, Sample
 from expedite.loading import LoadedModel
 from expedite.loading.center_crop import CenterCrop
+from expedite.measure.metrics import Agreement
+from expedite.measure.multi_scale import FACTORS
 
 _RANKS = 5
 

@@ -8,12 +8,12 @@ from typing import Any, Literal, Self
 import torch
 from torch import Tensor
 
+from expedite.data.truths import NO_DEPTH, Sample
 from expedite.errors import ExpediteError
-from expedite.evaluate.scenes import FARTHEST
 from expedite.evaluate.tasks.base import MeanMeter, Meter, Metric, Task, at_size
 from expedite.evaluate.tasks.depth_metrics import depth_metrics
-from expedite.evaluate.truths import NO_DEPTH, Sample
 from expedite.loading import LoadedModel
+from expedite.scenes.scenes import FARTHEST
 
 # How far the protocols look, in metres, by the data set's name in a published variant.yml.
 MAX_DEPTHS = {"kitti": 80.0, "nyu": 10.0, "scenes": FARTHEST}

@@ -5,8 +5,8 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
+from expedite.data.truths import Sample
 from expedite.evaluate.tasks.base import MeanMeter, Meter, Metric, Task
-from expedite.evaluate.truths import Sample
 
 
 class Features(Task[Tensor]):

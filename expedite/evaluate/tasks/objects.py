@@ -7,8 +7,9 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import torch
 
+from expedite.data.instances import Instances, coco_masks, pack
+from expedite.data.truths import Sample
 from expedite.errors import ExpediteError
-from expedite.evaluate.instances import Instances, coco_masks, pack
 from expedite.evaluate.tasks.average_precision import (
     FIGURES,
     Kind,
@@ -17,7 +18,6 @@ from expedite.evaluate.tasks.average_precision import (
 )
 from expedite.evaluate.tasks.base import Meter, Metric, Task
 from expedite.evaluate.tasks.queries import has_queries, read_instances
-from expedite.evaluate.truths import Sample
 from expedite.loading import TaskName
 
 _TITLES = ("AP", "AP50", "AP75", "AP small", "AP medium", "AP large")

@@ -5,12 +5,12 @@ from typing import Any, Self
 
 import numpy as np
 
-from expedite.evaluate.coco_files import PanopticRule
-from expedite.evaluate.segments import Segments
+from expedite.data.coco_files import PanopticRule
+from expedite.data.segments import Segments
+from expedite.data.truths import Sample, Truths
 from expedite.evaluate.tasks.base import Meter, Metric, Task
 from expedite.evaluate.tasks.panoptic_quality import PanopticCounts
 from expedite.evaluate.tasks.queries import has_queries, read_panoptic
-from expedite.evaluate.truths import Sample, Truths
 
 _NAMES = ("pq", "sq", "rq")
 

@@ -12,8 +12,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from expedite.data.segments import Segments
 from expedite.errors import ExpediteError
-from expedite.evaluate.segments import Segments
 
 
 class Quality(NamedTuple):

@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from expedite.data.instances import Instances
+from expedite.data.segments import Segments
 from expedite.errors import ExpediteError
-from expedite.evaluate.instances import Instances
-from expedite.evaluate.segments import Segments
 
 _FIELDS = ("class_queries_logits", "masks_queries_logits")
 # As published for all three: the score that a query needs, and how much of its mask must be left.

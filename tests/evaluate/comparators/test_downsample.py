@@ -7,7 +7,7 @@ import torch.nn.functional as F
 import expedite
 from expedite import ExpediteError
 from expedite.evaluate.comparators import plan_of
-from expedite.evaluate.flops import count_flops
+from expedite.measure.flops import count_flops
 from tests.hosts import enlarged_dpt, huggingface_vit, images, segmenter, timm_vit
 
 pytestmark = pytest.mark.usefixtures("no_gradients")

@@ -9,7 +9,7 @@ from expedite.evaluate.comparators.base import Measured
 from expedite.evaluate.comparators.pool import TokenPooling
 from expedite.evaluate.comparators.records import Upsampled
 from expedite.evaluate.comparators.rival import Rival
-from expedite.patchers import find_hosts
+from expedite.patching.families import find_hosts
 from tests.hosts import images, segmenter
 
 pytestmark = pytest.mark.usefixtures("no_gradients")

@@ -13,7 +13,7 @@ import expedite
 from expedite import ExpediteError, Span
 from expedite.evaluate.comparators import METHODS, RIVALS, method_of, plan_of, plan_of_spans
 from expedite.evaluate.comparators.rival import Rival
-from expedite.evaluate.flops import count_flops
+from expedite.measure.flops import count_flops
 from expedite.plan import Plan, make_plan
 from tests.hosts import (
     counted_reconstructions,
@@ -26,7 +26,7 @@ from tests.hosts import (
     timm_swin,
     timm_vit,
 )
-from tests.test_patching import fingerprint
+from tests.patching.test_patching import fingerprint
 
 pytestmark = pytest.mark.usefixtures("no_gradients")
 MERGING = [name for name in RIVALS if name not in ("downsample", "tome-blocks")]

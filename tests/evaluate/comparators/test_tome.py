@@ -6,12 +6,12 @@ from torch import Tensor
 
 import expedite
 from expedite import ExpediteError, Span
-from expedite.clustering import pool
 from expedite.evaluate.comparators import plan_of
 from expedite.evaluate.comparators.attention import Attention
 from expedite.evaluate.comparators.base import Measured
 from expedite.evaluate.comparators.tome import KeyMerging, match, soft_matching
-from expedite.patchers.hooks import find_sessions
+from expedite.operators.clustering import pool
+from expedite.patching.hooks import find_sessions
 from tests.hosts import images, open_frames, segmenter, timm_vit, torchvision_vit
 
 pytestmark = pytest.mark.usefixtures("no_gradients")

@@ -5,7 +5,7 @@ import pytest
 from numpy.typing import NDArray
 
 from expedite import ExpediteError
-from expedite.evaluate.instances import Instances
+from expedite.data.instances import Instances
 from expedite.evaluate.tasks.average_precision import Kind, average_precision, renumbered
 
 SIDE = 40

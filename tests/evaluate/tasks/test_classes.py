@@ -4,8 +4,8 @@ import torch
 from torchmetrics.classification import MulticlassAccuracy
 
 from expedite import ExpediteError
+from expedite.data.truths import VOID, ImageClass, Sample
 from expedite.evaluate.tasks.classes import Classes, Classification, Segmentation
-from expedite.evaluate.truths import VOID, ImageClass, Sample
 from expedite.loading.center_crop import CenterCrop
 
 IMAGE = np.zeros((1, 4, 3), np.uint8)

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from expedite import ExpediteError
+from expedite.data.truths import NO_DEPTH, Sample
 from expedite.evaluate.tasks.depth import Depth
-from expedite.evaluate.truths import NO_DEPTH, Sample
 from expedite.loading import LoadedModel
 
 HALF = (0.5, 0.5, 0.5)

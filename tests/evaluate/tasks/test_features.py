@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from expedite.data.truths import Sample
 from expedite.evaluate.tasks.features import Features
-from expedite.evaluate.truths import Sample
 
 
 def test_a_map_is_compared_position_by_position() -> None:

@@ -6,11 +6,11 @@ import torch
 from torchvision.models import detection  # type: ignore[import-untyped]
 
 from expedite import ExpediteError
-from expedite.evaluate.instances import Instances
+from expedite.data.instances import Instances
+from expedite.data.truths import Sample
 from expedite.evaluate.predict import predict
 from expedite.evaluate.tasks import read_answer, task_of
 from expedite.evaluate.tasks.objects import Detection, InstanceSegmentation
-from expedite.evaluate.truths import Sample
 from expedite.loading import LoadedModel
 from tests.evaluate.tasks.query_outputs import masks_of, output_of
 

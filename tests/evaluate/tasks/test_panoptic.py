@@ -5,15 +5,15 @@ import numpy as np
 import torch
 
 import expedite
-from expedite.evaluate.coco_files import Category, PanopticRule
+from expedite.data.coco_files import Category, PanopticRule
+from expedite.data.segments import Segments
+from expedite.data.truths import LabelRule, Sample
 from expedite.evaluate.predict import predict
-from expedite.evaluate.segments import Segments
 from expedite.evaluate.tasks import read_answer, task_of
 from expedite.evaluate.tasks.panoptic import Panoptic
-from expedite.evaluate.truths import LabelRule, Sample
 from expedite.loading import LoadedModel
 from tests.evaluate.tasks.query_outputs import masks_of, output_of
-from tests.patchers.test_huggingface_swin import mask2former
+from tests.patchers.transformers.test_swin import mask2former
 
 HALF = (0.5, 0.5, 0.5)
 IMAGE = np.zeros((1, 4, 3), np.uint8)

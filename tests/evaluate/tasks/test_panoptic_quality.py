@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from torchmetrics.detection import PanopticQuality
 
 from expedite import ExpediteError
-from expedite.evaluate.segments import NO_SEGMENT, Segments
+from expedite.data.segments import NO_SEGMENT, Segments
 from expedite.evaluate.tasks.panoptic_quality import PanopticCounts, Quality
 
 CLASSES = 4

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from expedite import ExpediteError
-from expedite.evaluate.segments import NO_SEGMENT
+from expedite.data.segments import NO_SEGMENT
 from expedite.evaluate.tasks.queries import (
     has_queries,
     read_instances,

@@ -1,0 +1,1 @@
+"""Images and labels: data sets as they are published, read into one form."""

@@ -1,0 +1,1 @@
+"""Panels of what models say of an image; no models, no figures."""

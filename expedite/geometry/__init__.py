@@ -1,0 +1,1 @@
+"""Which cells a token may join: tables that depend on sizes alone."""

@@ -1,0 +1,62 @@
+"""With what figures were measured, for reports: the machine and the versions of libraries."""
+
+import platform
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+
+from expedite.measure.speed import Setting
+from expedite.version import __version__
+
+_LIBRARIES = ("torchvision", "timm", "transformers", "fvcore", "numpy")
+_THEN = "; then "
+
+
+def environment(setting: Setting) -> dict[str, str]:
+    """What belongs beside figures that were measured under a setting, by name.
+
+    Example:
+        >>> import torch
+        >>> from expedite.measure.speed import setting
+        >>> found = environment(setting(torch.nn.Conv2d(3, 8, 3), torch.zeros(1, 3, 8, 8)))
+        >>> found["dtype"], found["image size"], found["attention"]
+        ('float32', '8×8 px', 'unfused')
+    """
+    height, width = setting.image_size
+    return {
+        "device": setting.device,
+        "dtype": setting.dtype,
+        "threads": str(setting.threads),
+        "batch": str(setting.batch_size),
+        "image size": f"{height}×{width} px",
+        "attention": setting.attention,
+        "compile": setting.compile_mode,
+        "expedite": __version__,
+        "torch": setting.torch,
+        **_versions(),
+        "Python": platform.python_version(),
+        "system": platform.platform(),
+    }
+
+
+def going_on(before: Mapping[str, str], now: Mapping[str, str]) -> dict[str, str]:
+    """The environment of figures of which some were measured before, in what may be another one.
+
+    Example:
+        >>> going_on({"torch": "2.14", "dtype": "float32"}, {"torch": "2.15", "dtype": "float32"})
+        {'torch': '2.14; then 2.15', 'dtype': 'float32'}
+    """
+    return {name: _both(before.get(name, value), value) for name, value in now.items()}
+
+
+def _both(before: str, now: str) -> str:
+    return before if now in before.split(_THEN) else f"{before}{_THEN}{now}"
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in _LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue  # what is not installed measured nothing
+    return found

@@ -1,0 +1,1 @@
+"""Clustering and reconstruction: pure functions under thin modules."""

@@ -1,0 +1,1 @@
+"""Families as their authors published them, and those of `expedite.models`."""

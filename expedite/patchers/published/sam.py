@@ -1,0 +1,169 @@
+"""The image encoder of Segment Anything, from segment_anything, timm and transformers.
+
+Its blocks take and return maps (B, H, W, C). Most attend in windows, some everywhere, and all have
+decomposed relative positions.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from torch import nn
+
+from expedite.errors import ExpediteError
+from expedite.patchers.timm.methods import methods
+from expedite.patchers.transformers.vit import refuse_attentions, requested_states
+from expedite.patching.host import (
+    Host,
+    Method,
+    Reads,
+    apply_child,
+    attribute,
+    every_token,
+    kind_of,
+    map_of_tokens,
+    nothing_more,
+    runs_as,
+)
+from expedite.patching.window_blocks import Layout, run_block
+
+
+@dataclass(frozen=True)
+class _Library:
+    """What differs between the three."""
+
+    family: str
+    blocks: str
+    layout: Layout
+    usual_grid: Callable[[nn.Module], tuple[int, int]]
+    any_size: Callable[[nn.Module], bool]
+    taps: str
+    reads: Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], Reads] = nothing_more
+    methods: tuple[Method, ...] = ()
+
+
+def find_host(module: nn.Module) -> Host | None:
+    """See `module` as an image encoder of Segment Anything; None where it is something else."""
+    name = kind_of(module, _LIBRARIES)
+    if name is None or not runs_as(module, name.partition(".")[0], "forward"):
+        return None
+    library = _LIBRARIES[name]
+    blocks = tuple(module.get_submodule(library.blocks).children())
+    return Host(
+        family=library.family,
+        model=module,
+        backbone=module,
+        blocks=blocks,
+        prefix_tokens=0,
+        embedding=module.get_submodule("patch_embed"),
+        grid=map_of_tokens,
+        usual_grid=library.usual_grid(module),
+        any_size=library.any_size(module),
+        first_norm=partial(apply_child, name=library.layout.first_norm),
+        mask=None,
+        readout=every_token,
+        reads=library.reads,
+        methods=library.methods,
+        taps=library.taps,
+        window=_window(library.family, blocks),
+        run=partial(run_block, layout=library.layout),
+    )
+
+
+def _window(family: str, blocks: tuple[nn.Module, ...]) -> tuple[int, int]:
+    sides = sorted({attribute(block, "window_size") for block in blocks} - {0})
+    if len(sides) != 1:
+        raise ExpediteError(
+            f"{len(sides)} sizes of windows were found among the blocks of the {family}; an "
+            "encoder with exactly one can be patched"
+        )
+    if not all(hasattr(block.get_submodule("attn"), "rel_pos_h") for block in blocks):
+        raise ExpediteError(
+            f"the {family} has blocks without decomposed relative positions; an encoder with them, "
+            "as all published ones are, can be patched"
+        )
+    return sides[0], sides[0]
+
+
+def _reads_states(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Reads:
+    config = attribute(model, "config")
+    # Where attention is fused, nothing is recorded in any case.
+    is_shown = type(model.get_submodule("layers.0.attn")).__name__ == "SamVisionAttention"
+    if is_shown and kwargs.get("output_attentions", config.output_attentions):
+        refuse_attentions(model)
+    wanted = kwargs.get("output_hidden_states", config.output_hidden_states)
+    states = requested_states(wanted, config.num_hidden_layers)
+    return Reads(frozenset(state - 1 for state in states if state > 0), first=0 in states)
+
+
+def _square_grid(model: nn.Module) -> tuple[int, int]:
+    projection = next(m for m in model.modules() if isinstance(m, nn.Conv2d))
+    image = attribute(model, "img_size" if hasattr(model, "img_size") else "image_size")
+    return image // projection.stride[0], image // projection.stride[1]
+
+
+def _grid_of_timm(model: nn.Module) -> tuple[int, int]:
+    rows, columns = attribute(model.get_submodule("patch_embed"), "grid_size")
+    return rows, columns
+
+
+def _adds_no_positions(model: nn.Module) -> bool:
+    return attribute(model, "pos_embed") is None
+
+
+def _is_not_strict(model: nn.Module) -> bool:
+    return not attribute(model.get_submodule("patch_embed"), "strict_img_size")
+
+
+def _never(model: nn.Module) -> bool:
+    return False
+
+
+_LIBRARIES = {
+    "segment_anything.modeling.image_encoder.ImageEncoderViT": _Library(
+        family="segment_anything ImageEncoderViT",
+        blocks="blocks",
+        layout=Layout(
+            first_norm="norm1",
+            heads="num_heads",
+            after_attention=("attn.proj",),
+            after_windows=("norm2", "mlp"),
+        ),
+        usual_grid=_square_grid,
+        any_size=_adds_no_positions,
+        taps="none",
+    ),
+    "timm.models.vision_transformer_sam.VisionTransformerSAM": _Library(
+        family="timm VisionTransformerSAM",
+        blocks="blocks",
+        layout=Layout(
+            first_norm="norm1",
+            heads="num_heads",
+            query=("q_norm",),
+            key=("k_norm",),
+            dropout="attn_drop",
+            after_attention=("attn.proj", "attn.proj_drop", "ls1", "drop_path1"),
+            after_windows=("norm2", "mlp", "ls2", "drop_path2"),
+        ),
+        usual_grid=_grid_of_timm,
+        any_size=_is_not_strict,
+        taps="read through forward_intermediates",
+        methods=methods(),
+    ),
+    "transformers.models.sam.modeling_sam.SamVisionEncoder": _Library(
+        family="transformers SamVisionEncoder",
+        blocks="layers",
+        layout=Layout(
+            first_norm="layer_norm1",
+            heads="num_attention_heads",
+            dropout="dropout",
+            after_attention=("attn.proj",),
+            after_windows=("layer_norm2", "mlp"),
+        ),
+        usual_grid=_square_grid,
+        any_size=_never,
+        reads=_reads_states,
+        taps="hidden states, where a call reads them",
+    ),
+}

@@ -1,0 +1,174 @@
+"""Patching a model in place, and taking the patch off again."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from operator import gt
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+from expedite.errors import ExpediteError
+from expedite.operators.reconstruction import check_count
+from expedite.patching.describing import the_host
+from expedite.patching.hooks import find_sessions, install, remove
+from expedite.patching.host import Host
+from expedite.patching.session import BringsSession, Session
+from expedite.plan import Method, Plan, make_plan
+
+Model = TypeVar("Model", bound=nn.Module)
+
+
+def patch(
+    model: Model,
+    plan: Plan | None = None,
+    *,
+    alpha: int | None = None,
+    clusters: int | tuple[int, int] | None = None,
+    keep: float | None = None,
+    beta: int | None = None,
+    method: Method = "expedite",
+    host: Host | None = None,
+    **settings: Any,
+) -> Model:
+    """Make a model run some of its blocks on cluster tokens. Changes `model` in place.
+
+    Parameters, buffers and state-dict keys stay as they are; `unpatch` takes everything back. A
+    model that is patched already is patched anew. Compiled code is dropped (of every model: a
+    compiled graph does not notice new hooks), so the next call of a compiled model compiles again.
+
+    Args:
+        model: A model of a known family, or one that contains it (DDP, a compiled module, ...).
+        plan: What to do; or give `alpha` and `clusters` (or `keep`) for a plan of one span.
+        alpha: How many blocks run at full resolution first.
+        clusters: The cluster grid, rows first; an int n means n×n.
+        keep: In place of clusters, the share of tokens to keep.
+        beta: How many blocks run on clusters; None for all that remain.
+        method: "paper" starts from the published operators in place of the defaults.
+        host: Says where blocks and tokens are in a model of no known family, see docs/hosts.md.
+        settings: Other fields of `Plan`.
+
+    Returns:
+        The same model.
+
+    Raises:
+        ExpediteError: No known host is inside, or the plan cannot be carried out on it.
+
+    Example:
+        >>> import timm, torch, expedite
+        >>> model = timm.create_model("vit_tiny_patch16_224").eval()
+        >>> expedite.patch(model, alpha=4, clusters=7)(torch.zeros(1, 3, 224, 224)).shape
+        torch.Size([1, 1000])
+    """
+    plan = _plan(plan, alpha, clusters, keep, beta, method, settings)
+    host = host or the_host(model)[1]
+    _check_fit(plan, host)
+    session = plan.session(host) if isinstance(plan, BringsSession) else Session(host, plan)
+    remove(model)
+    install(session)
+    _forget_compiled_code()
+    return model
+
+
+def unpatch(model: Model) -> Model:
+    """Make a model the one it was before `patch`, in place. A model not patched stays as it is.
+
+    Example:
+        >>> import timm, expedite
+        >>> model = timm.create_model("vit_tiny_patch16_224")
+        >>> expedite.describe(expedite.unpatch(expedite.patch(model, alpha=4, clusters=7))).plan
+    """
+    remove(model)
+    return model
+
+
+@contextmanager
+def patched(model: Model, plan: Plan | None = None, **arguments: Any) -> Iterator[Model]:
+    """Patch a model for the time of a `with` block; afterwards it is patched as it was before.
+
+    Args:
+        model: As for `patch`.
+        plan: As for `patch`.
+        arguments: The other arguments of `patch`.
+
+    Example:
+        >>> import timm, expedite
+        >>> model = timm.create_model("vit_tiny_patch16_224")
+        >>> with expedite.patched(model, alpha=4, clusters=7):
+        ...     expedite.describe(model).plan.spans[0].clusters
+        (7, 7)
+    """
+    before = list(find_sessions(model))
+    patch(model, plan, **arguments)
+    try:
+        yield model
+    finally:
+        if before:
+            patch(model, before[0].plan, host=before[0].host)
+        else:
+            unpatch(model)
+
+
+def _plan(
+    plan: Plan | None,
+    alpha: int | None,
+    clusters: int | tuple[int, int] | None,
+    keep: float | None,
+    beta: int | None,
+    method: Method,
+    settings: dict[str, Any],
+) -> Plan:
+    given = {"alpha": alpha, "clusters": clusters, "keep": keep, "beta": beta, **settings}
+    extra = [name for name, value in given.items() if value is not None]
+    if plan is not None:
+        if extra or method != "expedite":
+            raise ExpediteError(
+                f"a plan was given together with {', '.join(extra) or 'a method'}; give either a "
+                "Plan, which says everything, or alpha and clusters with their settings"
+            )
+        return plan
+    if alpha is None:
+        raise ExpediteError("no alpha was given; give alpha and clusters (or keep), or a Plan")
+    return make_plan(alpha, clusters, keep=keep, beta=beta, method=method, **settings)
+
+
+def _check_fit(plan: Plan, host: Host) -> None:
+    ranges = plan.ranges(host.depth)
+    if plan.log_mass and host.mask is None and host.run is None:
+        raise ExpediteError(
+            f"log_mass=True was asked of a {host.family} whose attention takes no mask; "
+            "log_mass=False works, and so does another attn_implementation"
+        )
+    if plan.reconstruct_at == "head":
+        _check_head_exit(host, ranges[-1][2])
+    whole = host.windows or (host.usual_grid,)
+    for above, cells in plan.grids(host.depth, *whole):
+        # A model for any size meets its grid when it runs; clusters of clusters are known now.
+        is_known = above not in whole or host.window or not host.any_size
+        if is_known and any(map(gt, cells, above)):
+            where = " in a window" if host.window else ""
+            raise ExpediteError(
+                f"{cells[0]}×{cells[1]} clusters were asked where the {host.family} has "
+                f"{above[0]}×{above[1]} tokens{where}; each side can have from 1 to as many"
+            )
+        check_count(plan.k, cells)
+
+
+def _check_head_exit(host: Host, end: int) -> None:
+    if host.head is None:
+        raise ExpediteError(
+            f"reconstruct_at='head' was asked of a {host.family}, whose head does not work token "
+            "by token; 'backbone' works"
+        )
+    if end != len(host.blocks):
+        raise ExpediteError(
+            f"reconstruct_at='head' was asked of a span that ends after block {end} of "
+            f"{len(host.blocks)}; it must run to the last block, so leave beta out"
+        )
+
+
+def _forget_compiled_code() -> None:
+    # Dynamo guards on hooks only where it saw some: code compiled before would run on unpatched.
+    if "torch._dynamo" in sys.modules:
+        torch.compiler.reset()

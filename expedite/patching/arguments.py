@@ -1,0 +1,67 @@
+"""What blocks on clusters are called with, in place of what has the size of the full grid."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from expedite.patching.frame import Frame
+from expedite.patching.host import Host
+from expedite.patching.key_bias import as_key_bias
+from expedite.patching.rotary import cluster_positions, rotate
+
+
+def with_mask(
+    host: Host, frame: Frame, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Arguments of a block's attention by which clusters weigh by their mass, where they do."""
+    slot, mask = host.mask, frame.mask
+    if slot is None or frame.keeps_every_token:
+        return args, kwargs
+    if mask is None and slot.find(args, kwargs) is None:
+        return args, kwargs
+    if mask is not None and mask.shape[0] == 0:  # PyTorch cannot mask an empty batch
+        return args, kwargs
+    if mask is not None:
+        mask = mask[:, 0, 0] if slot.over == "keys" else as_key_bias(mask)
+    if len(args) > slot.position:
+        return (*args[: slot.position], mask, *args[slot.position + 1 :]), kwargs
+    return args, {**kwargs, slot.argument: mask}
+
+
+def of_full_grid(host: Host, frame: Frame, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether a block got a mask, or anything else that has the size of the grid."""
+    if host.hands_masks:
+        return False
+    known = host.rotary.argument if host.rotary else None
+    others = [*args[1:], *(value for name, value in kwargs.items() if name != known)]
+    replaced = [frame.shared_bias, _made_for_export(host, frame, args, kwargs)]
+    unknown = [value for value in others if not any(value is known for known in replaced)]
+    return any(isinstance(value, Tensor) for value in unknown) or bool(kwargs.get("is_causal"))
+
+
+def _made_for_export(
+    host: Host, frame: Frame, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Tensor | None:
+    """The mask that the library made of itself while a graph is exported."""
+    slot = host.mask
+    if frame.masked or slot is None or not slot.made_for_exports:
+        return None
+    mask = slot.find(args, kwargs)
+    shared = frame.shared_bias is not None  # which such a mask was added to
+    is_it = isinstance(mask, Tensor) and (shared or mask.dtype == torch.bool)
+    return mask if is_it and torch.compiler.is_compiling() else None
+
+
+def with_positions(host: Host, frame: Frame, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of a block with rotary positions of the clusters in place of the tokens'."""
+    rotary = host.rotary
+    table = None if rotary is None else kwargs.get(rotary.argument)
+    if rotary is None or table is None or frame.keeps_every_token:
+        return kwargs
+    if frame.positions is None:
+        assert frame.grid is not None  # or there were no frame
+        sin, cos = rotary.split(table)
+        places = cluster_positions(frame.records, frame.grid, sin.device)
+        frame.positions = rotary.join(*rotate(sin, cos, frame.grid, places))
+    return {**kwargs, rotary.argument: frame.positions}

@@ -1,0 +1,41 @@
+"""The families of models that are known, and the hosts that they find inside a model."""
+
+from collections.abc import Callable, Iterator, Sequence
+
+from torch import nn
+
+from expedite.patching.host import Host
+
+FindHost = Callable[[nn.Module], Host | None]
+
+_families: list[FindHost] = []
+_names: list[str] = []
+
+
+def register(families: Sequence[FindHost], names: Sequence[str]) -> None:
+    """Make families known; those that came first are asked first.
+
+    Args:
+        families: Each says which host a module is, without importing a library that it is not of.
+        names: What errors call them.
+    """
+    _families.extend(families)
+    _names.extend(names)
+
+
+def family_names() -> tuple[str, ...]:
+    """What the families that are known are called."""
+    return tuple(_names)
+
+
+def find_hosts(model: nn.Module) -> Iterator[tuple[str, Host]]:
+    """Every host inside `model` (in itself, in DDP, in a compiled wrapper), with its path."""
+    claimed: list[str] = []
+    for path, module in model.named_modules():
+        if any(path.startswith(owner) for owner in claimed):
+            continue
+        for find in _families:
+            if host := find(module):
+                claimed.append(f"{path}." if path else "")
+                yield path, host
+                break

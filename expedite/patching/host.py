@@ -1,0 +1,316 @@
+"""What a patcher finds out about a model: its blocks, its grid of tokens and what its head reads.
+
+How the blocks are made to run on clusters is `session`.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from expedite.plan import Depth
+
+# Along one side of a map: tokens, tokens of a window, clusters, clusters of a window.
+Side = tuple[int, int, int, int, bool]
+
+# What the head reads of the last block's output when the whole model is called: the prefix tokens
+# alone, the mean of all others, every token, or nothing that is not among the call's taps.
+Readout = Literal["prefix", "mean", "tokens", "taps"]
+
+
+@dataclass(frozen=True)
+class Reads:
+    """What a call reads of the blocks: outputs at `taps`, the last one's, what enters the first."""
+
+    taps: frozenset[int] = frozenset()
+    last: bool = True
+    first: bool = False
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method that people call beside the model itself.
+
+    `reads` takes the model and the arguments of a call.
+    """
+
+    name: str
+    reads: Callable[..., Reads]
+
+
+@dataclass(frozen=True)
+class TokenHead:
+    """A head that works token by token, so that it can run on clusters.
+
+    `blocks` attend among the tokens and `queries` more at their end; `last` is the module whose
+    output (B, N, classes) is the head's, still one row a token.
+    """
+
+    last: nn.Module
+    blocks: tuple[nn.Module, ...] = ()
+    queries: int = 0
+
+
+def attribute(module: nn.Module, name: str) -> Any:
+    """An attribute that a library gives its module, of a type that `nn.Module` does not tell."""
+    return getattr(module, name)
+
+
+def class_names(module: nn.Module) -> set[str]:
+    """Full names of a module's class and its bases: a library is known without importing it."""
+    return {f"{kind.__module__}.{kind.__name__}" for kind in type(module).__mro__}
+
+
+def kind_of(module: nn.Module, kinds: Iterable[str]) -> str | None:
+    """The first of these full names of classes that a module has."""
+    names = class_names(module)
+    return next((kind for kind in kinds if kind in names), None)
+
+
+def runs_as(module: nn.Module, library: str, *methods: str) -> bool:
+    """Whether methods of a module are a library's own: others may read blocks in ways unknown."""
+    return all(getattr(type(module), name).__module__.startswith(library) for name in methods)
+
+
+def apply_child(block: nn.Module, tokens: Tensor, name: str) -> Tensor:
+    """What a block's child, such as its first norm, makes of tokens."""
+    output: Tensor = block.get_submodule(name)(tokens)
+    return output
+
+
+def map_grid(embedding: nn.Module, args: tuple[Any, ...], output: Tensor) -> tuple[int, int]:
+    """The grid of an embedding that puts out a map (B, C, H, W)."""
+    return output.shape[-2], output.shape[-1]
+
+
+def map_of_tokens(embedding: nn.Module, args: tuple[Any, ...], output: Tensor) -> tuple[int, int]:
+    """The grid of an embedding that puts out a map (B, H, W, C)."""
+    return output.shape[1], output.shape[2]
+
+
+def every_token(model: nn.Module) -> Readout:
+    """The readout of a head that reads every token."""
+    return "tokens"
+
+
+def nothing_more(model: nn.Module, *args: Any, **kwargs: Any) -> Reads:
+    """What a call reads that reads the last block's output alone."""
+    return Reads()
+
+
+def _itself(block: nn.Module) -> nn.Module:
+    return block
+
+
+@dataclass(frozen=True)
+class Mask:
+    """Where a block takes what is added to its attention scores.
+
+    Args:
+        argument: The keyword.
+        position: Where it stands among positional arguments.
+        over: "scores" for a mask of shape (B, 1, 1, keys), "keys" for (B, keys).
+        module: Maps a block to the module that has the keyword, most often the block itself.
+        made_for_exports: Whether the library itself makes a mask, of booleans that are all true,
+            while a graph is exported.
+    """
+
+    argument: str
+    position: int = 1
+    over: Literal["scores", "keys"] = "scores"
+    module: Callable[[nn.Module], nn.Module] = _itself
+    made_for_exports: bool = False
+
+    def find(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """What stands there in a call, None if nothing does."""
+        return args[self.position] if len(args) > self.position else kwargs.get(self.argument)
+
+
+@dataclass(frozen=True)
+class Cells:
+    """The map of clusters that a block of a host with windows is to run on.
+
+    Args:
+        grid: (H, W) of the tokens.
+        window: Tokens of a window.
+        clusters: (h, w) of the map.
+        cells: Clusters of a window.
+        borders: Whether every window was clustered alone.
+        log_mass: (B, h, w) what every cluster adds to its attention scores as a key; None where
+            clusters do not weigh by their mass.
+        resized: Whether tables of relative positions are resized as the published code does.
+    """
+
+    grid: tuple[int, int]
+    window: tuple[int, int]
+    clusters: tuple[int, int]
+    cells: tuple[int, int]
+    borders: bool
+    log_mass: Tensor | None
+    resized: bool
+
+    @property
+    def sides(self) -> tuple[Side, ...]:
+        """The rows', then the columns'."""
+        sides = zip(self.grid, self.window, self.clusters, self.cells, strict=True)
+        return tuple((*side, self.borders) for side in sides)
+
+
+@dataclass(frozen=True)
+class Rotary:
+    """How blocks are given rotary positions, the same for all of them.
+
+    Args:
+        argument: The keyword.
+        split: Maps what stands there to sines and cosines, each (N, D).
+        join: The inverse.
+    """
+
+    argument: str
+    split: Callable[[Any], tuple[Tensor, Tensor]]
+    join: Callable[[Tensor, Tensor], Any]
+
+
+@dataclass(frozen=True)
+class Bias:
+    """How blocks add to attention scores what depends on the offset between two tokens.
+
+    What makes a bias is a module with a table, and its method: a block's own, or one for all
+    blocks, whose output each of them takes in place of a mask.
+
+    Args:
+        method: The name of the makers' method.
+        own: Maps a block to the maker of its bias, None where it has none of its own.
+        shared: The maker of the bias for all blocks.
+        table: Maps a maker and a grid (H, W) to its table, laid out as `bias.cluster_bias` has it.
+    """
+
+    method: str
+    own: Callable[[nn.Module], nn.Module | None]
+    shared: nn.Module | None
+    table: Callable[[nn.Module, tuple[int, int]], Tensor]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Blocks of one width on a map of one size.
+
+    Args:
+        depth: How many blocks.
+        window: Rows and columns of their windows.
+        scale: Along each side, how many tokens of the embedding stand for one of these, rounded up.
+    """
+
+    depth: int
+    window: tuple[int, int]
+    scale: int
+
+    def grid(self, grid: tuple[int, int]) -> tuple[int, int]:
+        """Its map, where the embedding makes one of `grid`."""
+        return -(-grid[0] // self.scale), -(-grid[1] // self.scale)
+
+
+@dataclass(frozen=True)
+class Injection:
+    """A module between blocks that adds to their tokens what it finds elsewhere.
+
+    Its first argument is the tokens (B, prefix + N, C), of which it puts out as many. Between
+    blocks that run on clusters it asks either with the clusters, where they stand, or with the
+    reconstructed tokens; the clusters are then given the mean of what was added to theirs.
+
+    Args:
+        module: The module.
+        places: Which positional argument says where tokens stand, (B or 1, N, 2) across and down as
+            shares of the image; None where the module is to have reconstructed tokens.
+    """
+
+    module: nn.Module
+    places: int | None = None
+
+
+@dataclass(frozen=True)
+class Host:
+    """A model as the patchers see it.
+
+    Args:
+        family: What kind of model it is, for people.
+        model: The whole; calling it runs the head as well.
+        backbone: The part whose output is the tokens; may be the model itself.
+        blocks: In the order they run, each (B, prefix + N, C) → the same; a host with windows has
+            blocks (B, H, W, C) → the same.
+        prefix_tokens: How many tokens before the grid's are never clustered.
+        embedding: The module that makes tokens of an image.
+        grid: Maps (embedding, its arguments, its output) to (H, W).
+        usual_grid: (H, W) at the size of image that the model was made for.
+        any_size: Whether it takes images of other sizes.
+        first_norm: Maps a block and its tokens to what its first norm makes of them; to the tokens
+            themselves where it has none.
+        mask: How blocks take a mask that is added to attention scores; None where they cannot.
+        rotary: Set where blocks rotate queries and keys by their positions.
+        bias: Set where blocks add relative position biases; only hosts with a `mask` can.
+        readout: What the head reads; looked up at every call, since heads can be exchanged.
+        pooled: The module after which tokens are averaged, where the readout can be "mean".
+        reads: Maps the model or the backbone and the arguments of a call to what the call reads.
+        methods: Other ways of calling the backbone.
+        taps: Who reads outputs of blocks inside a span, for people.
+        head: Set where reconstruction can wait until after the head.
+        window: Rows and columns of the windows in which most blocks attend, each of which is
+            clustered alone; None where blocks attend to everything. Set together with `run`. Of
+            several stages, that of the one with the most blocks.
+        run: Runs a block on a map of clusters (B, h, w, C), for blocks that cannot do so by
+            themselves, given also the keywords of the call; returns what the block returns.
+        stages: Set where maps shrink between blocks. A span lies within a stage; blocks may take
+            and return (B, H·W, C).
+        moves: Whether clusters of windows move from their cells unless a plan says otherwise.
+        hands_masks: Whether the model hands its blocks masks of its own making for windows of
+            tokens, in place of which `run` makes those for windows of clusters.
+        injections: Modules between blocks that change tokens. The blocks before them are taps.
+    """
+
+    family: str
+    model: nn.Module
+    backbone: nn.Module
+    blocks: tuple[nn.Module, ...]
+    prefix_tokens: int
+    embedding: nn.Module
+    grid: Callable[[nn.Module, tuple[Any, ...], Tensor], tuple[int, int]]
+    usual_grid: tuple[int, int]
+    any_size: bool
+    first_norm: Callable[[nn.Module, Tensor], Tensor]
+    mask: Mask | None
+    readout: Callable[[nn.Module], Readout]
+    rotary: Rotary | None = None
+    bias: Bias | None = None
+    pooled: nn.Module | None = None
+    reads: Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], Reads] = nothing_more
+    methods: tuple[Method, ...] = ()
+    taps: str = "none"
+    head: TokenHead | None = None
+    window: tuple[int, int] | None = None
+    run: Callable[[nn.Module, Tensor, Cells, dict[str, Any]], Any] | None = None
+    stages: tuple[Stage, ...] = ()
+    moves: bool = False
+    hands_masks: bool = False
+    injections: tuple[Injection, ...] = ()
+
+    @property
+    def depth(self) -> Depth:
+        """How many blocks; of every stage, where there are stages."""
+        return tuple(stage.depth for stage in self.stages) or len(self.blocks)
+
+    @property
+    def windows(self) -> tuple[tuple[int, int], ...]:
+        """The windows of every stage, of the blocks where there are no stages."""
+        one = () if self.window is None else (self.window,)
+        return tuple(stage.window for stage in self.stages) or one
+
+    def grids(self, grid: tuple[int, int]) -> tuple[tuple[int, int], ...]:
+        """The map of every stage, where the embedding makes one of `grid`."""
+        return tuple(stage.grid(grid) for stage in self.stages) or (grid,)
+
+    def stage_of(self, index: int) -> int:
+        """The number of a block's stage, from 0."""
+        ends = accumulate(stage.depth for stage in self.stages[:-1])
+        return sum(index >= end for end in ends)

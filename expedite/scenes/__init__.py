@@ -1,0 +1,1 @@
+"""Generated scenes with their truths, which the demo is trained and measured on."""

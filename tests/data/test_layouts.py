@@ -1,0 +1,144 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from expedite import ExpediteError
+from expedite.data.coco_instances import InstanceRule
+from expedite.data.layouts import open_data
+from expedite.data.truths import VOID, LabelRule
+from expedite.loading import TaskName
+from tests.data.coco_data import (
+    write_coco_panoptic,
+    write_image,
+    write_json,
+    write_panoptic,
+    write_segments,
+)
+
+LABELS = [[0, 0, 2, 2], [VOID, 1, 1, 2]]
+
+
+def write_ade20k(root: Path) -> str:
+    name = "ADE_val_00000001"
+    write_image(root / f"images/validation/{name}.jpg", (2, 4))
+    maps = root / "ade20k_panoptic_val"
+    write_panoptic(root / "ade20k_panoptic_val.json", maps, {f"{name}.png": (name, f"{name}.jpg")})
+    return "val"
+
+
+def write_cityscapes(root: Path) -> str:
+    number = "frankfurt_000000_000294"
+    write_image(root / f"leftImg8bit/val/frankfurt/{number}_leftImg8bit.png", (2, 4))
+    maps = root / "gtFine/cityscapes_panoptic_val"
+    entry = (number, f"{number}_gtFine_leftImg8bit.png")  # as the published script names it
+    write_panoptic(maps.with_suffix(".json"), maps, {f"{number}_gtFine_panoptic.png": entry})
+    return "val"
+
+
+def write_coco(root: Path) -> str:
+    write_coco_panoptic(root)
+    return "val2017"
+
+
+def write_scenes(root: Path) -> str:
+    write_image(root / "images/val/00000.jpg", (2, 4))
+    maps = root / "panoptic/val"
+    write_panoptic(root / "panoptic/val.json", maps, {"00000.png": (0, "00000.jpg")})
+    return "val"
+
+
+@pytest.mark.parametrize("write", [write_ade20k, write_cityscapes, write_coco, write_scenes])
+def test_panoptic_segments_where_they_are_published(write: object, tmp_path: Path) -> None:
+    assert callable(write)
+    samples = open_data(tmp_path, write(tmp_path), "panoptic", None)
+    assert len(samples) in (1, 2)
+    for sample in samples:
+        assert sample.image.shape == (2, 4, 3)
+        assert sample.panoptic is not None
+        assert sample.panoptic.crowd.sum() == 1
+        assert sample.labels is not None
+        assert sample.labels.tolist() == LABELS
+
+
+def test_images_are_taken_evenly_in_the_order_of_their_names(tmp_path: Path) -> None:
+    split = write_coco(tmp_path)
+    first, second = open_data(tmp_path, split, "panoptic", None)
+    assert (first.name, second.name) == ("000000000042", "000000000139")
+    (only,) = open_data(tmp_path, split, "panoptic", None, limit=1)
+    assert only.name == first.name
+
+
+def test_class_maps_come_from_segments_where_there_are_no_others(tmp_path: Path) -> None:
+    split = write_scenes(tmp_path)
+    (sample,) = open_data(tmp_path, split, "segmentation", LabelRule())
+    assert sample.labels is not None
+    assert sample.labels.tolist() == LABELS
+    write_segments(tmp_path / "annotations/val/00000.png", [[0] * 4] * 2)  # a map of its own
+    assert open_data(tmp_path, split, "segmentation", LabelRule()).rule == LabelRule()
+
+
+@pytest.mark.parametrize(
+    ("annotations", "image", "split"),
+    [
+        ("annotations/instances_val2017.json", "val2017/a.jpg", "val2017"),
+        ("ade20k_instance_val.json", "images/validation/a.jpg", "val"),
+        ("instances/val.json", "images/val/a.jpg", "val"),
+    ],
+)
+@pytest.mark.parametrize("task", ["instance", "detection"])
+def test_objects_where_they_are_published(
+    annotations: str, image: str, split: str, task: TaskName, tmp_path: Path
+) -> None:
+    for name in ("a.jpg", "b.jpg"):
+        write_image((tmp_path / image).with_name(name), (2, 4))
+    images = [{"id": n, "file_name": n, "height": 2, "width": 4} for n in ("b.jpg", "a.jpg")]
+    found = {"image_id": "a.jpg", "category_id": 3, "bbox": [0, 0, 2, 2]}
+    write_json(tmp_path / annotations, images, [found])
+    first, second = open_data(tmp_path, split, task, None)
+    assert first.instances is not None
+    assert second.instances is not None
+    assert first.instances.classes.tolist() == [3]
+    assert second.instances.classes.tolist() == []
+    write_image(tmp_path / image, (2, 5))
+    with pytest.raises(ExpediteError, match=r"json/a\.jpg has shape \(2, 4\) for an image of"):
+        open_data(tmp_path, split, task, None)[0]
+
+
+def test_objects_of_models_for_segments(tmp_path: Path) -> None:
+    split = write_coco(tmp_path)
+    panoptic = tmp_path / "annotations/panoptic_val2017.json"
+    objects = json.loads(panoptic.read_text())
+    objects |= {"annotations": [], "categories": [{"id": 1}, {"id": 3}]}
+    panoptic.with_name("instances_val2017.json").write_text(json.dumps(objects))
+    rule = open_data(tmp_path, split, "instance", None).rule
+    assert isinstance(rule, InstanceRule)
+    assert rule.numberings == ((1, 3), (1, 3, 200))
+
+
+def test_images_without_annotations(tmp_path: Path) -> None:
+    write_image(tmp_path / "a.jpg", (2, 4))
+    (sample,) = open_data(tmp_path, "val", "panoptic", None)
+    assert sample.panoptic is None
+
+
+def test_segments_of_another_size(tmp_path: Path) -> None:
+    split = write_scenes(tmp_path)
+    write_segments(tmp_path / "panoptic/val/00000.png", [[1, 1, 256]])
+    with pytest.raises(ExpediteError, match=r"00000\.png has shape \(1, 3\) for an image of"):
+        open_data(tmp_path, split, "panoptic", None)[0]
+
+
+@pytest.mark.parametrize("lost", ["images/val/00000.jpg", "panoptic/val/00000.png"])
+def test_files_that_are_missing(lost: str, tmp_path: Path) -> None:
+    split = write_scenes(tmp_path)
+    (tmp_path / lost).unlink()
+    with pytest.raises(ExpediteError, match=rf"1 files that .*val\.json names.*{lost}"):
+        open_data(tmp_path, split, "panoptic", None)
+
+
+def test_a_split_that_annotates_nothing(tmp_path: Path) -> None:
+    split = write_scenes(tmp_path)
+    write_panoptic(tmp_path / "panoptic/val.json", tmp_path / "panoptic/val", {})
+    with pytest.raises(ExpediteError, match=r"val\.json annotates no image"):
+        open_data(tmp_path, split, "panoptic", None)

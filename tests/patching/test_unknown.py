@@ -1,0 +1,76 @@
+"""What a person is told about a model that no family knows."""
+
+from typing import Any
+
+import timm
+import torchvision  # type: ignore[import-untyped]
+import transformers
+from torch import nn
+
+from expedite.patching.unknown import explain
+
+hf: Any = transformers
+
+
+def layer(width: int = 16) -> nn.Module:
+    return nn.TransformerEncoderLayer(width, 2, 32, batch_first=True)
+
+
+class Mine(nn.Module):
+    def __init__(self, depth: int) -> None:
+        super().__init__()
+        self.encoder = nn.ModuleDict({"layers": nn.ModuleList(layer() for _ in range(depth))})
+        self.decoder = nn.ModuleList(layer() for _ in range(2))
+
+
+def test_blocks_like_a_vit_s_are_named_with_their_place() -> None:
+    said = explain(Mine(6), ["A", "B"])
+    assert said.endswith(
+        "test_unknown.Mine: its 6 blocks of class torch.nn.modules.transformer."
+        "TransformerEncoderLayer at 'encoder.layers' look like a ViT's, but the model is of no "
+        "known family; known are A, B, and host= says where blocks that map (B, N, C) to the same "
+        "are in any other"
+    )
+
+
+def test_a_stack_that_is_the_model_itself_is_found() -> None:
+    assert "TransformerEncoderLayer at '' look like" in explain(
+        nn.Sequential(*[layer() for _ in range(3)]), ["A"]
+    )
+
+
+def test_models_without_attention() -> None:
+    for model in (nn.Linear(2, 2), nn.Sequential(), torchvision.models.squeezenet1_1()):
+        assert "which has no blocks with attention; known are A, and host=" in explain(model, ["A"])
+
+
+def test_stages_of_growing_width() -> None:
+    small = {"embed_dim": 12, "depths": (2, 2, 4, 2), "num_heads": (2, 2, 2, 2)}
+    config = hf.SwinConfig(**{**small, "depths": [2, 2, 4, 2], "num_heads": [2, 2, 2, 2]})
+    models: dict[str, nn.Module] = {
+        "SwinTransformerBlock": timm.create_model("swin_tiny_patch4_window7_224", **small),  # type: ignore[arg-type]
+        "SwinLayer": hf.SwinModel(config),
+        "TransformerEncoderLayer": nn.Sequential(*map(layer, (12, 24, 48, 48, 96))),
+    }
+    for kind, model in models.items():
+        said = explain(model, ["A"])
+        assert f"{kind} come in stages of 12, 24, 48 and 96 channels" in said
+        assert "host= takes blocks that are all of one width" in said
+
+
+def test_towers_of_two_widths_are_no_stages() -> None:
+    text = {"hidden_size": 8, "num_hidden_layers": 2, "intermediate_size": 8, "vocab_size": 9}
+    picture = {"hidden_size": 16, "num_hidden_layers": 3, "intermediate_size": 8, "image_size": 32}
+    heads = {"num_attention_heads": 2}
+    config = hf.CLIPConfig(
+        text_config={**text, **heads}, vision_config={**picture, **heads, "patch_size": 8}
+    )
+    said = explain(hf.CLIPModel(config), ["A"])
+    assert "CLIPEncoderLayer at 'vision_model.encoder.layers'" in said
+
+
+def test_parallel_attentions_inside_a_block_are_not_taken_for_blocks() -> None:
+    from timm.models.vision_transformer import ParallelThingsBlock
+
+    model = nn.Sequential(*[ParallelThingsBlock(16, 2) for _ in range(3)])
+    assert "ParallelThingsBlock at ''" in explain(model, ["A"])
