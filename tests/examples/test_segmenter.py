@@ -7,7 +7,7 @@ from PIL import Image
 
 from expedite.models.segmenter_files import Preprocessing, save_segmenter
 from expedite.scenes.scenes import render_scene
-from tests.examples.scripts import run
+from tests.examples.scripts import run, run_apart
 from tests.hosts import segmenter
 
 
@@ -24,7 +24,7 @@ def test_compares_and_draws_a_checkpoint_on_an_image(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_done_is_said_in_one_sentence(tmp_path: Path) -> None:
-    done = run("segmenter.py", "--checkpoint", "nothing.pth", folder=tmp_path)
+    done = run_apart("segmenter.py", "--checkpoint", "nothing.pth", folder=tmp_path)
     assert done.returncode == 2
     assert done.stdout.startswith("error: 'segmenter:nothing.pth' was asked")
     assert "Traceback" not in done.stderr

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import expedite
-from expedite.measure.flops import FlopCount, count_flops
+from expedite.measure.flops import count_flops
 from expedite.models.segmenter_files import build_segmenter
 from tests.hosts import images, segmenter, timm_vit
 
@@ -112,32 +112,18 @@ def segmenter_by_hand(alpha: int | None) -> float:
     return (embedding + encoder + decoder + kept * classes * width) / GIGA
 
 
-@pytest.fixture(scope="module")
-def large() -> dict[str, FlopCount]:
-    model = build_segmenter("vit_large_patch16_384", (640, 640))[0].eval()
-    x = torch.zeros(1, 3, 640, 640)
-    torch.set_num_threads(2)
-    counts = {"base": count_flops(model, x)}
-    for name, settings in {"ours": {}, "paper": {"method": "paper"}}.items():
-        expedite.patch(model, alpha=10, clusters=28, reconstruct_at="head", **settings)  # type: ignore[arg-type]
-        counts[name] = count_flops(model, x)
-    torch.set_num_threads(1)
-    return counts
-
-
-@pytest.mark.slow
-def test_segmenter_large_agrees_with_the_count_by_hand(large: dict[str, FlopCount]) -> None:
+def test_segmenter_large_agrees_with_the_count_by_hand() -> None:
+    with torch.device("meta"):  # shapes are all that a count needs
+        model = build_segmenter("vit_large_patch16_384", (640, 640))[0].eval()
+        x = torch.zeros(1, 3, 640, 640)
     assert segmenter_by_hand(None) == pytest.approx(671.1, abs=0.1)
     assert segmenter_by_hand(10) == pytest.approx(440.2, abs=0.1)
-    assert large["base"].total == pytest.approx(671.1, rel=0.005)
-    for name in ("ours", "paper"):
-        assert large[name].total - large[name].operators == pytest.approx(440.2, rel=0.005)
-        assert 0 < large[name].operators < 0.01 * large[name].total
-
-
-@pytest.mark.slow
-def test_nothing_in_a_patched_segmenter_goes_uncounted(large: dict[str, FlopCount]) -> None:
-    assert not any(count.unsupported for count in large.values())
+    assert count_flops(model, x).total == pytest.approx(671.1, rel=0.005)
+    for method in ("expedite", "paper"):
+        expedite.patch(model, alpha=10, clusters=28, method=method, reconstruct_at="head")
+        count = count_flops(model, x)
+        assert count.total - count.operators == pytest.approx(440.2, rel=0.005)
+        assert 0 < count.operators < 0.01 * count.total
 
 
 @pytest.mark.parametrize("make", [timm_vit, segmenter])

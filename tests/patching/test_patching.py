@@ -309,25 +309,28 @@ def test_a_compiled_wrapper_is_seen_through(make: Make) -> None:
     assert expedite.describe(compiled).path.startswith("_orig_mod")
 
 
-def test_patch_and_unpatch_take_effect_on_compiled_models_that_ran(make: Make) -> None:
+# One of each way in which blocks are brought to run on clusters; tests/test_host_table.py compiles
+# every host patched.
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["timm", "transformers", "segment_anything", "timm Swin"])
+def test_patch_and_unpatch_take_effect_on_compiled_models_that_ran(name: str) -> None:
     torch.compiler.reset()
     # Compiled, the operators take sums in another order, which a few channels magnify.
     close = partial(torch.testing.assert_close, rtol=1e-5, atol=1e-4)
-    model = make()
+    model = HOSTS[name]()
     compiled = torch.compile(model, fullgraph=True, backend="eager")
     plain = model(images())
     torch.testing.assert_close(compiled(images()), plain)
     patched = expedite.patch(model, PLAN)(images())
     close(compiled(images()), patched)
-    other = expedite.patch(model, alpha=2, clusters=3)(images())
-    close(compiled(images()), other)
     expedite.unpatch(model)
     torch.testing.assert_close(compiled(images()), plain)
-    expedite.patch(model, PLAN)
-    close(compiled(images()), patched)
+    other = expedite.patch(model, alpha=2, clusters=3)(images())
+    close(compiled(images()), other)
 
 
-@pytest.mark.parametrize("name", ["timm", "segmenter", "transformers", "torchvision", "dpt"])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["timm", "transformers", "dpt"])
 def test_compiled_twins_are_not_taken_for_each_other(name: str) -> None:
     # But for hooks and plans, code compiled for one fits the others.
     plain = HOSTS[name]()
@@ -351,15 +354,6 @@ def test_blocks_compiled_one_by_one_are_patched_and_unpatched_too() -> None:
     patched = expedite.patch(model, PLAN)(images())
     torch.testing.assert_close(patched, expedite.patch(timm_vit(), PLAN)(images()))
     torch.testing.assert_close(expedite.unpatch(model)(images()), plain)
-
-
-def test_no_more_graph_breaks_than_unpatched(make: Make) -> None:
-    torch.compiler.reset()
-    model = make()
-    before = torch._dynamo.explain(model)(images()).graph_break_count
-    torch.compiler.reset()
-    after = torch._dynamo.explain(expedite.patch(model, PLAN))(images()).graph_break_count
-    assert after == before
 
 
 def test_fused_attention_stays_fused(make: Make) -> None:
