@@ -1,6 +1,6 @@
 """Why not just quantise? Int8 weights and activations alone, clusters alone, and both.
 
-    pip install 'expedite[bench]'
+    pip install 'expedite-vit[bench]'
     python -m benchmarks.quantised
     python -m benchmarks.quantised --compile default
 

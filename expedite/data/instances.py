@@ -103,8 +103,8 @@ def coco_masks() -> ModuleType:
         from pycocotools import mask
     except ImportError as error:
         raise ExpediteError(
-            "objects are measured with pycocotools, which is missing; pip install 'expedite[coco]' "
-            "brings it"
+            "objects are measured with pycocotools, which is missing; pip install "
+            "'expedite-vit[coco]' brings it"
         ) from error
     tools: ModuleType = mask
     return tools

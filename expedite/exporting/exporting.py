@@ -104,7 +104,7 @@ def export(
         What was written, and how far it is from the model.
 
     Raises:
-        ExpediteError: A library of `expedite[export]` is missing, the model cannot be traced or has
+        ExpediteError: A library of the extra `export` is missing, the model cannot be traced or has
             other outputs, or the file is not the model; nothing is written then.
         OSError: `out` cannot be written.
 

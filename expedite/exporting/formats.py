@@ -52,7 +52,7 @@ def find_format(name: str) -> Format:
         if importlib.util.find_spec(library) is None:
             raise ExpediteError(
                 f"the format '{name}' needs {library}, which is missing; pip install "
-                "'expedite[export]' brings it"
+                "'expedite-vit[export]' brings it"
             )
     return FORMATS[name]
 

@@ -27,7 +27,7 @@ _UNREAD = {"class_info_file": None}
 def build(wanted: Wanted) -> LoadedModel:
     if importlib.util.find_spec("transformers") is None:
         raise ExpediteError(
-            f"'{wanted.spec}' needs transformers; pip install 'expedite[hf]' brings it"
+            f"'{wanted.spec}' needs transformers; pip install 'expedite-vit[hf]' brings it"
         )
     wanted.refuse_others()
     transformers: Any = importlib.import_module("transformers")

@@ -22,7 +22,7 @@ _ENCODER = "image_encoder."
 def build(wanted: Wanted) -> LoadedModel:
     if importlib.util.find_spec("segment_anything") is None:
         raise ExpediteError(
-            f"'{wanted.spec}' needs segment_anything; pip install 'expedite[sam]' brings it"
+            f"'{wanted.spec}' needs segment_anything; pip install 'expedite-vit[sam]' brings it"
         )
     path = Path(wanted.name)
     if path.is_file():

@@ -101,7 +101,7 @@ def library(wanted: Wanted) -> Any:
     """transformers, which has the models."""
     if importlib.util.find_spec("transformers") is None:
         raise ExpediteError(
-            f"'{wanted.spec}' needs transformers; pip install 'expedite[hf]' brings it"
+            f"'{wanted.spec}' needs transformers; pip install 'expedite-vit[hf]' brings it"
         )
     return importlib.import_module("transformers")
 

@@ -158,8 +158,8 @@ def _renamed(name: str) -> str:
 def _library() -> Any:
     if importlib.util.find_spec("transformers") is None:
         raise ExpediteError(
-            "Mask2Former's head was asked, which needs transformers; pip install 'expedite[hf]' "
-            "brings it"
+            "Mask2Former's head was asked, which needs transformers; pip install "
+            "'expedite-vit[hf]' brings it"
         )
     return importlib.import_module("transformers.models.mask2former.modeling_mask2former")
 

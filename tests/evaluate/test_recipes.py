@@ -96,8 +96,8 @@ def test_tables(counts: tuple[float, float]) -> None:
     printed = text(check_table(tiny, check_recipe(tiny)))
     assert "+0.0%" in printed
     assert printed.count("FAILS: no reason is known") == 1
-    missing = Check("tiny", rows[0], None, None, None, False, "pip install 'expedite[sam]'", {})
-    assert "expedite[sam]" in text(check_table(tiny, [missing]))
+    missing = Check("tiny", rows[0], None, None, None, False, "pip install 'expedite-vit[sam]'", {})
+    assert "expedite-vit[sam]" in text(check_table(tiny, [missing]))
     printed = text(rows_view(tiny))
     for part in ("7×7", "99", "3.5", "70.1", "as it was", "temperature=50.0", "nowhere/tiny.pth"):
         assert part in printed

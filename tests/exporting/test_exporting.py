@@ -222,5 +222,5 @@ def test_what_is_asked_is_checked_before_anything_is_done(
     with pytest.raises(ExpediteError, match="it is a folder"):
         export(model, images(1), out)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ExpediteError, match=r"needs onnx, .* pip install 'expedite\[export\]'"):
+    with pytest.raises(ExpediteError, match=r"needs onnx, .* pip install 'expedite-vit\[export\]'"):
         export(model, images(1), out)

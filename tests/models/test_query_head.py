@@ -158,5 +158,5 @@ def test_channels_that_cannot_be_shared_out(hidden: int, heads: int) -> None:
 
 def test_without_transformers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ExpediteError, match=r"needs transformers; pip install 'expedite\[hf\]'"):
+    with pytest.raises(ExpediteError, match=r"transformers; pip install 'expedite-vit\[hf\]'"):
         QueryHead(CLASSES, WIDTH, HIDDEN, SIZES)
