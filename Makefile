@@ -10,6 +10,8 @@ demo: .venv/installed
 test: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	$(BIN)/actionlint -shellcheck=
 	$(BIN)/mypy --strict
 	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal
 

@@ -57,6 +57,18 @@ def test_the_continuous_run_is_the_test_command_of_the_readme() -> None:
     assert re.search(r"^make test\b", (ROOT / "README.md").read_text(), re.MULTILINE)
 
 
+def test_the_workflow_runs_what_make_test_runs_on_every_version_that_is_promised() -> None:
+    rules = re.findall(r"^(?:test|check):.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(), re.M)
+    commands = re.findall(r"\$\(BIN\)/(.*)", "".join(rules))
+    text = (ROOT / ".github/workflows/test.yml").read_text(encoding="utf-8")
+    jobs = yaml.safe_load(text)["jobs"]
+    run = {step["run"] for job in jobs.values() for step in job["steps"] if "run" in step}
+    assert len(commands) >= 6
+    assert {*commands} <= run
+    versions = [line.rpartition(" ")[2] for line in project()["classifiers"] if " 3." in line]
+    assert jobs["tests"]["strategy"]["matrix"]["python"] == versions
+
+
 def test_what_is_said_to_be_installed_exists() -> None:
     """Messages and documents name the distribution, which is not called as the package is."""
     files = [ROOT / "README.md", *(one for name in SOURCES for one in (ROOT / name).rglob("*.*"))]
