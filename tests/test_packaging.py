@@ -134,6 +134,22 @@ def test_the_source_holds_what_builds_the_wheel(built: Path) -> None:
     assert not [name for name in names if name.startswith(("tests", "benchmarks", "examples"))]
 
 
+@pytest.mark.parametrize("name", ["fault", "figures", "family"])
+def test_a_form_asks_for_what_a_report_needs(name: str) -> None:
+    text = (ROOT / f".github/ISSUE_TEMPLATE/{name}.yml").read_text(encoding="utf-8")
+    form = yaml.safe_load(text)
+    assert {*form} == {"name", "description", "labels", "body"}
+    assert all({"type", "id", "attributes"} <= {*part} for part in form["body"])
+    assert {part["type"] for part in form["body"]} <= {"input", "textarea"}
+    asked = {
+        part["id"]: part.get("validations", {}).get("required", False) for part in form["body"]
+    }
+    assert asked["environment"]
+    assert name == "family" or asked["describe"]
+    commands = {path.stem for path in (ROOT / "expedite/cli").glob("*.py")}
+    assert {*re.findall(r"`expedite (\w+)", text)} <= commands
+
+
 def test_a_citation_has_what_it_needs() -> None:
     """Of the schema of version 1.2.0 of the Citation File Format."""
     found = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))

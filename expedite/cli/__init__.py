@@ -11,6 +11,7 @@ from expedite.cli.bench import bench_command
 from expedite.cli.compare import compare_command
 from expedite.cli.demo import demo_command
 from expedite.cli.describe import describe_command
+from expedite.cli.environment import environment_command
 from expedite.cli.export import export_command
 from expedite.cli.flops import flops_command
 from expedite.cli.recipes import recipes_command
@@ -33,6 +34,7 @@ app.command("report")(report_command)
 app.command("compare")(compare_command)
 app.command("visualize")(visualize_command)
 app.command("describe")(describe_command)
+app.command("environment")(environment_command)
 app.command("flops")(flops_command)
 app.command("bench")(bench_command)
 app.command("export")(export_command)

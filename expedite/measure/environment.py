@@ -1,13 +1,17 @@
-"""With what figures were measured, for reports: the machine and the versions of libraries."""
+"""With what figures were measured or a fault was seen: the machine and versions of libraries."""
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 
-from expedite.measure.speed import Setting
+import torch
+
+from expedite.measure.speed import Setting, device_name
 from expedite.version import __version__
 
 _LIBRARIES = ("torchvision", "timm", "transformers", "fvcore", "numpy")
+# Of no weight for figures, but for faults.
+_OTHERS = ("triton", "segment-anything", "pycocotools", "onnx", "onnxscript", "onnxruntime")
 _THEN = "; then "
 
 
@@ -32,9 +36,30 @@ def environment(setting: Setting) -> dict[str, str]:
         "compile": setting.compile_mode,
         "expedite": __version__,
         "torch": setting.torch,
-        **_versions(),
+        **_versions(_LIBRARIES),
         "Python": platform.python_version(),
         "system": platform.platform(),
+    }
+
+
+def machine() -> dict[str, str]:
+    """What a report of a fault needs to say, by name, with nothing of any model in it.
+
+    Example:
+        >>> found = machine()
+        >>> found["torch"] == torch.__version__, "processor" in found
+        (True, True)
+    """
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    return {
+        "expedite": __version__,
+        "torch": torch.__version__,
+        **_versions(_LIBRARIES + _OTHERS),
+        "Python": platform.python_version(),
+        "system": platform.platform(),
+        "processor": device_name(torch.device("cpu")),
+        "threads": str(torch.get_num_threads()),
+        "accelerator": device_name(accelerator) if accelerator else "none",
     }
 
 
@@ -52,9 +77,9 @@ def _both(before: str, now: str) -> str:
     return before if now in before.split(_THEN) else f"{before}{_THEN}{now}"
 
 
-def _versions() -> dict[str, str]:
+def _versions(libraries: Iterable[str]) -> dict[str, str]:
     found = {}
-    for name in _LIBRARIES:
+    for name in libraries:
         try:
             found[name] = version(name)
         except PackageNotFoundError:

@@ -128,7 +128,7 @@ def twin(model: Model) -> Model:
 def setting(model: nn.Module, images: Tensor, compile_mode: str = PLAIN) -> Setting:
     """Describe under what `model` runs on `images` (B, 3, H, W)."""
     return Setting(
-        device=_device_name(images.device),
+        device=device_name(images.device),
         dtype=str(images.dtype).removeprefix("torch."),
         batch_size=len(images),
         image_size=(images.shape[-2], images.shape[-1]),
@@ -137,6 +137,15 @@ def setting(model: nn.Module, images: Tensor, compile_mode: str = PLAIN) -> Sett
         threads=torch.get_num_threads(),
         torch=torch.__version__,
     )
+
+
+def device_name(device: torch.device) -> str:
+    """The maker's name of a device, where it says one."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    if device.type == "cpu":
+        return _processor()
+    return device.type
 
 
 # nn.MultiheadAttention has a path of its own, which takes no mask.
@@ -167,14 +176,6 @@ def _time(call: Callable[[], object], device: torch.device, times: int = 1) -> f
 def _synchronize(device: torch.device) -> None:
     if device.type != "cpu":
         torch.accelerator.synchronize(device)
-
-
-def _device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    if device.type == "cpu":
-        return _processor()
-    return device.type
 
 
 def _processor() -> str:
