@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from rich.progress import track
 
 from benchmarks.accuracy_report import write_report
+from benchmarks.cases import papers_nearest
 from benchmarks.instruments import Instrument, demo_instruments, own_instrument
 from expedite.errors import ExpediteError
 from expedite.evaluate.comparators import plan_of
@@ -121,11 +122,10 @@ def plans(way: str, host: Host) -> Iterator[Plan]:
 
 
 def _nearest(host: Host, keep: float) -> dict[str, int]:
-    """The paper's 20 nearest clusters are more than a small window has."""
     if host.window is None:
         return {}
     rows, columns = Span(0, keep=keep).grid_for(host.window)
-    return {"k": min(20, rows * columns)}
+    return papers_nearest(rows * columns)
 
 
 def measure(instrument: Instrument, way: str, plain: torch.Tensor) -> Measured | None:

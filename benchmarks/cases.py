@@ -71,6 +71,11 @@ CASES = {
 SMALL = Case("ViT-Ti/16 at 64²", "segmenter:vit_tiny_patch16_384", (64, 64), 2, 3, classes=4)
 
 
+def papers_nearest(clusters: int) -> dict[str, int]:
+    """The paper's setting k among so many clusters: its 20 are more than a small window has."""
+    return {"k": min(20, clusters)}
+
+
 def find_case(name: str) -> Case:
     """A case by its name, or "small"."""
     cases = {**CASES, "small": SMALL}

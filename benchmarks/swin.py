@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from benchmarks.cases import papers_nearest
 from expedite.data.layouts import open_data
 from expedite.evaluate.predict import predict
 from expedite.evaluate.tasks import TASKS
@@ -133,8 +134,7 @@ def _patched(bench: Bench, ways: dict[str, dict[str, Any]]) -> Iterator[tuple[st
     """Patch the model every way of every plan, one after the other."""
     for alpha, clusters in PLANS:
         for way, settings in ways.items():
-            # The paper's 20 nearest clusters are more than 4×4.
-            nearest: dict[str, Any] = {"k": min(20, clusters**2)} if way == "paper" else {}
+            nearest: dict[str, Any] = papers_nearest(clusters**2) if way == "paper" else {}
             patch(bench.model, make_plan(alpha, clusters, **settings, **nearest))
             yield f"α={alpha}, {clusters}×{clusters}", way
 

@@ -23,8 +23,8 @@ class Measure:
     Example:
         >>> row = Row(None, tokens=1, of_tokens=1, metrics={"miou": 0.5})
         >>> measure = Measure("mIoU", Metric("miou", "mIoU", percent=True), "metrics")
-        >>> measure.of(row), measure.header, measure.text(row)
-        (0.5, 'mIoU %', '50.00')
+        >>> measure.of(row), measure.shown(row), measure.header, measure.text(row)
+        (0.5, 50.0, 'mIoU %', '50.00')
     """
 
     title: str
@@ -35,6 +35,11 @@ class Measure:
         """What was measured; None where nothing was."""
         values: dict[str, float] = getattr(row, self.source)
         return values.get(self.metric.name)
+
+    def shown(self, row: Row) -> float | None:
+        """The same in the unit of the header."""
+        value = self.of(row)
+        return None if value is None else self.metric.shown(value)
 
     @property
     def header(self) -> str:

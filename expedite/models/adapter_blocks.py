@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from expedite.errors import ExpediteError
+from expedite.geometry.offsets import offset_index, offset_index_with_class
 from expedite.models.vit import Attention, Block
 from expedite.operators.windows import as_map, partition, unpartition
 
@@ -121,8 +122,8 @@ class BeitAttention(Attention):
         self.v_bias = nn.Parameter(torch.zeros(width))
         rows = (2 * grid[0] - 1) * (2 * grid[1] - 1) + 3 * self.prefix_tokens
         self.relative_position_bias_table = nn.Parameter(torch.zeros(rows, heads))
-        first = 1 - self.prefix_tokens
-        self.register_buffer("relative_position_index", _offset_index(*grid)[first:, first:])
+        index = offset_index_with_class(*grid) if self.prefix_tokens else offset_index(*grid)
+        self.register_buffer("relative_position_index", index)
 
     def position_bias(self) -> Tensor:
         """What is added to the scores, (1, heads, prefix + H·W, prefix + H·W)."""
@@ -176,19 +177,3 @@ class BeitWindowAttention(BeitAttention):
         attended = self.attend(windows, self.position_bias() if mask is None else mask)
         out = unpartition(as_map(attended, window), count)
         return out[:, :height, :width].flatten(1, 2)
-
-
-def _offset_index(height: int, width: int) -> Tensor:
-    """The row of the table for each query and key, (1 + H·W, 1 + H·W), the class token first.
-
-    Rows for the offset of the query from the key in row-major order from (1-H, 1-W) on, then from
-    the class token, to it, and from it to itself.
-    """
-    rows, columns = torch.arange(height), torch.arange(width)
-    down = (rows[:, None] - rows + height - 1) * (2 * width - 1)  # (H, H)
-    right = columns[:, None] - columns + width - 1  # (W, W)
-    offsets = (down[:, None, :, None] + right[None, :, None, :]).flatten(2).flatten(0, 1)
-    end = (2 * height - 1) * (2 * width - 1)
-    index = F.pad(offsets, (1, 0, 1, 0))
-    index[0], index[:, 0], index[0, 0] = end, end + 1, end + 2
-    return index

@@ -5,8 +5,9 @@ Layers and names of weights are those of mmsegmentation 0.x (`FPN`, `FPNHead`, `
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+
+from expedite.models.vit import resized_like
 
 _POOL_SIZES = (1, 2, 3, 6)
 
@@ -90,13 +91,13 @@ class UperNet(nn.Module):
         laterals = [*_apply_each(self.lateral_convs, maps[:-1]), self._pooled(maps[-1])]
         laterals = _add_down(laterals, mode="bilinear")
         maps = [*_apply_each(self.fpn_convs, laterals[:-1]), laterals[-1]]
-        joined = torch.cat([_resized(one, maps[0], "bilinear") for one in maps], dim=1)
+        joined = torch.cat([resized_like(one, maps[0]) for one in maps], dim=1)
         scores: Tensor = self.conv_seg(self.dropout(self.fpn_bottleneck(joined)))
         return scores
 
     def _pooled(self, x: Tensor) -> Tensor:
         """The coarsest map with what its means over larger and larger parts know."""
-        means = [_resized(part(x), x, "bilinear") for part in self.psp_modules]
+        means = [resized_like(part(x), x) for part in self.psp_modules]
         out: Tensor = self.bottleneck(torch.cat([x, *means], dim=1))
         return out
 
@@ -139,9 +140,5 @@ def _add_down(maps: list[Tensor], mode: str) -> list[Tensor]:
     """Add to every map, from the coarsest on, what became of the next coarser one."""
     added = [maps[-1]]
     for finer in maps[-2::-1]:
-        added.append(finer + _resized(added[-1], finer, mode))
+        added.append(finer + resized_like(added[-1], finer, mode))
     return added[::-1]
-
-
-def _resized(x: Tensor, like: Tensor, mode: str) -> Tensor:
-    return x if x.shape[-2:] == like.shape[-2:] else F.interpolate(x, like.shape[-2:], mode=mode)

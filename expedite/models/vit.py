@@ -112,3 +112,13 @@ def resize_positions(
     as_map = embedding[:, prefix:].transpose(1, 2).reshape(1, -1, *grid)  # (1, D, H, W)
     resized = F.interpolate(as_map, size=to, mode=mode)
     return torch.cat([embedding[:, :prefix], resized.flatten(2).transpose(1, 2)], dim=1)
+
+
+def resized_like(x: Tensor, like: Tensor, mode: str = "bilinear") -> Tensor:
+    """A map (B, C, h, w) in the height and width of another.
+
+    Example:
+        >>> resized_like(torch.randn(1, 5, 4, 6), torch.zeros(1, 3, 8, 12)).shape
+        torch.Size([1, 5, 8, 12])
+    """
+    return x if x.shape[-2:] == like.shape[-2:] else F.interpolate(x, like.shape[-2:], mode=mode)

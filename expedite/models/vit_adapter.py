@@ -5,7 +5,6 @@ The modules only, under the names of the published weights (czczup/ViT-Adapter).
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.init import trunc_normal_
 
@@ -20,7 +19,7 @@ from expedite.models.adapter_interactions import (
 )
 from expedite.models.deformable import DeformableAttention, Grid
 from expedite.models.spatial_prior import SpatialPrior
-from expedite.models.vit import resize_positions
+from expedite.models.vit import resize_positions, resized_like
 from expedite.operators.windows import as_map
 
 
@@ -106,7 +105,7 @@ class ViTAdapter(nn.Module):
             added = read if self.config.vit_features == "each" else read[-1:] * len(maps)
             features = [as_map(tokens, grid).movedim(-1, 1) for tokens in added]  # (B, D, H, W)
             pairs = zip(maps, features, strict=True)
-            maps = [one + _resized(feature, one) for one, feature in pairs]
+            maps = [one + resized_like(feature, one) for one, feature in pairs]
         one, two, three, four = maps
         return self.norm1(one), self.norm2(two), self.norm3(three), self.norm4(four)
 
@@ -150,12 +149,6 @@ def _grids(images: Tensor) -> Pyramid:
         )
     eighth, sixteenth, coarsest = ((height // step, width // step) for step in (8, 16, COARSEST))
     return eighth, sixteenth, coarsest
-
-
-def _resized(features: Tensor, like: Tensor) -> Tensor:
-    if features.shape == like.shape:
-        return features
-    return F.interpolate(features, size=like.shape[-2:], mode="bilinear")
 
 
 def _initialize(module: nn.Module) -> None:

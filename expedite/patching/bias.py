@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from expedite.geometry.constants import remembered
+from expedite.geometry.offsets import offset_index, offset_index_with_class
 
 # Rows behind a table's offsets: from the class token, to it, and from it to itself.
 _CLASS_ROWS = 3
@@ -33,7 +34,7 @@ def cluster_bias(
         >>> cluster_bias(torch.randn(15 * 23 + 3, 4), (8, 12), (4, 5)).shape
         torch.Size([1, 4, 21, 21])
     """
-    (index,) = _offset_index(*clusters, table.device)
+    (index,) = _index_with_class(*clusters, table.device)
     return resample(table, grid, clusters, resized).mT[:, index][None]
 
 
@@ -65,7 +66,7 @@ def spread(table: Tensor, cells: tuple[int, int]) -> Tensor:
         >>> spread(torch.arange(5.0)[:, None], (1, 3))[0].tolist()
         [[2.0, 1.0, 0.0], [3.0, 2.0, 1.0], [4.0, 3.0, 2.0]]
     """
-    (index,) = _window_index(*cells, table.device)
+    (index,) = _index(*cells, table.device)
     return table.mT[:, index]
 
 
@@ -123,20 +124,10 @@ def _resized(side: int, cells: int, device: torch.device) -> tuple[Tensor, Tenso
 
 
 @remembered
-def _offset_index(height: int, width: int, device: torch.device) -> tuple[Tensor]:
-    """The row of a table for each query and key, (1 + h·w, 1 + h·w), the class token first."""
-    end = (2 * height - 1) * (2 * width - 1)
-    index = torch.full((1 + height * width, 1 + height * width), end + 1, device=device)
-    index[0] = end
-    index[0, 0] = end + 2
-    (index[1:, 1:],) = _window_index(height, width, device)
-    return (index,)
+def _index_with_class(height: int, width: int, device: torch.device) -> tuple[Tensor]:
+    return (offset_index_with_class(height, width, device),)
 
 
 @remembered
-def _window_index(height: int, width: int, device: torch.device) -> tuple[Tensor]:
-    """The row of a table for each query and key, (h·w, h·w)."""
-    rows, columns = torch.arange(height, device=device), torch.arange(width, device=device)
-    down = (rows[:, None] - rows + height - 1) * (2 * width - 1)  # (h, h)
-    right = columns[:, None] - columns + width - 1  # (w, w)
-    return ((down[:, None, :, None] + right[None, :, None, :]).flatten(2).flatten(0, 1),)
+def _index(height: int, width: int, device: torch.device) -> tuple[Tensor]:
+    return (offset_index(height, width, device),)

@@ -126,10 +126,8 @@ def _chart(results: Results, cost: str, measure: Measure) -> Chart | None:
 
 
 def _value(row: Row, measure: Measure) -> float:
-    value = measure.of(row)
-    if value is None:
-        return float("nan")
-    return 100 * value if measure.metric.percent else value
+    value = measure.shown(row)
+    return float("nan") if value is None else value
 
 
 def _path(points: Sequence[Point]) -> str:

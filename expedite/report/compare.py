@@ -130,14 +130,7 @@ def _figures(comparison: Comparison) -> dict[str, Callable[[Row], float | None]]
         "speed-up": lambda row: row.speedup,
         "memory MB": lambda row: row.memory_mb,
     }
-    return costs | {
-        name: lambda row, measure=measure: _scaled(measure.of(row), measure.metric.percent)
-        for name, measure in shown.items()
-    }
-
-
-def _scaled(value: float | None, percent: bool) -> float | None:
-    return 100 * value if percent and value is not None else value
+    return costs | {name: measure.shown for name, measure in shown.items()}
 
 
 def _change(before: float | None, after: float | None) -> str:

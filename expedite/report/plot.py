@@ -64,6 +64,5 @@ def _annotate(axes: Axes, text: str, point: tuple[float, float], colour: str) ->
 
 
 def _points(rows: list[Row], cost: str, measure: Measure) -> list[tuple[float, float]]:
-    scale = 100 if measure.metric.percent else 1
-    values = [(row, measure.of(row)) for row in rows]
-    return [(getattr(row, cost), scale * value) for row, value in values if value is not None]
+    values = [(getattr(row, cost), measure.shown(row)) for row in rows]
+    return [(at, value) for at, value in values if value is not None]

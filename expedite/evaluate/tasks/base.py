@@ -23,9 +23,13 @@ class Metric(NamedTuple):
     percent: bool = False
     lower_is_better: bool = False
 
+    def shown(self, value: float) -> float:
+        """A value in the unit that it is shown in."""
+        return 100 * value if self.percent else value
+
     def text(self, value: float) -> str:
         """A value as tables show it."""
-        return f"{100 * value:.2f}" if self.percent else f"{value:.3f}"
+        return f"{self.shown(value):.2f}" if self.percent else f"{value:.3f}"
 
 
 class Meter(Protocol[Answer_contra]):
