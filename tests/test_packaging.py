@@ -69,6 +69,16 @@ def test_the_workflow_runs_what_make_test_runs_on_every_version_that_is_promised
     assert jobs["tests"]["strategy"]["matrix"]["python"] == versions
 
 
+def test_the_map_of_rooms_is_what_imports_are_held_to() -> None:
+    tool = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
+    layers = [layer.split(" | ") for layer in tool["contracts"][0]["layers"]]
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (`.*?) \|", text, re.MULTILINE)
+    assert [re.findall(r"`(\w+)`", row) for row in rows] == [
+        one for one in layers if one[0] != "__main__"
+    ]
+
+
 def test_what_is_said_to_be_installed_exists() -> None:
     """Messages and documents name the distribution, which is not called as the package is."""
     files = [ROOT / "README.md", *(one for name in SOURCES for one in (ROOT / name).rglob("*.*"))]
