@@ -1,4 +1,6 @@
+import gc
 import os
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -13,6 +15,17 @@ if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
 # Models here are so small that threads cost more than they bring.
 torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nothing_kept() -> Iterator[None]:
+    """Compiled code and cycles of models would add up to gigabytes over all modules."""
+    gc.freeze()  # what is imported by now is not looked at again
+    yield
+    if "torch._dynamo" in sys.modules:
+        torch.compiler.reset()
+    gc.collect()
+    gc.unfreeze()
 
 
 @pytest.fixture(autouse=True)

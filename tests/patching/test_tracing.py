@@ -42,16 +42,18 @@ def no_compiled_code() -> None:
     torch.compiler.reset()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("clustering", "reconstruction"), SWITCHES)
 def test_compiles_whole(clustering: dict[str, Any], reconstruction: dict[str, Any]) -> None:
     model = Descent(clustering, reconstruction)
     compiled = torch.compile(model, fullgraph=True, backend="eager")
-    for batch in (2, 3, 1):
+    for batch in (2, 3):
         tokens = torch.randn(batch, 192, 8)
         # Compiled, sums are taken in another order, which inverses in few channels magnify.
         torch.testing.assert_close(compiled(tokens), model(tokens), rtol=1e-5, atol=2e-4)
 
 
+@pytest.mark.slow
 def test_one_compilation_for_each_size() -> None:
     counter = CompileCounter()
     compiled = torch.compile(Descent({}, {}), fullgraph=True, backend=counter)
