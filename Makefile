@@ -1,19 +1,27 @@
 # Two commands: `make demo` shows what expedite does, `make test` checks that it does.
 PYTHON ?= python3
 BIN := .venv/bin
+# Tensors of a megabyte go back to the system when they are freed, or a worker only grows.
+PYTEST := MALLOC_MMAP_THRESHOLD_=1048576 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal
 
-.PHONY: demo test test-browser
+.PHONY: demo test check lint test-browser
 
 demo: .venv/installed
 	$(BIN)/expedite demo
 
-test: .venv/installed
+test: lint
+	$(PYTEST)
+
+# The inner loop: all but what compiles, exports, starts processes or trains.
+check: lint
+	$(PYTEST) -m "not slow"
+
+lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 	$(BIN)/actionlint -shellcheck=
 	$(BIN)/mypy --strict
-	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal
 
 # Drives the report in headless Chromium, which `make test` leaves out where it is missing:
 #     apt-get install -y chromium chromium-driver

@@ -22,6 +22,7 @@ def test_checkpoints_are_small_and_in_the_published_layout(checkpoint: Path) -> 
     assert list(torch.load(checkpoint, weights_only=True)) == ["model"]
 
 
+@pytest.mark.slow
 def test_the_depth_model_knows_scenes_it_never_saw() -> None:
     loaded = demo.demo_depth_model()
     task = task_of(loaded)
@@ -32,6 +33,7 @@ def test_the_depth_model_knows_scenes_it_never_saw() -> None:
     assert meter.values()["abs_rel"] <= 0.2
 
 
+@pytest.mark.slow
 def test_the_checkpoint_knows_scenes_it_never_saw() -> None:
     loaded = demo.demo_model()
     agreement = Agreement(len(CLASSES))

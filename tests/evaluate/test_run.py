@@ -44,6 +44,7 @@ def rows(out: Path) -> list[dict[str, Any]]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", ["measuring", "writing results.json", "writing results.csv"])
 def test_finished_rows_are_neither_lost_nor_repeated(
     moment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -78,6 +79,7 @@ def test_finished_rows_are_neither_lost_nor_repeated(
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_rows_of_every_mode_are_compared_within_it(tmp_path: Path) -> None:
     modes = [Mode("bfloat16"), Mode()]
     asked = replace(request(tmp_path), jobs=jobs_of(PLANS[:2], modes))
@@ -106,6 +108,7 @@ def test_nothing_is_measured_for_a_folder_that_takes_nothing() -> None:
         run_sweep(request(Path("/proc/expedite/out")), Console(file=io.StringIO()))
 
 
+@pytest.mark.slow
 def test_a_table_for_spreadsheets_that_is_missing_is_written(tmp_path: Path) -> None:
     run_sweep(request(tmp_path), Console(file=io.StringIO()))
     before = rows(tmp_path)
@@ -115,6 +118,7 @@ def test_a_table_for_spreadsheets_that_is_missing_is_written(tmp_path: Path) -> 
     assert (tmp_path / "results.csv").exists()
 
 
+@pytest.mark.slow
 def test_an_environment_that_changes_on_the_way_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

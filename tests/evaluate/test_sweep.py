@@ -141,6 +141,7 @@ def test_features_get_fidelity_alone() -> None:
     assert row.fidelity["relative_l2"] > 0
 
 
+@pytest.mark.slow
 def test_void_labels_do_not_count() -> None:
     data = [
         Sample("a", samples(1)[0].image, np.full((32, 32), VOID, np.int64)),
@@ -170,6 +171,7 @@ def test_a_label_that_no_class_has_is_named_with_its_file() -> None:
         sweep(loaded(), data)
 
 
+@pytest.mark.slow
 def test_a_compiled_model_is_timed_and_gives_the_same_answers(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -145,6 +145,7 @@ def test_bisection() -> None:
     assert first_true([], lambda item: True) is None
 
 
+@pytest.mark.slow
 def test_predicted_gflops_are_those_counted() -> None:
     model = segmenter()
     bench = Bench(model, cast(Any, None), images(1), lambda network: [], 0.0)
@@ -161,6 +162,7 @@ def test_relative_depth_is_compared_as_it_is() -> None:
     assert bench.fidelity(make_plan(1, 4)) == pytest.approx(1.0)
 
 
+@pytest.mark.slow
 def test_tuning_a_model_in_python() -> None:
     model = segmenter()
     base = next(find_hosts(model))[1]

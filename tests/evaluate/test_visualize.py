@@ -141,6 +141,7 @@ def test_a_plan_on_the_full_grid_changes_nothing() -> None:
     assert "0 %" in views.panels[0][2].caption or "e-0" in views.panels[0][2].caption
 
 
+@pytest.mark.slow
 def test_clusters_follow_what_the_demo_sees() -> None:
     """Borders of clusters lie on borders of classes more often than by chance."""
     sample = unseen_scenes(4)[3]

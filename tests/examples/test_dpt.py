@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from expedite.models.dpt_files import Variant, save_dpt
@@ -11,6 +12,7 @@ from tests.examples.scripts import run
 from tests.hosts import dpt
 
 
+@pytest.mark.slow
 def test_compares_and_draws_a_checkpoint_on_an_image(tmp_path: Path) -> None:
     model = dpt()
     checkpoint = save_dpt(model, Variant(model.config, (128, 160)), tmp_path)

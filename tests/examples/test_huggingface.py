@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 from PIL import Image
 
 from expedite.scenes.scenes import render_scene
@@ -9,6 +10,7 @@ from tests.examples.scripts import run
 from tests.patchers.transformers.test_vit import depth_anything, hf
 
 
+@pytest.mark.slow
 def test_patches_a_folder_and_runs_a_pipeline(tmp_path: Path) -> None:
     folder = tmp_path / "model"
     depth_anything().save_pretrained(folder)

@@ -10,6 +10,7 @@ from train_mask2former import hf, store
 from tests.examples.test_train_mask2former import fresh, small
 
 
+@pytest.mark.slow
 def test_says_what_patching_buys_a_folder(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -22,6 +23,7 @@ def test_says_what_patching_buys_a_folder(
     assert "random" not in printed
 
 
+@pytest.mark.slow
 def test_a_model_of_random_weights_is_called_one(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

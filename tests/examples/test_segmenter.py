@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from expedite.models.segmenter_files import Preprocessing, save_segmenter
@@ -11,6 +12,7 @@ from tests.examples.scripts import run, run_apart
 from tests.hosts import segmenter
 
 
+@pytest.mark.slow
 def test_compares_and_draws_a_checkpoint_on_an_image(tmp_path: Path) -> None:
     preprocessing = Preprocessing("vit", 32, 32, 16, "")
     checkpoint = save_segmenter(segmenter(), preprocessing, "vit_64x4_patch4_32", tmp_path)
@@ -23,6 +25,7 @@ def test_compares_and_draws_a_checkpoint_on_an_image(tmp_path: Path) -> None:
     assert np.asarray(Image.open(tmp_path / "segmenter.png")).ndim == 3
 
 
+@pytest.mark.slow
 def test_what_cannot_be_done_is_said_in_one_sentence(tmp_path: Path) -> None:
     done = run_apart("segmenter.py", "--checkpoint", "nothing.pth", folder=tmp_path)
     assert done.returncode == 2

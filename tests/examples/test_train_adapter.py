@@ -33,6 +33,7 @@ def task(tmp_path_factory: pytest.TempPathFactory) -> Task:
     return open_task(root, dataset="", n_cls=len(CLASSES), val_images=2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("model", "kind"), [("vit-adapter", ViTAdapter), ("meta", META)])
 def test_writes_a_checkpoint_that_loads(task: Task, tmp_path: Path, model: Any, kind: Any) -> None:
     train(task, replace(SETTINGS, model=model), tmp_path, CPU)
@@ -43,6 +44,7 @@ def test_writes_a_checkpoint_that_loads(task: Task, tmp_path: Path, model: Any, 
         assert loaded.model(torch.zeros(1, 3, 64, 64)).shape == (1, len(CLASSES), 64, 64)
 
 
+@pytest.mark.slow
 def test_loss_falls(task: Task) -> None:
     settings = replace(SETTINGS, small_epochs=12, full_epochs=0, batch=3)
     run = begin(settings, task, CPU)

@@ -50,6 +50,7 @@ def test_a_batch_has_the_objects_that_are_large_enough(scenes: Path) -> None:
             assert box.tolist() == edges
 
 
+@pytest.mark.slow
 def test_loss_falls(scenes: Path) -> None:
     run = start(fresh(), 24, lr=3e-3, other_lr=3e-3)
     views = Views(pictures(scenes, "train"), SIZE, (0, 0), read_scene)

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from expedite.models.adapter_files import Variant, save_adapter
@@ -11,6 +12,7 @@ from tests.examples.scripts import run
 from tests.hosts import ADAPTER
 
 
+@pytest.mark.slow
 def test_compares_and_draws_a_checkpoint_on_an_image(tmp_path: Path) -> None:
     variant = Variant(ADAPTER, "semantic-fpn", n_cls=3)
     checkpoint = save_adapter(variant.build(), variant, tmp_path)

@@ -124,6 +124,7 @@ def test_other_tasks_are_refused(loaded: LoadedModel) -> None:
         loaded.for_task("detection")
 
 
+@pytest.mark.slow
 def test_patched_copied_and_counted_it_keeps_its_words(loaded: LoadedModel) -> None:
     x = images(1, 64, 64)
     plain = loaded.model(x).class_queries_logits
@@ -143,6 +144,7 @@ def test_a_folder_without_a_tokenizer_is_refused(folder: Path, tmp_path: Path) -
         load_model(f"hf:{tmp_path}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", ["panoptic", "segmentation", "instance"])
 def test_a_sweep_of_every_task(
     task: str,

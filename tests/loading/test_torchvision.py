@@ -32,6 +32,7 @@ def test_the_backbones_of_detectors_are_not_downloaded(monkeypatch: pytest.Monke
     assert not load_model("torchvision:ssdlite320_mobilenet_v3_large").trained
 
 
+@pytest.mark.slow
 def test_published_files_call_the_layers_of_an_mlp_otherwise(tmp_path: Path) -> None:
     model = load_model(NAME, SIZE, classes=5).model
     state = {

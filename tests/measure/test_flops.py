@@ -112,6 +112,7 @@ def segmenter_by_hand(alpha: int | None) -> float:
     return (embedding + encoder + decoder + kept * classes * width) / GIGA
 
 
+@pytest.mark.slow
 def test_segmenter_large_agrees_with_the_count_by_hand() -> None:
     with torch.device("meta"):  # shapes are all that a count needs
         model = build_segmenter("vit_large_patch16_384", (640, 640))[0].eval()

@@ -77,6 +77,7 @@ def test_boxes_alone_are_no_truth_of_masks() -> None:
     assert InstanceSegmentation().truth(Sample("a", sample.image)) is None
 
 
+@pytest.mark.slow
 def test_detectors_get_images_as_they_are() -> None:
     """They resize and normalise themselves, and answer in pixels of what they were given."""
     torch.manual_seed(0)
