@@ -113,7 +113,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ExpediteError(f"settings were asked from {path}, which is not a file")
     try:
-        content = yaml.safe_load(path.read_text())
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ExpediteError(f"{path} is not readable as YAML: {first_line(error)}") from error
     if not isinstance(content, dict):

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -103,6 +104,7 @@ def test_rows_of_every_mode_are_compared_within_it(tmp_path: Path) -> None:
     assert again.rows == found.rows
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="has no /proc, which takes nothing from root")
 def test_nothing_is_measured_for_a_folder_that_takes_nothing() -> None:
     with pytest.raises(ExpediteError, match="nothing can be written to /proc "):
         run_sweep(request(Path("/proc/expedite/out")), Console(file=io.StringIO()))
