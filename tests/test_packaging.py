@@ -58,13 +58,16 @@ def test_the_continuous_run_is_the_test_command_of_the_readme() -> None:
 
 
 def test_the_workflow_runs_what_make_test_runs_on_every_version_that_is_promised() -> None:
-    rules = re.findall(r"^(?:test|check):.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(), re.M)
-    commands = re.findall(r"\$\(BIN\)/(.*)", "".join(rules))
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    lint = re.findall(
+        r"^\t\$\(BIN\)/(.*)", makefile.partition("\nlint:")[2].partition("\n\n")[0], re.M
+    )
+    tests = re.findall(r"^PYTEST := .*\$\(BIN\)/(.*)", makefile, re.M)
     text = (ROOT / ".github/workflows/test.yml").read_text(encoding="utf-8")
     jobs = yaml.safe_load(text)["jobs"]
     run = {step["run"] for job in jobs.values() for step in job["steps"] if "run" in step}
-    assert len(commands) >= 6
-    assert {*commands} <= run
+    assert len(lint) >= 5
+    assert {*lint, *tests, f'{tests[0]} -m "not slow"'} <= run
     versions = [line.rpartition(" ")[2] for line in project()["classifiers"] if " 3." in line]
     assert jobs["tests"]["strategy"]["matrix"]["python"] == versions
 
@@ -113,6 +116,7 @@ def wheel(built: Path) -> Iterator[ZipFile]:
         yield found
 
 
+@pytest.mark.slow
 def test_the_wheel_holds_the_package_and_nothing_else(wheel: ZipFile) -> None:
     names = {name for name in wheel.namelist() if ".dist-info/" not in name}
     package = (path for path in (ROOT / "expedite").rglob("*.*") if path.is_file())
@@ -122,6 +126,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel: ZipFile) -> None:
     assert "expedite/operators/kernels/em.py" in names
 
 
+@pytest.mark.slow
 def test_the_wheel_says_what_it_is(wheel: ZipFile) -> None:
     texts = {
         Path(name).name: wheel.read(name).decode() for name in wheel.namelist() if "-info" in name
@@ -136,6 +141,7 @@ def test_the_wheel_says_what_it_is(wheel: ZipFile) -> None:
     assert {**scripts["console_scripts"]} == {"expedite": "expedite.cli:main"}
 
 
+@pytest.mark.slow
 def test_the_source_holds_what_builds_the_wheel(built: Path) -> None:
     (path,) = built.glob("expedite_vit-*.tar.gz")
     with tarfile.open(path) as archive:
