@@ -44,10 +44,11 @@ SIZES = [
 
 def descend_and_return(tokens: Tensor, grid: Size, clusters: Size) -> None:
     """What a span adds to the blocks that it makes cheaper."""
-    plan = Plan((Span(0, clusters),))
+    plan = Plan((Span(0, clusters),)).settled(in_windows=False)
     centroids, record = cluster(
-        tokens, grid, clusters, projection=plan.projection, hard=plan.hard, relocated=SHARE
-    )
+        tokens, grid, clusters, projection=plan.projection, basis=plan.basis, hard=plan.hard,
+        relocated=SHARE, sharpness=plan.sharpness, length=plan.length,
+    )  # fmt: skip
     reconstruct(centroids, record)
 
 

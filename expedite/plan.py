@@ -4,12 +4,14 @@ Values are validated once, here; whether a plan fits a model shows when it is pa
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from itertools import accumulate
 from types import MappingProxyType
 from typing import Any, Literal, get_args
 
 from expedite.errors import ExpediteError
+from expedite.operators.centroids import check_sharpness
+from expedite.operators.metric import Basis
 from expedite.operators.reconstruction import Scope, Weighting, check_weights
 
 Method = Literal["expedite", "paper"]
@@ -24,7 +26,10 @@ _PAPER: Mapping[str, Any] = MappingProxyType(
     {
         "temperature": 50.0,
         "projection": None,
+        "basis": "hashed",
         "space": "tokens",
+        "sharpness": 0.0,
+        "length": 0.0,
         "log_mass": False,
         "reconstruction": "knn",
         "weights": "softmax",
@@ -34,6 +39,20 @@ _PAPER: Mapping[str, Any] = MappingProxyType(
         "hard": False,
         "relocated": 0.0,
     }
+)
+
+
+# How much less tokens count in their centroid the further they are from it.
+SHARPNESS = 4.0
+# The power of the tokens' mean length over a centroid's own by which it is made longer.
+LENGTH = 2.0
+_DIRECTIONS: Mapping[Basis, int] = MappingProxyType({"principal": 32, "hashed": 64})
+_LEFT_OPEN = ("basis", "space", "sharpness", "length")
+_ON_MAPS: Mapping[str, Any] = MappingProxyType(
+    {"basis": "principal", "space": "tokens", "sharpness": SHARPNESS, "length": LENGTH}
+)
+_IN_WINDOWS: Mapping[str, Any] = MappingProxyType(
+    {"basis": "hashed", "space": "norm", "sharpness": 0.0, "length": 0.0}
 )
 
 
@@ -96,10 +115,18 @@ class Plan:
         iterations: EM steps κ.
         neighborhood: Side λ of the square of cells that a token may join.
         temperature: τ of the softmax over squared distances, or "auto", see `clustering.cluster`.
-        projection: How many random projections of its channels stand for a token where distances
-            are measured; None measures on all channels.
+        projection: How many numbers stand for a token where distances are measured; None measures
+            on all channels, "auto" takes 32 of the principal basis and 64 of the hashed one.
+        basis: Which numbers: "principal" for the image's own directions of largest variance,
+            "hashed" for sums of channels with random signs, see `metric.standardize`. None takes
+            the former, and the latter in windows, whose tokens are few.
         space: Where distances are measured: "norm" on what the next block's first norm makes of
-            the tokens (on the tokens where a block has none), "tokens" on the tokens.
+            the tokens (on the tokens where a block has none), "tokens" on the tokens. None takes
+            the latter, and the former in windows.
+        sharpness: How much less tokens count in their cluster token the further they are from it,
+            see `centroids.sharpen`. None takes `SHARPNESS`, and 0 without `hard` or in windows.
+        length: How much longer cluster tokens are than those means, see `centroids.lengthen`. None
+            takes `LENGTH`, and 0 in windows.
         log_mass: Add the log of its mass to every cluster's attention scores as a key.
         reconstruction: See `reconstruction.token_weights`, as for `weights` and `k`.
         weights: See `reconstruction.token_weights`.
@@ -132,10 +159,13 @@ class Plan:
     iterations: int = 5
     neighborhood: int = 5
     temperature: float | Literal["auto"] = "auto"
-    projection: int | None = 64
+    projection: int | Literal["auto"] | None = "auto"
+    basis: Basis | None = None
     hard: bool = True
     relocated: float | None = None
-    space: Space = "norm"
+    space: Space | None = None
+    sharpness: float | None = None
+    length: float | None = None
     log_mass: bool = True
     reconstruction: Scope = "local"
     weights: Weighting = "kriging"
@@ -153,8 +183,10 @@ class Plan:
         for name in ("iterations", "neighborhood"):
             _check_count(name, getattr(self, name), least=1)
         for name in ("projection", "k"):
-            if getattr(self, name) is not None:
+            if getattr(self, name) not in (None, "auto"):
                 _check_count(name, getattr(self, name), least=1)
+        if self.length is not None and not (_is_number(self.length) and 0 <= self.length <= 4):
+            raise ExpediteError(f"length={self.length!r} was asked; a power from 0 to 4 works")
         if self.neighborhood % 2 == 0:
             raise ExpediteError(f"neighborhood={self.neighborhood} was asked; it is an odd number")
         tau = self.temperature
@@ -163,9 +195,31 @@ class Plan:
         if self.delta is None:
             object.__setattr__(self, "delta", self.reconstruct_at != "head")
         _check_relocated(self.relocated, self.hard)
+        check_sharpness(self.sharpness or 0.0, self.hard)
         for name, kind in _CHOICES.items():
-            _check_choice(name, getattr(self, name), get_args(kind))
+            if getattr(self, name) is not None or name not in _LEFT_OPEN:
+                _check_choice(name, getattr(self, name), get_args(kind))
         object.__setattr__(self, "k", check_weights(self.weights, self.k))
+
+    def settled(self, in_windows: bool) -> "Plan":
+        """The plan with those choices made that are left to the kind of host.
+
+        What is best for maps of thousands of tokens was measured not to be in windows.
+
+        Example:
+            >>> plan = Plan((Span(4, 7),))
+            >>> plan.settled(in_windows=False).basis, plan.settled(in_windows=True).basis
+            ('principal', 'hashed')
+        """
+        chosen = _IN_WINDOWS if in_windows else _ON_MAPS
+        open_choices = {name: chosen[name] for name in _LEFT_OPEN if getattr(self, name) is None}
+        if not self.hard and self.sharpness is None:
+            open_choices["sharpness"] = 0.0
+        settled = replace(self, **open_choices)
+        if settled.projection != "auto":
+            return settled
+        assert settled.basis is not None  # it was left open, or given
+        return replace(settled, projection=_DIRECTIONS[settled.basis])
 
     def ranges(self, depth: Depth) -> list[tuple[Span, int, int]]:
         """Every span with the index of its first block and of the one after its last.
@@ -202,6 +256,7 @@ class Plan:
 
 
 _CHOICES = {
+    "basis": Basis,
     "space": Space,
     "log_mass": Literal[True, False],
     "reconstruction": Scope,

@@ -38,7 +38,8 @@ _POOLED = (
     "--set weights=l2 --set k=20"
 )
 _BILINEAR = (
-    f"--method clusters+bilinear {_HEAD} {_DISTANCES} --set hard=false --set nearest_cells=true"
+    f"--method clusters+bilinear {_HEAD} {_DISTANCES} --set hard=false --set length=0 "
+    "--set nearest_cells=true"
 )
 _DPT = "--method paper --set temperature=1.0 --set weights=hard --set nearest_cells=true"
 _DEPTH = "GFLOPs FPS δ<1.25 δ<1.25² δ<1.25³ AbsRel SqRel RMSE RMSElog SILog log10"

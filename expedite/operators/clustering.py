@@ -11,15 +11,16 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from expedite.errors import ExpediteError
 from expedite.geometry.constants import remembered
 from expedite.geometry.tiling import Tiles, make_tiles, middle_tokens, take_rows
 from expedite.operators.assignment import Assignment, HardAssignment, SoftAssignment
+from expedite.operators.centroids import check_sharpness, lengthen, sharpen
 from expedite.operators.closeness import closeness, keys_of, unreachable, with_one
 from expedite.operators.kernels import EMPTY_MASS, fits, fused
+from expedite.operators.metric import Basis, standardize
 from expedite.operators.relocation import check_relocated, relocate
 
 # The "auto" temperature over the mean squared distance between a token and its first centre.
@@ -27,7 +28,6 @@ AUTO_TEMPERATURE = 0.05
 # Where the largest feature is 1, smaller temperatures would only sharpen rounding errors.
 _LEAST_AUTO_TEMPERATURE = 1e-10
 _TINY = 1e-30
-_PRIME = 2**31 - 1  # products of two remainders fit into 64 bits
 
 
 @dataclass(frozen=True)
@@ -68,8 +68,11 @@ def cluster(
     mass: Tensor | None = None,
     nearest: bool = False,
     projection: int | None = None,
+    basis: Basis = "hashed",
     hard: bool = False,
     relocated: float = 0.0,
+    sharpness: float = 0.0,
+    length: float = 0.0,
 ) -> tuple[Tensor, Clustering]:
     """Cluster the tokens of a grid into a smaller grid of centroids.
 
@@ -89,11 +92,15 @@ def cluster(
         features: (B, N, D) in which distances are measured; None measures them on the tokens.
         mass: (B, N) how much each token counts; None counts each once.
         nearest: Take first cells as the published code does, see `tiling.Axis`.
-        projection: Measure distances on so many random projections of the features, see `project`;
-            None measures on all features.
+        projection: Measure distances on so many numbers for each token in place of all features;
+            None measures on all.
+        basis: What numbers those are, see `metric.standardize`.
         hard: In the last step every token joins its nearest centre alone.
         relocated: The share of the clusters that move at last from even ground to single tokens,
             see `relocation.relocate`; it needs `hard`.
+        sharpness: How much less tokens count in their centroid the further they are from it, see
+            `centroids.sharpen`; it needs `hard`.
+        length: How much longer centroids are than those means, see `centroids.lengthen`.
 
     Returns:
         Centroids (B, h·w, C) in the dtype of the tokens, and the record for `reconstruct`.
@@ -109,10 +116,11 @@ def cluster(
     """
     check_shapes(tokens, grid, clusters)
     _check_settings(iterations, neighborhood, temperature, projection, hard, relocated)
+    check_sharpness(sharpness, hard)
     if _keeps_every_token(grid, clusters):
         return tokens, unmerged(tokens, grid, neighborhood, mass)
     with full_precision(tokens.device):
-        z, unit = standardize(tokens if features is None else features, projection)
+        z, unit = standardize(tokens if features is None else features, projection, basis)
         centers = average_pool(z, grid, clusters)
         tiles = make_tiles(grid, clusters, neighborhood // 2, tokens.device, nearest=nearest)
         tau = resolve_temperature(temperature, z, take_rows(centers, tiles.first_cell), unit)
@@ -121,9 +129,14 @@ def cluster(
         count = int(relocated * clusters[0] * clusters[1])
         if isinstance(assignment, HardAssignment) and count:
             assignment, centers = relocate(assignment, z, centers, weight, clusters, count)
-        centroids = assignment.means(
-            tokens, take_rows(tokens, middle_tokens(grid, clusters, tokens.device))
-        ).to(tokens.dtype)
+        core = assignment
+        if isinstance(assignment, HardAssignment) and sharpness:
+            core, centers = sharpen(assignment, z, centers, weight, sharpness)
+        middle = take_rows(tokens, middle_tokens(grid, clusters, tokens.device))
+        centroids = core.means(tokens, middle)
+        if length:
+            centroids = lengthen(centroids, tokens, middle, assignment, length)
+        centroids = centroids.to(tokens.dtype)
     return centroids, Clustering(
         tokens, centroids, z, centers, assignment.mass, assignment, tau, grid, clusters,
         neighborhood, nearest,
@@ -150,19 +163,26 @@ class TokenClustering(nn.Module):
         temperature: float | Literal["auto"] = "auto",
         nearest: bool = False,
         projection: int | None = None,
+        basis: Basis = "hashed",
         hard: bool = False,
         relocated: float = 0.0,
+        sharpness: float = 0.0,
+        length: float = 0.0,
     ) -> None:
         super().__init__()
         _check_settings(iterations, neighborhood, temperature, projection, hard, relocated)
+        check_sharpness(sharpness, hard)
         self.clusters = clusters
         self.iterations = iterations
         self.neighborhood = neighborhood
         self.temperature: float | Literal["auto"] = temperature
         self.nearest = nearest
         self.projection = projection
+        self.basis: Basis = basis
         self.hard = hard
         self.relocated = relocated
+        self.sharpness = sharpness
+        self.length = length
 
     def forward(
         self,
@@ -182,8 +202,11 @@ class TokenClustering(nn.Module):
             mass=mass,
             nearest=self.nearest,
             projection=self.projection,
+            basis=self.basis,
             hard=self.hard,
             relocated=self.relocated,
+            sharpness=self.sharpness,
+            length=self.length,
         )
 
 
@@ -211,68 +234,6 @@ def pool(values: Tensor, clustering: Clustering) -> Tensor:
         )
         means = clustering.assignment.means(values, middle)
     return means.to(values.dtype)
-
-
-def project(features: Tensor, channels: int | None) -> Tensor:
-    """Random projections that keep distances: sums of channels with random signs.
-
-    Feature hashing (Weinberger et al. 2009): channel i goes to sum i mod `channels`. For twice the
-    channels it is closer than dense random projections, and it needs no product. The signs are the
-    parity of a hash: the same on every device and in every process.
-
-    Args:
-        features: (B, N, D).
-        channels: How many sums; None, or D and more, returns the features themselves.
-
-    Returns:
-        (B, N, channels), in which squared distances have the expectation they had.
-
-    Example:
-        >>> x = torch.randn(1, 100, 512)
-        >>> shorter = project(x, 64)
-        >>> bool((torch.cdist(shorter, shorter) - torch.cdist(x, x)).abs().max() < 16)  # of 32
-        True
-    """
-    depth = features.shape[-1]
-    if channels is None or channels >= depth:
-        return features
-    (signs,) = _signs(depth, features.device)
-    return _fold(features, signs, channels)
-
-
-def _fold(features: Tensor, factors: Tensor, width: int) -> Tensor:
-    """Sums of every `width`-th channel times its factor, float32: one pass, no large temporary."""
-    if fused(features):
-        from expedite.operators.kernels.rows import fold
-
-        return fold(features, factors, width)
-    total = features.new_zeros(width, dtype=torch.float32)
-    for start in range(0, features.shape[-1], width):
-        part, factor = (x[..., start : start + width].float() for x in (features, factors))
-        if missing := width - part.shape[-1]:
-            part, factor = F.pad(part, (0, missing)), F.pad(factor, (0, missing))
-        total = torch.addcmul(total, part, factor)
-    return total
-
-
-@remembered
-def _signs(depth: int, device: torch.device) -> tuple[Tensor]:
-    channel = torch.arange(depth, device=device)
-    mixed = _remainder(channel * 48271 + 117892)
-    mixed = _remainder(mixed * mixed)
-    mixed = _remainder(mixed * 16807 + channel)
-    odd = _remainder(mixed * mixed) % 2  # squares modulo a prime look random in their last bit
-    return ((2 * odd - 1).float(),)  # (depth,)
-
-
-def _remainder(x: Tensor) -> Tensor:
-    """Of x < 2⁶² over `_PRIME`, which is 2³¹ - 1, so that higher bits count as much as low ones.
-
-    Not by `%`: compilers would work products out beyond the integers that their kernels take.
-    """
-    for _ in range(2):
-        x = (x & _PRIME) + (x >> 31)
-    return x
 
 
 def labels(clustering: Clustering) -> Tensor:
@@ -339,19 +300,6 @@ def _joined(
     """Every token in one cluster, and the means of those."""
     joined = HardAssignment.of(labels, weight, centers.shape[1])
     return joined, joined.means(z, centers)
-
-
-def standardize(features: Tensor, projection: int | None) -> tuple[Tensor, Tensor]:
-    """Features of unit size without their mean, which would drown the distances, and the unit."""
-    high, low = features.amax((1, 2), keepdim=True), features.amin((1, 2), keepdim=True)
-    unit = torch.maximum(high, -low).float().clamp_min(_TINY)
-    depth = features.shape[-1]
-    if projection is None or projection >= depth:
-        x = (features / unit).float()
-    else:
-        (signs,) = _signs(depth, features.device)
-        x = _fold(features, signs / unit, projection)
-    return x - x.mean(1, keepdim=True), unit
 
 
 def resolve_temperature(temperature: float | str, z: Tensor, own: Tensor, unit: Tensor) -> Tensor:

@@ -10,11 +10,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from expedite.geometry.graphs import is_exporting, is_recorded
+from expedite.geometry.graphs import is_recorded
 from expedite.geometry.tiling import Tiles
 from expedite.operators.assignment import flat_index, half_distances, own_values
 from expedite.operators.closeness import half_squares, keys_of, with_one
 from expedite.operators.clustering import Clustering, full_precision, labels
+from expedite.operators.inverse import invert
 from expedite.operators.kernels import EMPTY_MASS, fits, fused
 from expedite.operators.spreading import Spread
 
@@ -26,8 +27,6 @@ _EXACT = 1e-4
 # On a CPU values are spread over some so many tokens at a time: windows overlap, and copies of all
 # would not fit the caches.
 _TOKENS = 256
-# Matrices of so many rows are not halved any more.
-_BLOCK = 32
 _TINY = 1e-30
 
 
@@ -167,66 +166,3 @@ def _likeness(points: Tensor, keys: Tensor, unit: Tensor) -> Tensor:
 def _halved(points: Tensor, keys: Tensor) -> Tensor:
     """Halves of squared distances, which rounding may take below 0."""
     return half_squares(points) - with_one(points) @ keys.mT
-
-
-def invert(matrix: Tensor) -> Tensor:
-    """Inverses of symmetric positive definite matrices (..., m, m).
-
-    For as many tokens the inverse and a product take less time than substitution.
-
-    Example:
-        >>> invert(torch.tensor([[2.0, 1.0], [1.0, 1.0]])).round()
-        tensor([[ 1., -1.],
-                [-1.,  2.]])
-    """
-    root = _inverse_root(matrix)
-    return root.mT @ root
-
-
-def _inverse_root(matrix: Tensor) -> Tensor:
-    """R = L⁻¹ of the Cholesky factor L, lower triangular, RᵀR being the inverse.
-
-    By halves: libraries decompose many small matrices one after another, while products of all are
-    one call. R and not the inverse of each half: where clusters are nearly alike its errors are
-    those of the square root of the condition, in place of the condition itself.
-    """
-    size = matrix.shape[-1]
-    if size <= _BLOCK:
-        return _decompose(matrix) if _decomposes(matrix) else _eliminate(matrix)
-    half = size // 2
-    upper = _inverse_root(matrix[..., :half, :half])
-    side = matrix[..., half:, :half] @ upper.mT
-    lower = _inverse_root(matrix[..., half:, half:] - side @ side.mT)
-    first = torch.cat([upper, torch.zeros_like(side).mT], -1)
-    return torch.cat([first, torch.cat([-(lower @ side) @ upper, lower], -1)], -2)
-
-
-def _decomposes(matrix: Tensor) -> bool:
-    """Whether a decomposition runs here: ONNX has none, MPS not all, and CUDA graphs may not."""
-    if is_exporting():
-        return False
-    device = matrix.device.type
-    return device == "cpu" or (device == "cuda" and not torch.compiler.is_compiling())
-
-
-def _decompose(matrix: Tensor) -> Tensor:
-    """`_inverse_root` of small matrices (..., b, b) by the library."""
-    factor = torch.linalg.cholesky_ex(matrix).L
-    unit = torch.eye(matrix.shape[-1], device=matrix.device).expand_as(matrix)
-    root: Tensor = torch.linalg.solve_triangular(factor, unit, upper=False)
-    return root
-
-
-def _eliminate(matrix: Tensor) -> Tensor:
-    """`_inverse_root` of small matrices (..., b, b) by sums and products alone.
-
-    Gaussian elimination beside the identity; a positive definite matrix needs no pivoting.
-    """
-    size = matrix.shape[-1]
-    rest = torch.cat([matrix, torch.eye(size, device=matrix.device).expand_as(matrix)], -1)
-    rows = []
-    for step in range(size):
-        row = rest[..., :1, :] * rest[..., :1, step : step + 1].rsqrt()
-        rest = rest[..., 1:, :] - row[..., step + 1 : size].mT * row
-        rows.append(row[..., size:])
-    return torch.cat(rows, -2)

@@ -16,6 +16,8 @@ from expedite.operators.kernels import EMPTY_MASS, LARGEST_DEPTH, fused
 
 # Of the clusters, that may move; more changes little, since what does not pay stays.
 SHARE = 0.3
+# Errors that differ by no more are equal.
+_TIE = 1e-3
 _TINY = 1e-30
 
 
@@ -68,16 +70,19 @@ def relocate(
 
 
 def _all_but_nearest(error: Tensor, labels: Tensor, clusters: int) -> Tensor:
-    """The errors (B, N), 0 for the token of least error in each cluster, the first of equals."""
+    """The errors (B, N), 0 for the token of least error in each cluster, the first of equals.
+
+    Equal is what rounding may tell apart, as it does with the two tokens of a cluster of two.
+    """
     if fused(error):
         from expedite.operators.kernels.relocation import all_but_nearest
 
-        return all_but_nearest(error, labels, clusters)
+        return all_but_nearest(error, labels, clusters, _TIE)
     start = error.new_full((error.shape[0], clusters), torch.inf)
     least = start.scatter_reduce(1, labels, error, "amin").gather(1, labels)
     count = error.shape[1]
     place = torch.arange(count, device=error.device).expand_as(labels)
-    among = torch.where(error <= least, place, count)
+    among = torch.where(error <= least * (1 + _TIE), place, count)
     end = torch.full_like(start, count, dtype=torch.int64)
     return error.masked_fill(
         place == end.scatter_reduce(1, labels, among, "amin").gather(1, labels), 0

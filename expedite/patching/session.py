@@ -48,6 +48,7 @@ class Session:
     def __init__(self, host: Host, plan: Plan) -> None:
         self.host = host
         self.plan = plan
+        self.settled = plan.settled(in_windows=host.window is not None)
         self.store = Store()
         ranges = plan.ranges(host.depth)
         self.clusterings = self.make_clusterings()
@@ -58,28 +59,32 @@ class Session:
 
     def make_clusterings(self) -> dict[int, nn.Module]:
         """The layer of every span by the index of its first block."""
-        plan, depth = self.plan, self.host.depth
-        settings = (
-            plan.iterations,
-            plan.neighborhood,
-            plan.temperature,
-            plan.nearest_cells,
-            plan.projection,
-            plan.hard,
-        )
+        plan, depth = self.settled, self.host.depth
+        settings: dict[str, Any] = {
+            "iterations": plan.iterations,
+            "neighborhood": plan.neighborhood,
+            "temperature": plan.temperature,
+            "nearest": plan.nearest_cells,
+            "projection": plan.projection,
+            "basis": plan.basis,
+            "hard": plan.hard,
+            "sharpness": plan.sharpness,
+            "length": plan.length,
+        }
         ranges = plan.ranges(depth)
         if self.host.window is None:
             # Not by the bound method, whose span Dynamo of PyTorch 2.7 takes for any other.
             return {
                 first: TokenClustering(
-                    partial(Span.grid_for, span), *settings, self._relocated(end)
+                    partial(Span.grid_for, span), **settings, relocated=self._relocated(end)
                 )
                 for span, first, end in ranges
             }
         steps = zip(ranges, plan.grids(depth, *self.host.windows), strict=True)
         layer = partial(WindowTokenClustering, borders=plan.window_borders)
         return {
-            first: layer(*step, *settings, self._relocated(end)) for (_, first, end), step in steps
+            first: layer(*step, **settings, relocated=self._relocated(end))
+            for (_, first, end), step in steps
         }
 
     def make_reconstruction(self) -> TokenReconstruction | WindowTokenReconstruction:
@@ -90,7 +95,7 @@ class Session:
 
     def measured(self, frame: Frame, index: int, block: nn.Module, body: Tensor) -> Any:
         """In what clustering is to measure distances between tokens; None for the tokens."""
-        return self.host.first_norm(block, body) if self.plan.space == "norm" else None
+        return self.host.first_norm(block, body) if self.settled.space == "norm" else None
 
     def add_hooks(self) -> None:
         """Put hooks in place beyond those of every session: none, unless a plan brings some."""

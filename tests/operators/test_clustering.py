@@ -1,6 +1,6 @@
 """Every promise of the clustering operator, one test each."""
 
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -19,8 +19,8 @@ from expedite.operators.clustering import (
     cluster,
     labels,
     pool,
-    project,
 )
+from expedite.operators.metric import Basis
 from expedite.operators.reconstruction import reconstruct
 from tests.oracles import cluster_loop, first_cells, near
 
@@ -328,46 +328,27 @@ def test_refuses_what_cannot_be_done(arguments: dict[str, Any], message: str) ->
         cluster(**{**valid, **arguments})
 
 
-@given(depth=st.integers(40, 300), channels=st.sampled_from([16, 32, 64]), seed=st.integers(0, 9))
-def test_projections_keep_distances(depth: int, channels: int, seed: int) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    # Few directions carry most of the distance, as in real features: the hard case.
-    scale = 1 / (1 + torch.arange(depth)[torch.randperm(depth, generator=generator)])
-    x = torch.randn(1, 60, depth, generator=generator) * scale
-    short = project(x, channels)
-    ratio = (torch.cdist(short, short)[0] / torch.cdist(x, x)[0])[*torch.triu_indices(60, 60, 1)]
-    assert abs(float(ratio.square().mean()) - 1) < 4 / channels**0.5
-    assert float(ratio.square().std()) < 3 / channels**0.5  # √(2/channels) on average
-
-
-@pytest.mark.parametrize(("depth", "channels"), [(300, 64), (128, 64), (65, 64)])
-def test_projections_follow_the_hash(depth: int, channels: int) -> None:
-    prime = 2**31 - 1
-    expected = torch.zeros(depth, channels)
-    for channel in range(depth):
-        mixed = pow(channel * 48271 + 117892, 2, prime)
-        odd = pow(mixed * 16807 + channel, 2, prime) % 2
-        expected[channel, channel % channels] = 2 * odd - 1
-    assert torch.equal(project(torch.eye(depth)[None], channels)[0], expected)
-    assert 0.4 < (expected.sum(1) > 0).float().mean() < 0.6
-
-
-def test_projections_of_no_image() -> None:
-    assert project(torch.zeros(0, 7, 130), 64).shape == (0, 7, 64)
-
-
-def test_no_more_projections_than_channels() -> None:
-    x = torch.randn(1, 5, 8)
-    assert project(x, 8) is project(x, 9) is project(x, None) is x
-
-
 def test_projected_distances_make_nearly_the_same_clusters() -> None:
     blocks = torch.randn(1, 4 * 5, 256).view(1, 4, 5, 256)
     tokens = blocks.repeat_interleave(4, 1).repeat_interleave(4, 2).flatten(1, 2)
     tokens = tokens + 0.1 * torch.randn(tokens.shape)
     exact = cluster(tokens, (16, 20), (4, 5))[0]
-    projected = cluster(tokens, (16, 20), (4, 5), projection=32)[0]
-    torch.testing.assert_close(projected, exact, atol=1e-3, rtol=1e-3)
+    for basis in get_args(Basis):
+        projected = cluster(tokens, (16, 20), (4, 5), projection=32, basis=basis)[0]
+        torch.testing.assert_close(projected, exact, atol=1e-3, rtol=1e-3)
+
+
+def test_sharper_and_longer_centroids_are_those_of_the_record() -> None:
+    tokens = torch.randn(2, 80, 6) + 1
+    settings: dict[str, Any] = {"hard": True, "sharpness": 4.0, "length": 2.0}
+    centroids, record = cluster(tokens, (8, 10), (3, 4), **settings)
+    plain, same = cluster(tokens, (8, 10), (3, 4), hard=True)
+    assert torch.equal(labels(record), labels(same))
+    assert torch.equal(record.mass, same.mass)
+    assert not torch.allclose(record.centers, same.centers)
+    assert torch.equal(record.centroids, centroids)
+    assert (centroids.norm(dim=-1) > plain.norm(dim=-1) * 0.9).all()
+    torch.testing.assert_close(reconstruct(centroids, record), tokens)  # nothing has changed
 
 
 @pytest.mark.parametrize("hard", [True, False])

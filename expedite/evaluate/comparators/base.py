@@ -80,7 +80,7 @@ class MergeSession(RivalSession):
     layer: ClassVar[type["Merging"]]
 
     def make_clusterings(self) -> dict[int, nn.Module]:
-        measuring = Measuring.of(self.plan) if self.returns == "weights" else None
+        measuring = Measuring.of(self.settled) if self.returns == "weights" else None
         spans = self.plan.ranges(self.host.depth)
         return {first: self.layer(span, measuring) for span, first, _ in spans}
 

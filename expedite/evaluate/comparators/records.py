@@ -14,8 +14,8 @@ from expedite.operators.clustering import (
     average_pool,
     pool,
     resolve_temperature,
-    standardize,
 )
+from expedite.operators.metric import Basis, standardize
 from expedite.operators.spreading import Spread
 from expedite.plan import Plan
 
@@ -74,10 +74,12 @@ class Measuring:
 
     temperature: float | Literal["auto"]
     projection: int | None
+    basis: Basis
 
     @classmethod
-    def of(cls, plan: Plan) -> "Measuring":
-        return cls(plan.temperature, plan.projection)
+    def of(cls, settled: Plan) -> "Measuring":
+        assert settled.projection != "auto" and settled.basis is not None  # see `Plan.settled`
+        return cls(settled.temperature, settled.projection, settled.basis)
 
     def complete(self, record: Clustering, features: Tensor | None) -> Clustering:
         """A record with what `reconstruction.token_weights` needs.
@@ -86,7 +88,8 @@ class Measuring:
             record: Without it.
             features: (B, N, D) in which distances are measured; None measures on the tokens.
         """
-        z, unit = standardize(record.tokens if features is None else features, self.projection)
+        compared = record.tokens if features is None else features
+        z, unit = standardize(compared, self.projection, self.basis)
         centers = pool(z, record)
         own = Copied(record).apply(centers)
         tau = resolve_temperature(self.temperature, z, own, unit)

@@ -33,8 +33,9 @@ _RETURNS: dict[Merge, tuple[Return, ...]] = {
     "image": ("bilinear",),
 }
 _EXITS = ("log_mass", "delta", "reconstruct_at")
-_DISTANCES = ("temperature", "projection", "space")
-_CLUSTERING = ("iterations", "neighborhood", "nearest_cells", "hard", *_DISTANCES)
+_DISTANCES = ("temperature", "projection", "basis", "space")
+_CENTROIDS = ("sharpness", "length")
+_CLUSTERING = ("iterations", "neighborhood", "nearest_cells", "hard", *_CENTROIDS, *_DISTANCES)
 _WEIGHING = ("reconstruction", "weights", "k", *_DISTANCES)
 
 

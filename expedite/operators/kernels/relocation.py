@@ -44,23 +44,28 @@ def unions(
 
 
 @operation(
-    "all_but_nearest(Tensor error, Tensor labels, int clusters) -> Tensor",
-    lambda error, labels, clusters: torch.empty_like(error),
+    "all_but_nearest(Tensor error, Tensor labels, int clusters, float tie) -> Tensor",
+    lambda error, labels, clusters, tie: torch.empty_like(error),
 )
-def all_but_nearest(error: Tensor, labels: Tensor, clusters: int) -> Tensor:
+def all_but_nearest(error: Tensor, labels: Tensor, clusters: int, tie: float) -> Tensor:
     """The errors (B, N), 0 for the token of least error in each cluster, the first of equals.
 
     Args:
         error: (B, N), 0 or more.
         labels: (B, N) int64.
         clusters: h·w.
+        tie: By what share errors may differ and be equal.
     """
     error, labels = error.contiguous(), labels.contiguous()
     batch, tokens = error.shape
-    least = torch.full((batch, clusters), 2**62, dtype=torch.int64, device=error.device)
+    # The bits of numbers from 0 on are in their order.
+    least = torch.full((batch, clusters), 2**31 - 1, dtype=torch.int32, device=error.device)
+    first = torch.full_like(least, tokens)
     grid, masked = (blocks_of(tokens, _TOKENS), batch), torch.empty_like(error)
-    _find_nearest[grid](error, labels, least, tokens, clusters, TOKENS=_TOKENS)
-    _mask_nearest[grid](error, labels, least, masked, tokens, clusters, TOKENS=_TOKENS)
+    sizes = (tokens, clusters, 1 + tie)
+    _find_least[grid](error, labels, least, tokens, clusters, TOKENS=_TOKENS)
+    _find_first[grid](error, labels, least, first, *sizes, TOKENS=_TOKENS)
+    _mask_first[grid](error, labels, first, masked, tokens, clusters, TOKENS=_TOKENS)
     return masked
 
 
@@ -95,23 +100,23 @@ def _unite(
 
 
 @triton.jit
-def _ranks(error, labels, tokens, clusters, TOKENS: tl.constexpr):
-    """Of some tokens: where they are, their cluster's place, and error and place in one number."""
+def _find_least(error, labels, least, tokens, clusters, TOKENS: tl.constexpr):
+    _, there, at, cluster = own_rows(labels, tokens, clusters, TOKENS)
+    value = tl.load(error + at, mask=there, other=0.0)
+    tl.atomic_min(least + cluster, value.to(tl.int32, bitcast=True), mask=there, sem="relaxed")
+
+
+@triton.jit
+def _find_first(error, labels, least, first, tokens, clusters, margin, TOKENS: tl.constexpr):
     token, there, at, cluster = own_rows(labels, tokens, clusters, TOKENS)
     value = tl.load(error + at, mask=there, other=0.0)
-    # The bits of numbers from 0 on are in their order.
-    rank = (value.to(tl.int32, bitcast=True).to(tl.int64) << 31) | token
-    return at, there, value, rank, cluster
+    bound = tl.load(least + cluster, mask=there, other=0).to(tl.float32, bitcast=True) * margin
+    tl.atomic_min(first + cluster, token, mask=there & (value <= bound), sem="relaxed")
 
 
 @triton.jit
-def _find_nearest(error, labels, least, tokens, clusters, TOKENS: tl.constexpr):
-    _, there, _, rank, cluster = _ranks(error, labels, tokens, clusters, TOKENS)
-    tl.atomic_min(least + cluster, rank, mask=there, sem="relaxed")
-
-
-@triton.jit
-def _mask_nearest(error, labels, least, masked, tokens, clusters, TOKENS: tl.constexpr):
-    at, there, value, rank, cluster = _ranks(error, labels, tokens, clusters, TOKENS)
-    nearest = tl.load(least + cluster, mask=there, other=0)
-    tl.store(masked + at, tl.where(rank == nearest, 0.0, value), mask=there)
+def _mask_first(error, labels, first, masked, tokens, clusters, TOKENS: tl.constexpr):
+    token, there, at, cluster = own_rows(labels, tokens, clusters, TOKENS)
+    value = tl.load(error + at, mask=there, other=0.0)
+    stays = token == tl.load(first + cluster, mask=there, other=0)
+    tl.store(masked + at, tl.where(stays, 0.0, value), mask=there)

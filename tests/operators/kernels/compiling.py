@@ -79,7 +79,7 @@ def launch_all(dtype: torch.dtype) -> None:
     weights = kriging.weigh(points, centers, there, tau, 0.1, tiles)
     mass, board = torch.ones(batch, cells), torch.zeros(392, 4, dtype=torch.int64)
     relocation.unions(centers, mass, board[:, 0].contiguous(), board, board == 0)
-    relocation.all_but_nearest(weight[..., 0], labels, cells)
+    relocation.all_but_nearest(weight[..., 0], labels, cells, 1e-3)
     values, body = (torch.zeros(batch, n, channels, dtype=dtype) for n in (cells, tokens))
     rows.fold(body, torch.ones(channels), depth)
     rows.add_rows(body, labels, weight, cells)

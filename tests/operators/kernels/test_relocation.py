@@ -29,6 +29,6 @@ def test_the_nearest_token_of_every_cluster_stays() -> None:
     labels = torch.randint(0, 20, (2, 150), device=DEVICE)
     error[0, labels[0] == 7] = 0.25  # the first of equals
     error[1, labels[1] == 3] = 0
-    found = relocation.all_but_nearest(error, labels, 23)
+    found = relocation.all_but_nearest(error, labels, 23, 1e-3)
     assert found.equal(_all_but_nearest(error, labels, 23))
     assert (found == 0).sum() >= 20
