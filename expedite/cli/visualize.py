@@ -4,7 +4,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import torch
 import typer
 
@@ -26,8 +25,8 @@ from expedite.cli.options import (
     image_size_of,
     show,
 )
+from expedite.data.image_files import read_rgb
 from expedite.data.images import Image
-from expedite.data.truths import open_image
 from expedite.errors import ExpediteError
 from expedite.evaluate.demo import PICTURED, unseen_scene
 from expedite.evaluate.run import RANDOM_WEIGHTS
@@ -95,7 +94,7 @@ def visualize_command(
 def _read(path: Path | None) -> tuple[Image, str]:
     if path is None:
         return unseen_scene(PICTURED).image, "a generated scene"
-    return np.asarray(open_image(path).convert("RGB")), path.name
+    return read_rgb(path), path.name
 
 
 def _spans(views: Views) -> list[dict[str, Any]]:

@@ -1,7 +1,10 @@
 import json
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
+from PIL import Image
 
 from expedite import ExpediteError
 from expedite.data.coco_instances import InstanceRule
@@ -74,7 +77,8 @@ def test_class_maps_come_from_segments_where_there_are_no_others(tmp_path: Path)
     (sample,) = open_data(tmp_path, split, "segmentation", LabelRule())
     assert sample.labels is not None
     assert sample.labels.tolist() == LABELS
-    write_segments(tmp_path / "annotations/val/00000.png", [[0] * 4] * 2)  # a map of its own
+    (tmp_path / "annotations/val").mkdir(parents=True)  # a map of its own
+    Image.new("L", (4, 2)).save(tmp_path / "annotations/val/00000.png")
     assert open_data(tmp_path, split, "segmentation", LabelRule()).rule == LabelRule()
 
 
@@ -142,3 +146,82 @@ def test_a_split_that_annotates_nothing(tmp_path: Path) -> None:
     write_panoptic(tmp_path / "panoptic/val.json", tmp_path / "panoptic/val", {})
     with pytest.raises(ExpediteError, match=r"val\.json annotates no image"):
         open_data(tmp_path, split, "panoptic", None)
+
+
+def write_clips(root: Path, **changes: Any) -> Path:
+    """Two images of one name in two folders, with an object each."""
+    images, annotations = [], []
+    for number, clip in enumerate(("clip1", "clip2")):
+        write_image(root / f"val/{clip}/1.png", (2, 4))
+        name = f"{clip}/1.png"
+        images.append({"id": number, "file_name": name, "height": 2, "width": 4, **changes})
+        box = {"bbox": [number, 0, 1, 1], "category_id": 1}
+        annotations.append({"id": number, "image_id": number, **box})
+    return write_json(root / "annotations/instances_val.json", images, annotations)
+
+
+def test_images_of_one_name_in_two_folders_keep_their_own_objects(tmp_path: Path) -> None:
+    write_clips(tmp_path)
+    samples = open_data(tmp_path, "val", "detection", None)
+    found = [sample.instances.boxes.tolist() for sample in samples if sample.instances]
+    assert found == [[[0, 0, 1, 1]], [[1, 0, 1, 1]]]
+
+
+@pytest.mark.parametrize("name", ["../../private.png", "clip1/../../../private.png"])
+def test_names_that_leave_the_data_are_refused(name: str, tmp_path: Path) -> None:
+    write_image(tmp_path / "private.png", (2, 4))
+    root = tmp_path / "data"
+    path = write_clips(root)
+    content = json.loads(path.read_text())
+    content["images"][0]["file_name"] = name
+    path.write_text(json.dumps(content))
+    with pytest.raises(ExpediteError, match=r"names .*private\.png, which lies outside of "):
+        open_data(root, "val", "detection", None)
+
+
+def test_a_link_of_ones_own_may_lead_elsewhere(tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    write_clips(root)
+    (root / "val").rename(tmp_path / "elsewhere")
+    (root / "val").symlink_to(tmp_path / "elsewhere")
+    assert len(open_data(root, "val", "detection", None)) == 2
+
+
+def test_segments_outside_of_the_data_are_refused(tmp_path: Path) -> None:
+    path = write_coco_panoptic(tmp_path / "data")
+    content = json.loads(path.read_text())
+    content["annotations"][0]["file_name"] = "../../../a.png"
+    path.write_text(json.dumps(content))
+    with pytest.raises(ExpediteError, match=r"a\.png, which lies outside of "):
+        open_data(tmp_path / "data", "val2017", "panoptic", None)
+
+
+@pytest.mark.parametrize("name", ["a\0b.png", "\ud800.png", "x" * 400])
+def test_names_that_no_file_has_are_missing(name: str, tmp_path: Path) -> None:
+    path = write_clips(tmp_path)
+    content = json.loads(path.read_text())
+    content["images"][0]["file_name"] = name
+    path.write_text(json.dumps(content))
+    with pytest.raises(ExpediteError, match=r"1 files that .* names are missing"):
+        open_data(tmp_path, "val", "detection", None)
+
+
+def test_a_bad_object_is_left_out_and_told_unless_all_is_to_be_sound(tmp_path: Path) -> None:
+    path = write_clips(tmp_path)
+    content = json.loads(path.read_text())
+    content["annotations"][0]["bbox"] = [0, 0, 90, 1]
+    path.write_text(json.dumps(content))
+    samples = open_data(tmp_path, "val", "detection", None)
+    assert [len(sample.instances.classes) for sample in samples if sample.instances] == [0, 1]
+    assert "1 of 2 objects" in samples.notes()[0]
+    with pytest.raises(ExpediteError, match=r"holds what cannot be read: object 0 in clip1/1\.png"):
+        open_data(tmp_path, "val", "detection", None, strict=True)
+
+
+def test_other_objects_are_other_data(tmp_path: Path) -> None:
+    path = write_clips(tmp_path)
+    before = open_data(tmp_path, "val", "detection", None).fingerprint()
+    assert open_data(tmp_path, "val", "detection", None).fingerprint() == before
+    path.write_text(path.read_text().replace("[1, 0, 1, 1]", "[1, 1, 1, 1]"))
+    os.utime(path, ns=(0, 0))
+    assert open_data(tmp_path, "val", "detection", None).fingerprint() != before
