@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import pickle
 import re
 import resource
@@ -12,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from math import nan
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +23,12 @@ import torch
 from PIL import Image
 
 from expedite.cli import main
+from expedite.evaluate.exclusive import exclusive
 from expedite.evaluate.results import Results, read_results
 from expedite.evaluate.sweep import Sweep
 from expedite.loading import load_model
 from expedite.measure.parts import PARTS
+from expedite.models.segmenter import Segmenter
 from expedite.models.segmenter_files import Preprocessing, save_segmenter
 from expedite.plan import Plan, make_plan
 from expedite.recipes import RECIPES, Recipe, Row, find_recipe
@@ -165,6 +169,70 @@ def test_sweep_does_not_mix_with_another(
     assert (tmp_path / "out/results.json").read_text() == before
 
 
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ("model/checkpoint.pth", "another weights"),
+        ("model/variant.yml", "another description"),
+        ("data/images/val/b.png", "another files"),
+        ("data/annotations/val/b.png", "another files"),
+    ],
+)
+def test_sweep_does_not_go_on_with_other_files_under_the_same_names(
+    changed: str, said: str, sweep: list[object], run: Run, refusal: Run, tmp_path: Path
+) -> None:
+    run(*sweep)
+    path = tmp_path / changed
+    if path.name == "checkpoint.pth":
+        state = torch.load(path)
+        state["model"]["decoder.mask_norm.bias"] += 1
+        torch.save(state, path)
+    elif path.name == "variant.yml":
+        path.write_text(path.read_text().replace("window_stride: 16", "window_stride: 8"))
+    else:
+        os.utime(path, ns=(0, 0))
+    assert said in refusal(*sweep)
+
+
+def test_two_sweeps_into_one_folder_exclude_each_other(
+    sweep: list[object], run: Run, refusal: Run, tmp_path: Path
+) -> None:
+    with exclusive(tmp_path / "out"):
+        assert f"another sweep is writing to {tmp_path}/out" in refusal(*sweep)
+    run(*sweep)
+
+
+def no_constant(name: str) -> None:
+    raise AssertionError(f"{name} is no JSON")
+
+
+def test_a_plan_whose_answers_are_no_numbers_is_never_recommended(
+    sweep: list[object], run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measure = Sweep.measure
+
+    def measured(self: Sweep, plan: Plan, base: Any) -> Any:
+        if plan.spans[0].alpha == 1:  # the faster one
+            monkeypatch.setattr(
+                Segmenter, "forward", lambda model, images: whole(model, images) * nan
+            )
+        row = replace(measure(self, plan, base), speedup=3.0 - plan.spans[0].alpha / 10)
+        monkeypatch.setattr(Segmenter, "forward", whole)
+        return row
+
+    whole = Segmenter.forward
+    monkeypatch.setattr(Sweep, "measure", measured)
+    content = json.loads(run(*sweep, "--json"), parse_constant=no_constant)
+    assert content["rows"][1]["fidelity_miou"] is None
+    assert content["recommended"]["alpha"] == "2"
+    text = (tmp_path / "out/results.json").read_text()
+    notes = json.loads(text, parse_constant=no_constant)["notes"]
+    assert "Some figures are no numbers (nan), so nothing is said for: α1 4x4." in notes
+    again = json.loads(run(*sweep, "--json"), parse_constant=no_constant)
+    assert again["rows"] == content["rows"]  # read back, and not measured again
+    assert "nan" in run("report", tmp_path / "out")
+
+
 def test_sweep_measures_nothing_if_one_of_its_plans_is_impossible(
     sweep: list[object], refusal: Run, tmp_path: Path
 ) -> None:
@@ -284,7 +352,8 @@ def test_compare(sweep: list[object], run: Run, refusal: Run, tmp_path: Path) ->
     run(*sweep, "--limit", 2, "--out", other)
     assert "images: 1 → 2" in run("compare", tmp_path / "out", other)
     content = json.loads(run("compare", tmp_path / "out", other / "results.json", "--json"))
-    assert content["differing"] == {"images": [1, 2]}
+    assert {*content["differing"]} == {"images", "files"}
+    assert content["differing"]["images"] == [1, 2]
     assert [row["plan"] for row in content["rows"]] == ["unpatched", "α1 4x4", "α2 4x4"]
     assert "is not there" in refusal("compare", tmp_path / "out", tmp_path / "nothing")
 

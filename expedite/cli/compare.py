@@ -1,6 +1,5 @@
 """`expedite compare`: two sweeps against each other."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -8,6 +7,7 @@ import typer
 from rich.console import Console
 
 from expedite.cli.options import AsJson
+from expedite.evaluate.json_text import json_text
 from expedite.evaluate.results import read_results
 from expedite.report.compare import (
     compare,
@@ -25,7 +25,7 @@ def compare_command(
     """Show what changed between two sweeps for the plans that both measured."""
     found = compare(read_results(first), read_results(second))
     if as_json:
-        typer.echo(json.dumps(comparison_content(found), indent=2))
+        typer.echo(json_text(comparison_content(found)))
         return
     console = Console(soft_wrap=True)
     console.print(comparison_table(found))

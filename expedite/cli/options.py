@@ -1,6 +1,5 @@
 """What commands have in common: their options, and values read from text."""
 
-import json
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
@@ -13,6 +12,7 @@ import yaml
 
 from expedite.errors import ExpediteError
 from expedite.evaluate.comparators import METHODS, plan_of
+from expedite.evaluate.json_text import json_text
 from expedite.evaluate.plans import parse_size
 from expedite.loading import LoadedModel
 from expedite.measure.mode import Mode
@@ -55,7 +55,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and 
 
 def show(content: dict[str, Any], text: str, as_json: bool) -> None:
     """Print one JSON object, or text."""
-    typer.echo(json.dumps(content, indent=2) if as_json else text)
+    typer.echo(json_text(content) if as_json else text)
 
 
 def images_for(loaded: LoadedModel) -> torch.Tensor:

@@ -1,6 +1,5 @@
 """`expedite recipes`: the published settings and figures."""
 
-import json
 from dataclasses import asdict
 from typing import Annotated
 
@@ -8,6 +7,7 @@ import typer
 from rich.console import Console
 
 from expedite.cli.options import AsJson
+from expedite.evaluate.json_text import json_text
 from expedite.evaluate.recipes import (
     Check,
     check_recipe,
@@ -30,7 +30,7 @@ def recipes_command(
     if check:
         _check_recipes(recipes, as_json)
     elif as_json:
-        typer.echo(json.dumps({"recipes": [asdict(recipe) for recipe in recipes]}, indent=2))
+        typer.echo(json_text({"recipes": [asdict(recipe) for recipe in recipes]}))
     elif names:
         Console(soft_wrap=True).print(*map(rows_view, recipes), sep="\n")
     else:
@@ -46,6 +46,6 @@ def _check_recipes(recipes: list[Recipe], as_json: bool) -> None:
             Console().print(check_table(recipe, found))
     if as_json:
         content = [{**asdict(check), "fails": check.fails} for check in checks]
-        typer.echo(json.dumps({"checks": content}, indent=2))
+        typer.echo(json_text({"checks": content}))
     if any(check.fails for check in checks):
         raise typer.Exit(1)

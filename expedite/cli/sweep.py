@@ -1,6 +1,5 @@
 """`expedite sweep`: every combination of settings, measured on a folder of images."""
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -28,12 +27,14 @@ from expedite.cli.options import (
 from expedite.data.layouts import open_data
 from expedite.errors import ExpediteError
 from expedite.evaluate.comparators import METHODS
+from expedite.evaluate.json_text import json_text
 from expedite.evaluate.ranks import Ranks, joined
 from expedite.evaluate.recommend import best_by_method, code, recommend, verdict
 from expedite.evaluate.results import Results, flat
 from expedite.evaluate.run import Request, run_sweep
 from expedite.evaluate.visualize import visualize
 from expedite.loading import load_model
+from expedite.loading.fingerprint import fingerprint
 from expedite.measure.mode import COMPILE_MODES, DTYPES, PLAIN
 from expedite.report.report import Section, write_report
 from expedite.version import __version__
@@ -84,6 +85,9 @@ def sweep_command(
     max_depth: Annotated[
         float | None, typer.Option(help="Metres that depth counts up to; default: the data set's.")
     ] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Refuse what cannot be read of COCO's objects.")
+    ] = False,
     multi_scale: Annotated[
         bool,
         typer.Option("--multi-scale", help="Average over six sizes and mirror images."),
@@ -117,16 +121,18 @@ def sweep_command(
         loaded = for_task(load_model(model, size, classes, checkpoint), task, multi_scale)
         measured = task_from(loaded, max_depth)
         rule = truth_rule(loaded, measured, ignore_index, reduce_zero_label, depth_scale)
-        samples = open_data(data, split, measured.name, rule, limit)
+        samples = open_data(data, split, measured.name, rule, limit, strict)
         measured = measured.on(samples.rule)
         identity = {
             "expedite": __version__,
             "model": model,
             "checkpoint": checkpoint and str(checkpoint),
+            **fingerprint(loaded, model),
             "image_size": list(loaded.image_size),
             "data": str(data),
             "split": split,
             "images": len(samples),
+            "files": samples.fingerprint(),
             "rule": asdict(rule) if rule else None,
             "protocol": measured.protocol(),
             "device": device,
@@ -142,11 +148,14 @@ def sweep_command(
             device=find_device(device, ranks.local),
             seconds=seconds,
             ranks=ranks,
+            notes=samples.notes(),
         )
 
     with joined() as ranks:
         console = Console(stderr=as_json, quiet=not ranks.is_first)
         asked = ranks.each(lambda: request(ranks))
+        for note in asked.notes:
+            console.print(note, markup=False, soft_wrap=True)
         results = run_sweep(asked, console)
         ranks.first(lambda: _tell(asked, results, console, as_json))
 
@@ -156,7 +165,7 @@ def _tell(request: Request, results: Results, console: Console, as_json: bool) -
     out = request.out
     page = write_report(out, [Section(results, out)])
     if as_json:
-        typer.echo(json.dumps(_summary(results, page), indent=2))
+        typer.echo(json_text(_summary(results, page)))
         return
     console.print(verdict(results))
     if (best := recommend(results)) and best.plan:

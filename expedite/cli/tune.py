@@ -1,6 +1,5 @@
 """`expedite tune`: the plan that meets a budget."""
 
-import json
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
@@ -28,6 +27,7 @@ from expedite.cli.options import (
 )
 from expedite.data.datasets import open_folder
 from expedite.errors import ExpediteError
+from expedite.evaluate.json_text import json_text
 from expedite.evaluate.predict import predict
 from expedite.evaluate.recommend import code
 from expedite.evaluate.tasks import task_of
@@ -79,7 +79,7 @@ def tune_command(
         search = Search(bench, lambda plan: status.update(f"measuring {Trial(plan, 0)}"))
         found = search.run(budget)
     if as_json:
-        typer.echo(json.dumps(_content(found, str(setting(bench.model, one))), indent=2))
+        typer.echo(json_text(_content(found, str(setting(bench.model, one)))))
     else:
         _print(found, f"{len(samples)} images; {setting(bench.model, one)}", console)
     if found.best is None:

@@ -1,7 +1,7 @@
 """A sweep from start to end: measure, show live, save after every row, go on where one stopped."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import partial
@@ -13,12 +13,13 @@ import torch
 from rich.console import Console
 
 from expedite.data.datasets import Samples
+from expedite.evaluate.exclusive import exclusive
 from expedite.evaluate.plans import unique
 from expedite.evaluate.progress import SweepProgress
 from expedite.evaluate.ranks import ALONE, Ranks
 from expedite.evaluate.results import Results, load_results
 from expedite.evaluate.sweep import Row, Sweep
-from expedite.evaluate.table import terminal_table
+from expedite.evaluate.table import label, terminal_table
 from expedite.evaluate.tasks.base import Task
 from expedite.loading import LoadedModel
 from expedite.measure.environment import environment, going_on
@@ -49,6 +50,7 @@ class Request:
     device: torch.device
     seconds: float = 2.0
     ranks: Ranks = ALONE
+    notes: Sequence[str] = ()  # on what was left out of the samples
 
 
 def run_sweep(request: Request, console: Console) -> Results:
@@ -60,6 +62,19 @@ def run_sweep(request: Request, console: Console) -> Results:
         request: What to measure.
         console: Where a table and progress bars are shown while it runs.
     """
+    with _alone(request):
+        return _run(request, console)
+
+
+@contextmanager
+def _alone(request: Request) -> Iterator[None]:
+    """Other sweeps stay out of the folder, whose rows they would write over."""
+    with ExitStack() as stack:
+        request.ranks.first(lambda: stack.enter_context(exclusive(request.out)))
+        yield
+
+
+def _run(request: Request, console: Console) -> Results:
     ranks = request.ranks
     results = ranks.first(lambda: load_results(request.out, request.identity, request.task.name))
     results.command = request.command
@@ -144,4 +159,13 @@ def _notes(request: Request, rows: Sequence[Row]) -> list[str]:
     compiled = [COMPILED] if any(row.compile != PLAIN for row in rows) else []
     left_out = sorted({name for row in rows for name in row.unsupported_ops})
     uncounted = [f"Not counted in GFLOPs: {', '.join(left_out)}."] if left_out else []
-    return notes + compiled + uncounted
+    of_rows = dict.fromkeys(note for row in rows for note in row.notes)
+    return [*notes, *request.notes, *of_rows, *compiled, *uncounted, *_broken(rows)]
+
+
+def _broken(rows: Sequence[Row]) -> list[str]:
+    """Which rows have figures that are no numbers."""
+    names = [label(row) for row in rows if row.is_broken]
+    if not names:
+        return []
+    return [f"Some figures are no numbers (nan), so nothing is said for: {', '.join(names)}."]

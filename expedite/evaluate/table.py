@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import isfinite
 from typing import Literal
 
 from rich.box import SIMPLE_HEAD
@@ -132,7 +133,7 @@ def front_of(rows: list[Row], cost: str, measure: Measure) -> list[Row]:
     ranked = [
         (sign * getattr(row, cost), -better * value, row)
         for row in rows
-        if (value := measure.of(row)) is not None
+        if (value := measure.of(row)) is not None and isfinite(value)
     ]
     front: list[tuple[float, float, Row]] = []
     for point in sorted(ranked, key=lambda point: point[:2]):

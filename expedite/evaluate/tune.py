@@ -18,7 +18,7 @@ from expedite.evaluate.recommend import LEAST_SPEEDUP, share_metric
 from expedite.evaluate.sweep import Row
 from expedite.evaluate.table import place
 from expedite.evaluate.tasks import read_answer, task_of
-from expedite.evaluate.tasks.base import Task
+from expedite.evaluate.tasks.base import NoNumberError, Task
 from expedite.loading import LoadedModel, TaskName
 from expedite.measure.flops import count_flops
 from expedite.measure.speed import time_pairs, twin
@@ -147,8 +147,12 @@ class Bench:
     def _fidelity(self, plan: Plan) -> float:
         meter = self.task.fidelity_meter()
         patch(self.twin, plan)
-        for own, answer in zip(self._own, self.answers(self.twin), strict=True):
-            meter.add(self.task.as_truth(own), answer)
+        own_answers = self._own
+        try:
+            for own, answer in zip(own_answers, self.answers(self.twin), strict=True):
+                meter.add(self.task.as_truth(own), answer)
+        except NoNumberError:  # of the plan, which is no use then
+            return 0.0
         return meter.values()[share_metric(self.task.name).name]
 
     def _speedup(self, plan: Plan) -> float:

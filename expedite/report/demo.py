@@ -16,6 +16,7 @@ from expedite.evaluate.table import label
 from expedite.evaluate.tasks import TASKS, task_of
 from expedite.evaluate.visualize import visualize
 from expedite.loading import load_model
+from expedite.loading.fingerprint import fingerprint
 from expedite.measure.mode import jobs_of
 from expedite.plan import Plan, make_plan
 from expedite.report.report import Section, write_report
@@ -70,7 +71,12 @@ def run_demo(out: Path, count: int, seconds: float, console: Console, command: s
             samples=samples,
             jobs=jobs_of(make_plan(alpha, clusters) for alpha, clusters in instrument.plans),
             out=out / instrument.folder,
-            identity={"expedite": __version__, "model": loaded.name, "scenes": count},
+            identity={
+                "expedite": __version__,
+                "model": loaded.name,
+                **fingerprint(loaded, instrument.spec),
+                "scenes": count,
+            },
             command=command,
             device=torch.device("cpu"),
             seconds=seconds,

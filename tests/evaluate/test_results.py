@@ -115,7 +115,7 @@ def entry(**changes: object) -> bytes:
     "changes",
     [
         {"gflops": "many"},
-        {"metrics": {"miou": None}},
+        {"notes": [3]},
         {"metrics": [1]},
         {"fidelity": {"miou": [0.5]}},
         {"plan": {"spans": []}},
