@@ -8,7 +8,6 @@ from typing import Annotated, Any
 
 import torch
 import typer
-import yaml
 
 from expedite.errors import ExpediteError
 from expedite.evaluate.comparators import METHODS, plan_of
@@ -16,7 +15,7 @@ from expedite.evaluate.json_text import json_text
 from expedite.evaluate.plans import parse_size
 from expedite.loading import LoadedModel
 from expedite.measure.mode import Mode
-from expedite.models.files import first_line
+from expedite.models import files
 from expedite.plan import Plan
 
 # Settings of a plan with an option of their own, which --set must not contradict.
@@ -107,13 +106,7 @@ def assignments(settings: Sequence[str] | None) -> Iterator[tuple[str, str]]:
 
 def parse_yaml(name: str, value: str) -> Any:
     """The value of a setting."""
-    try:
-        return yaml.safe_load(value)
-    except (yaml.YAMLError, ValueError) as error:  # the second of dates that there are not
-        raise ExpediteError(
-            f"--set {name}={value} was asked; its value is not readable as YAML: "
-            f"{first_line(error)}"
-        ) from error
+    return files.parse_yaml(value, f"--set {name}={value}")
 
 
 def image_size_of(text: str | None) -> tuple[int, int] | None:

@@ -4,6 +4,7 @@ Which keys an architecture expects is that architecture's own concern.
 """
 
 import contextlib
+import io
 import pickle
 import warnings
 import zipfile
@@ -22,8 +23,25 @@ from expedite.models.arrays import read_arrays
 _SHOWN_KEYS = 4
 # Keys under which training code stores a state dict, one inside another at times.
 _WRAPPING_KEYS = ("state_dict", "model", "module")
-# What DataParallel, Lightning and torch.compile put before the names of a model's tensors.
-_WRAPPING_PREFIXES = ("module.", "model.", "_orig_mod.")
+# What DataParallel, torch.compile and Lightning put before the names of a model's tensors.
+_WRAPPERS = ("module.", "_orig_mod.")
+_WRAPPING_PREFIXES = (*_WRAPPERS, "model.")
+# Buffers that models compute: files have them or not, and their values say nothing.
+_COMPUTED = ("relative_position_index", "relative_coords_table", "attn_mask")
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML's plain values, and tuples, which training code of PyTorch dumps."""
+
+    def construct_tuple(self, node: yaml.Node) -> tuple[Any, ...]:
+        if not isinstance(node, yaml.SequenceNode):
+            raise yaml.constructor.ConstructorError(
+                None, None, "a tuple is a sequence", node.start_mark
+            )
+        return tuple(self.construct_sequence(node, deep=True))
+
+
+_Loader.add_constructor("tag:yaml.org,2002:python/tuple", _Loader.construct_tuple)
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
@@ -46,16 +64,29 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
             f"{path} holds {_summary(content)}, not a state dict; a dict of tensors, or one under "
             f"a key {' or '.join(map(repr, _WRAPPING_KEYS))}, would load"
         )
-    return dict(state)
+    return _unwrapped(state, _WRAPPERS)
+
+
+def without_prefixes(
+    state: Mapping[str, Tensor], expected: Mapping[str, Tensor]
+) -> Mapping[str, Tensor]:
+    """Take off what wrappers put before every name, until one is expected."""
+    while state and not expected.keys() & state.keys():
+        shorter = _unwrapped(state, _WRAPPING_PREFIXES, most=1)
+        if shorter.keys() == state.keys():
+            break
+        state = shorter
+    return state
 
 
 def load_weights(model: nn.Module, state: Mapping[str, Tensor], origin: Path) -> None:
     """Load `state` into `model`, every key and shape matching; `origin` names it in errors.
 
-    Prefixes that wrappers of models put before every name are taken off.
+    Prefixes that wrappers of models put before every name are taken off. Buffers that a model
+    computes may be missing, or be there without being asked for.
     """
     expected = model.state_dict()
-    state = _without_prefixes(state, expected)
+    state = _as_computed(without_prefixes(state, expected), expected)
     problems = {
         "missing": [name for name in expected if name not in state],
         "unexpected": [name for name in state if name not in expected],
@@ -75,6 +106,14 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor], origin: Path) ->
     if found:
         raise ExpediteError(f"the weights in {origin} do not fit the model: {'; '.join(found)}")
     model.load_state_dict(state)
+
+
+def refuse_too_many(blocks: int, state: Mapping[str, Tensor], origin: Path) -> None:
+    """Refuse more blocks than there are weights, before any time goes into making them."""
+    if blocks > len(state):
+        raise ExpediteError(
+            f"{origin} asks for {blocks} blocks, and there are {len(state)} weights beside it"
+        )
 
 
 def three(name: str, tensor: Tensor, one: str) -> dict[str, Tensor]:
@@ -103,8 +142,10 @@ def count_modules(names: Iterable[str], prefix: str) -> int:
 
 def write_checkpoint(content: Mapping[str, Any], path: Path) -> None:
     """Write a checkpoint that takes its place only when it is whole."""
+    written = io.BytesIO()  # PyTorch's own writer ends the process where a disk is full
+    torch.save(content, written)
     partial = path.with_name(f".{path.name}.partial")
-    torch.save(content, partial)
+    partial.write_bytes(written.getbuffer())
     partial.replace(path)
 
 
@@ -112,13 +153,46 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML file whose top level is a mapping."""
     if not path.is_file():
         raise ExpediteError(f"settings were asked from {path}, which is not a file")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ExpediteError(f"{path} is not readable as YAML: {first_line(error)}") from error
+    content = read_yaml_value(path)
     if not isinstance(content, dict):
         raise ExpediteError(f"{path} holds {type(content).__name__}, not a mapping of settings")
     return content
+
+
+def parse_yaml(text: str, origin: Path | str) -> Any:
+    """The value that a text in YAML stands for; tuples are the only objects of Python in it.
+
+    Raises:
+        ExpediteError: It is not readable; `origin` names it.
+
+    Example:
+        >>> parse_yaml("!!python/tuple [512, 512]", "here")
+        (512, 512)
+    """
+    try:
+        return yaml.load(text, _Loader)
+    except Exception as error:  # values that are none fail PyYAML in half a dozen ways
+        raise ExpediteError(f"{origin} is not readable as YAML: {first_line(error)}") from error
+
+
+def read_yaml_value(path: Path) -> Any:
+    """What a YAML file holds; see `parse_yaml`."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ExpediteError(f"{path} is not readable as YAML: {first_line(error)}") from error
+    return parse_yaml(text, path)
+
+
+@contextlib.contextmanager
+def describing(origin: Path, kind: str) -> Iterator[None]:
+    """Say in one sentence that what a file says makes no model of a kind."""
+    try:
+        yield
+    except ExpediteError:
+        raise
+    except Exception as error:  # values of the wrong kind or size fail in a dozen ways
+        raise ExpediteError(f"{origin} does not describe a {kind}: {first_line(error)}") from error
 
 
 @contextlib.contextmanager
@@ -172,15 +246,26 @@ def _loses_kind(stored: Tensor, due: Tensor) -> bool:
     return due.is_floating_point() and not stored.is_floating_point()
 
 
-def _without_prefixes(
+def _as_computed(
     state: Mapping[str, Tensor], expected: Mapping[str, Tensor]
 ) -> Mapping[str, Tensor]:
-    while state and not expected.keys() & state.keys():
-        prefix = next((p for p in _WRAPPING_PREFIXES if all(n.startswith(p) for n in state)), None)
-        if prefix is None:
-            break
+    own = {name: tensor for name, tensor in expected.items() if name.endswith(_COMPUTED)}
+    stored = {
+        name: tensor
+        for name, tensor in state.items()
+        if name in expected or not name.endswith(_COMPUTED)
+    }
+    return {**own, **stored}
+
+
+def _unwrapped(
+    state: Mapping[str, Tensor], prefixes: Iterable[str], most: int = 3
+) -> dict[str, Tensor]:
+    """Without the prefixes that all names begin with, of which there are so many at most."""
+    for _ in range(most):
+        prefix = next((p for p in prefixes if state and all(n.startswith(p) for n in state)), "")
         state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
-    return state
+    return dict(state)
 
 
 def _summary(content: object) -> str:
@@ -197,4 +282,4 @@ def _few(names: Iterable[str]) -> str:
 
 def first_line(error: Exception) -> str:
     """What an error is and the first line that it says."""
-    return f"{type(error).__name__}: {error}".strip().split("\n")[0]
+    return f"{type(error).__name__}: {error}".strip().splitlines()[0]
