@@ -19,9 +19,11 @@ from expedite.models.adapter_config import PATCH_SIZE, SIZES, AdapterConfig, for
 from expedite.models.adapter_segmenter import HEADS, HIDDEN, AdapterSegmenter, Head
 from expedite.models.files import (
     count_modules,
+    describing,
     load_weights,
     read_state_dict,
     read_yaml,
+    refuse_too_many,
     write_checkpoint,
 )
 from expedite.models.meta import META
@@ -131,7 +133,9 @@ def load_adapter(path: Path) -> tuple[AdapterSegmenter, Variant]:
     state = read_state_dict(path)
     beside = path.with_name("variant.yml")
     variant = _read_variant(beside) if beside.is_file() else variant_of(state, path)
-    model = variant.build()
+    with describing(beside if beside.is_file() else path, "ViT-Adapter"):
+        refuse_too_many(variant.config.layers, state, beside)
+        model = variant.build()
     load_weights(model, translate(state, "decode_head."), path)
     return model.eval(), variant
 
@@ -225,6 +229,7 @@ def config_of(state: State, prefix: str) -> AdapterConfig:
             window=window,
             wide_window=wide,
             beit=beit,
+            layer_scale=any(f"blocks.0.{name}" in names for name in ("gamma1", "gamma_1")),
         )
 
 
@@ -255,10 +260,8 @@ def _side_of_table(state: State, name: str) -> int:
 
 def _read_variant(path: Path) -> Variant:
     content: dict[str, Any] = read_yaml(path)
-    try:
+    with describing(path, "ViT-Adapter"):
         config = content.pop("config")
         config = AdapterConfig(**{**config, "image_size": tuple(config["image_size"])})
         queries = content.pop("queries", None)
         return Variant(config, queries=queries and QuerySizes(**queries), **content)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ExpediteError(f"{path} does not describe a ViT-Adapter: {error}") from error

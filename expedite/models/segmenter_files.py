@@ -10,7 +10,14 @@ from typing import Any, Literal, cast
 import yaml
 
 from expedite.errors import ExpediteError
-from expedite.models.files import load_weights, read_state_dict, read_yaml, write_checkpoint
+from expedite.models.files import (
+    describing,
+    load_weights,
+    read_state_dict,
+    read_yaml,
+    refuse_too_many,
+    write_checkpoint,
+)
 from expedite.models.segmenter import Segmenter, SegmenterConfig
 
 _TINY = {"d_model": 192, "n_heads": 3, "n_layers": 12}
@@ -100,7 +107,10 @@ def load_segmenter(checkpoint: Path) -> tuple[Segmenter, Preprocessing]:
     state = read_state_dict(checkpoint)
     variant = read_yaml(variant_path)
     net = _section(variant, "net_kwargs", variant_path)
-    model = Segmenter(_config(net, variant_path))
+    with describing(variant_path, "Segmenter"):
+        config = _config(net, variant_path)
+        refuse_too_many(config.n_layers + config.decoder_layers, state, variant_path)
+        model = Segmenter(config)
     load_weights(model, state, checkpoint)
     inference = _section(variant, "inference_kwargs", variant_path)
     dataset = variant.get("dataset_kwargs", {})
@@ -162,7 +172,8 @@ def _config(net: dict[str, Any], origin: Path) -> SegmenterConfig:
     size = net.get("image_size")
     if isinstance(size, int):
         size = [size, size]
-    if not isinstance(size, list) or len(size) != 2 or not all(isinstance(s, int) for s in size):
+    is_pair = isinstance(size, (list, tuple)) and len(size) == 2
+    if not is_pair or not all(isinstance(side, int) for side in size):
         raise ExpediteError(f"{origin} gives the image_size {size!r}; one or two integers are due")
     return SegmenterConfig(
         image_size=(size[0], size[1]),
