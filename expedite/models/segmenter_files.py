@@ -172,11 +172,11 @@ def _config(net: dict[str, Any], origin: Path) -> SegmenterConfig:
     size = net.get("image_size")
     if isinstance(size, int):
         size = [size, size]
-    is_pair = isinstance(size, (list, tuple)) and len(size) == 2
-    if not is_pair or not all(isinstance(side, int) for side in size):
+    sides = size if isinstance(size, (list, tuple)) else ()
+    if len(sides) != 2 or not all(isinstance(side, int) for side in sides):
         raise ExpediteError(f"{origin} gives the image_size {size!r}; one or two integers are due")
     return SegmenterConfig(
-        image_size=(size[0], size[1]),
+        image_size=(sides[0], sides[1]),
         patch_size=_integer(net, "patch_size", origin),
         d_model=_integer(net, "d_model", origin),
         n_heads=_integer(net, "n_heads", origin),
