@@ -105,6 +105,12 @@ def test_the_shortcut_agrees_with_hard_assignment(monkeypatch: pytest.MonkeyPatc
     torch.testing.assert_close(record.mass, torch.ones(2, 12))
 
 
+def test_a_neighborhood_wider_than_the_grid_is_the_grid() -> None:
+    tokens = torch.randn(1, 28 * 28, 8)
+    wide, whole = (cluster(tokens, (28, 28), (14, 14), neighborhood=side)[0] for side in (999, 27))
+    assert torch.equal(wide, whole)
+
+
 def test_each_image_is_independent() -> None:
     tokens = torch.randn(3, 80, 6) * torch.tensor([1.0, 10.0, 0.1])[:, None, None]
     together, _ = cluster(tokens, (8, 10), (3, 4))
