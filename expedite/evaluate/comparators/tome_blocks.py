@@ -39,7 +39,7 @@ class PartMerging(nn.Module):
         body = tokens[:, self.prefix :]
         ones = torch.ones(body.shape[:2], device=body.device)
         with full_precision(body.device):
-            group = soft_matching(body.float(), ones, rows * columns)
+            group = soft_matching(body.float(), ones, rows * columns, self.prefix)
             assignment = HardAssignment.of(group, ones[..., None], rows * columns)
             merged = assignment.means(body, body[:, : rows * columns]).to(body.dtype)
         return torch.cat([tokens[:, : self.prefix], merged], 1), group
