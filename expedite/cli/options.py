@@ -15,7 +15,7 @@ from expedite.evaluate.json_text import json_text
 from expedite.evaluate.plans import parse_size
 from expedite.loading import LoadedModel
 from expedite.measure.mode import Mode
-from expedite.models import files
+from expedite.models import descriptions
 from expedite.plan import Plan
 
 # Settings of a plan with an option of their own, which --set must not contradict.
@@ -106,7 +106,7 @@ def assignments(settings: Sequence[str] | None) -> Iterator[tuple[str, str]]:
 
 def parse_yaml(name: str, value: str) -> Any:
     """The value of a setting."""
-    return files.parse_yaml(value, f"--set {name}={value}")
+    return descriptions.parse_yaml(value, f"--set {name}={value}")
 
 
 def image_size_of(text: str | None) -> tuple[int, int] | None:

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from expedite.errors import ExpediteError
 from expedite.evaluate.comparators import plan_of_spans
 from expedite.measure.mode import Job, Mode, modes_of
-from expedite.models.files import read_yaml_value
+from expedite.models.descriptions import read_yaml_value
 from expedite.plan import Plan, Span
 
 Item = TypeVar("Item")

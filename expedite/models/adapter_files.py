@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from math import isqrt
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from torch import Tensor
@@ -17,13 +17,11 @@ from torch import Tensor
 from expedite.errors import ExpediteError
 from expedite.models.adapter_config import PATCH_SIZE, SIZES, AdapterConfig, for_meta
 from expedite.models.adapter_segmenter import HEADS, HIDDEN, AdapterSegmenter, Head
+from expedite.models.descriptions import describing, read_yaml, refuse_too_many
 from expedite.models.files import (
     count_modules,
-    describing,
-    load_weights,
+    filled,
     read_state_dict,
-    read_yaml,
-    refuse_too_many,
     write_checkpoint,
 )
 from expedite.models.meta import META
@@ -135,8 +133,7 @@ def load_adapter(path: Path) -> tuple[AdapterSegmenter, Variant]:
     variant = _read_variant(beside) if beside.is_file() else variant_of(state, path)
     with describing(beside if beside.is_file() else path, "ViT-Adapter"):
         refuse_too_many(variant.config.layers, state, beside)
-        model = variant.build()
-    load_weights(model, translate(state, "decode_head."), path)
+        model = filled(variant.build, translate(state, "decode_head."), path)
     return model.eval(), variant
 
 
@@ -264,4 +261,17 @@ def _read_variant(path: Path) -> Variant:
         config = content.pop("config")
         config = AdapterConfig(**{**config, "image_size": tuple(config["image_size"])})
         queries = content.pop("queries", None)
-        return Variant(config, queries=queries and QuerySizes(**queries), **content)
+        variant = Variant(config, queries=queries and QuerySizes(**queries), **content)
+        _check(variant)
+        return variant
+
+
+def _check(variant: Variant) -> None:
+    """Refuse what a model could be made with, and not be used."""
+    if type(variant.crop) is not int or variant.crop < 1:
+        raise ExpediteError(f"a crop of {variant.crop!r} was asked; a number of pixels is due")
+    if variant.normalization not in get_args(Normalization):
+        known = " and ".join(get_args(Normalization))
+        raise ExpediteError(f"the normalization {variant.normalization!r} was asked; {known} work")
+    if not isinstance(variant.dataset, str):
+        raise ExpediteError(f"the dataset {variant.dataset!r} was given; its name is due")

@@ -11,15 +11,9 @@ from typing import Any
 import yaml
 
 from expedite.errors import ExpediteError
+from expedite.models.descriptions import describing, read_yaml, refuse_too_many
 from expedite.models.dpt import DPT, DPTConfig, check_integers
-from expedite.models.files import (
-    describing,
-    load_weights,
-    read_state_dict,
-    read_yaml,
-    refuse_too_many,
-    write_checkpoint,
-)
+from expedite.models.files import filled, read_state_dict, write_checkpoint
 
 _HYBRID = DPTConfig(768, 12, 12, (8, 11), (256, 512, 768, 768), stages=(3, 4, 9))
 _LARGE = DPTConfig(1024, 16, 24, (5, 11, 17, 23), (256, 512, 1024, 1024))
@@ -80,8 +74,7 @@ def load_dpt(path: Path) -> tuple[DPT, Variant]:
     variant = _variant_of(path)
     with describing(path.with_name("variant.yml"), "DPT"):
         refuse_too_many(variant.config.layers, state, path.with_name("variant.yml"))
-        model = DPT(variant.config)
-    load_weights(model, state, path)
+        model = filled(lambda: DPT(variant.config), state, path)
     return model.eval(), variant
 
 

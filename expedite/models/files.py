@@ -8,17 +8,18 @@ import io
 import pickle
 import warnings
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-import yaml
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from expedite.errors import ExpediteError
 from expedite.models.arrays import read_arrays
+
+Model = TypeVar("Model", bound=nn.Module)
 
 _SHOWN_KEYS = 4
 # Keys under which training code stores a state dict, one inside another at times.
@@ -28,20 +29,6 @@ _WRAPPERS = ("module.", "_orig_mod.")
 _WRAPPING_PREFIXES = (*_WRAPPERS, "model.")
 # Buffers that models compute: files have them or not, and their values say nothing.
 _COMPUTED = ("relative_position_index", "relative_coords_table", "attn_mask")
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML's plain values, and tuples, which training code of PyTorch dumps."""
-
-    def construct_tuple(self, node: yaml.Node) -> tuple[Any, ...]:
-        if not isinstance(node, yaml.SequenceNode):
-            raise yaml.constructor.ConstructorError(
-                None, None, "a tuple is a sequence", node.start_mark
-            )
-        return tuple(self.construct_sequence(node, deep=True))
-
-
-_Loader.add_constructor("tag:yaml.org,2002:python/tuple", _Loader.construct_tuple)
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
@@ -79,16 +66,54 @@ def without_prefixes(
     return state
 
 
+class MisfitError(ExpediteError):
+    """Weights are not those of the model that they were to fill."""
+
+
+def filled(make: Callable[[], Model], state: Mapping[str, Tensor], origin: Path) -> Model:
+    """The model that `make` makes, with weights; one that does not fit them takes no memory.
+
+    Raises:
+        MisfitError: See `load_weights`.
+    """
+    with torch.device("meta"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of layers without channels
+        check_weights(make(), state, origin)
+    model = make()
+    load_weights(model, state, origin)
+    return model
+
+
 def load_weights(model: nn.Module, state: Mapping[str, Tensor], origin: Path) -> None:
     """Load `state` into `model`, every key and shape matching; `origin` names it in errors.
 
     Prefixes that wrappers of models put before every name are taken off. Buffers that a model
     computes may be missing, or be there without being asked for.
+
+    Raises:
+        MisfitError: Something does not match.
+    """
+    state = check_weights(model, state, origin)
+    computed = {name: x for name, x in model.state_dict().items() if name.endswith(_COMPUTED)}
+    model.load_state_dict({**computed, **state})
+
+
+def check_weights(
+    model: nn.Module, state: Mapping[str, Tensor], origin: Path
+) -> Mapping[str, Tensor]:
+    """What `load_weights` would load: `state` by the model's own names, if all of it fits.
+
+    Raises:
+        MisfitError: Something does not.
     """
     expected = model.state_dict()
-    state = _as_computed(without_prefixes(state, expected), expected)
+    state = {
+        name: tensor
+        for name, tensor in without_prefixes(state, expected).items()
+        if name in expected or not name.endswith(_COMPUTED)
+    }
     problems = {
-        "missing": [name for name in expected if name not in state],
+        "missing": [n for n in expected if n not in state and not n.endswith(_COMPUTED)],
         "unexpected": [name for name in state if name not in expected],
         "of another shape": [
             f"{name} {tuple(state[name].shape)} for {tuple(tensor.shape)}"
@@ -104,16 +129,8 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor], origin: Path) ->
     }
     found = [f"{len(names)} {kind} ({_few(names)})" for kind, names in problems.items() if names]
     if found:
-        raise ExpediteError(f"the weights in {origin} do not fit the model: {'; '.join(found)}")
-    model.load_state_dict(state)
-
-
-def refuse_too_many(blocks: int, state: Mapping[str, Tensor], origin: Path) -> None:
-    """Refuse more blocks than there are weights, before any time goes into making them."""
-    if blocks > len(state):
-        raise ExpediteError(
-            f"{origin} asks for {blocks} blocks, and there are {len(state)} weights beside it"
-        )
+        raise MisfitError(f"the weights in {origin} do not fit the model: {'; '.join(found)}")
+    return state
 
 
 def three(name: str, tensor: Tensor, one: str) -> dict[str, Tensor]:
@@ -147,52 +164,6 @@ def write_checkpoint(content: Mapping[str, Any], path: Path) -> None:
     partial = path.with_name(f".{path.name}.partial")
     partial.write_bytes(written.getbuffer())
     partial.replace(path)
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML file whose top level is a mapping."""
-    if not path.is_file():
-        raise ExpediteError(f"settings were asked from {path}, which is not a file")
-    content = read_yaml_value(path)
-    if not isinstance(content, dict):
-        raise ExpediteError(f"{path} holds {type(content).__name__}, not a mapping of settings")
-    return content
-
-
-def parse_yaml(text: str, origin: Path | str) -> Any:
-    """The value that a text in YAML stands for; tuples are the only objects of Python in it.
-
-    Raises:
-        ExpediteError: It is not readable; `origin` names it.
-
-    Example:
-        >>> parse_yaml("!!python/tuple [512, 512]", "here")
-        (512, 512)
-    """
-    try:
-        return yaml.load(text, _Loader)
-    except Exception as error:  # values that are none fail PyYAML in half a dozen ways
-        raise ExpediteError(f"{origin} is not readable as YAML: {first_line(error)}") from error
-
-
-def read_yaml_value(path: Path) -> Any:
-    """What a YAML file holds; see `parse_yaml`."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ExpediteError(f"{path} is not readable as YAML: {first_line(error)}") from error
-    return parse_yaml(text, path)
-
-
-@contextlib.contextmanager
-def describing(origin: Path, kind: str) -> Iterator[None]:
-    """Say in one sentence that what a file says makes no model of a kind."""
-    try:
-        yield
-    except ExpediteError:
-        raise
-    except Exception as error:  # values of the wrong kind or size fail in a dozen ways
-        raise ExpediteError(f"{origin} does not describe a {kind}: {first_line(error)}") from error
 
 
 @contextlib.contextmanager
@@ -244,18 +215,6 @@ def _is_dense(tensor: Tensor) -> bool:
 def _loses_kind(stored: Tensor, due: Tensor) -> bool:
     """Truth values and integers make no weights, though PyTorch would convert them."""
     return due.is_floating_point() and not stored.is_floating_point()
-
-
-def _as_computed(
-    state: Mapping[str, Tensor], expected: Mapping[str, Tensor]
-) -> Mapping[str, Tensor]:
-    own = {name: tensor for name, tensor in expected.items() if name.endswith(_COMPUTED)}
-    stored = {
-        name: tensor
-        for name, tensor in state.items()
-        if name in expected or not name.endswith(_COMPUTED)
-    }
-    return {**own, **stored}
 
 
 def _unwrapped(

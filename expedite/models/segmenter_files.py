@@ -10,14 +10,8 @@ from typing import Any, Literal, cast
 import yaml
 
 from expedite.errors import ExpediteError
-from expedite.models.files import (
-    describing,
-    load_weights,
-    read_state_dict,
-    read_yaml,
-    refuse_too_many,
-    write_checkpoint,
-)
+from expedite.models.descriptions import describing, read_yaml, refuse_too_many
+from expedite.models.files import filled, read_state_dict, write_checkpoint
 from expedite.models.segmenter import Segmenter, SegmenterConfig
 
 _TINY = {"d_model": 192, "n_heads": 3, "n_layers": 12}
@@ -110,8 +104,7 @@ def load_segmenter(checkpoint: Path) -> tuple[Segmenter, Preprocessing]:
     with describing(variant_path, "Segmenter"):
         config = _config(net, variant_path)
         refuse_too_many(config.n_layers + config.decoder_layers, state, variant_path)
-        model = Segmenter(config)
-    load_weights(model, state, checkpoint)
+        model = filled(lambda: Segmenter(config), state, checkpoint)
     inference = _section(variant, "inference_kwargs", variant_path)
     dataset = variant.get("dataset_kwargs", {})
     preprocessing = Preprocessing(
