@@ -105,8 +105,7 @@ def export(
 
     Raises:
         ExpediteError: A library of the extra `export` is missing, the model cannot be traced or has
-            other outputs, or the file is not the model; nothing is written then.
-        OSError: `out` cannot be written.
+            other outputs, the file is not the model, or `out` cannot be written; nothing is then.
 
     Example:
         >>> import timm, expedite
@@ -160,11 +159,10 @@ def _folder_beside(out: Path) -> Iterator[Path]:
     if out.is_dir():
         raise ExpediteError(f"{out} was asked as the file to write, and it is a folder")
     try:
-        folder = TemporaryDirectory(dir=out.parent, prefix=".export-")
-    except OSError as error:
+        with TemporaryDirectory(dir=out.parent, prefix=".export-") as name:
+            yield Path(name)
+    except OSError as error:  # there is no such folder, or the disk is full
         raise ExpediteError(f"{out} cannot be written: {first_line(error)}") from error
-    with folder as name:
-        yield Path(name)
 
 
 @contextmanager

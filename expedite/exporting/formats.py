@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
-from io import StringIO
+from io import BytesIO, StringIO
 from pathlib import Path
 from typing import Any, Literal
 
@@ -143,7 +143,9 @@ def _open_onnx(path: Path) -> Run:
 def _write_program(
     program: torch.export.ExportedProgram, outputs: Sequence[str], path: Path
 ) -> int | None:
-    torch.export.save(program, path)
+    written = BytesIO()  # PyTorch's own writer ends the process where a disk is full
+    torch.export.save(program, written)
+    path.write_bytes(written.getbuffer())
     return None
 
 

@@ -1,6 +1,7 @@
 """Uniform downsampling (Figure 6 of arXiv 2210.01035): a smaller image in, its output enlarged."""
 
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any, ClassVar
 
 import torch.nn.functional as F
@@ -16,6 +17,10 @@ Size = tuple[int, int]
 # What models of transformers call images and the maps that they make of them.
 _INPUT = "pixel_values"
 _OUTPUTS = ("logits", "predicted_depth", "last_hidden_state")
+# How some of them are told that images are of another size than usual.
+_ANY_SIZE = "interpolate_pos_encoding"
+# What their Swins overwrite on small maps, for good; backbones for dense tasks do not.
+_KEPT_WINDOWS = "set_shift_and_window_size"
 
 
 class Resizing(nn.Module):
@@ -50,6 +55,8 @@ class ShrinkImages(Hook):
         size = self.session.size_for(large)
         self.session.store.frames[-1].notes["sizes"] = large, size
         smaller = self.session.resizing(images, size)
+        if _ANY_SIZE in signature(module.forward).parameters:
+            kwargs = {_ANY_SIZE: True, **kwargs}
         return ((smaller, *args[1:]), kwargs) if args else (args, {**kwargs, _INPUT: smaller})
 
 
@@ -92,6 +99,13 @@ class DownsampleSession(RivalSession):
                 host,
                 "tokens are not made by one convolution that tells how many pixels each has",
                 "expedite, paper and pool work",
+            )
+        is_dense = type(host.backbone).__name__.endswith("Backbone")
+        if not is_dense and any(hasattr(block, _KEPT_WINDOWS) for block in host.blocks):
+            self.refuse(
+                host,
+                "blocks keep the windows of the smallest image that they saw",
+                "expedite and paper work",
             )
 
     def make_clusterings(self) -> dict[int, nn.Module]:
