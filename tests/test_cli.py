@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import timm
 import torch
 from PIL import Image
 
@@ -31,7 +32,7 @@ from expedite.measure.parts import PARTS
 from expedite.models.segmenter import Segmenter
 from expedite.models.segmenter_files import Preprocessing, save_segmenter
 from expedite.plan import Plan, make_plan
-from expedite.recipes import RECIPES, Recipe, Row, find_recipe
+from expedite.recipes import COUNTED_WITH, RECIPES, Recipe, Row, find_recipe
 from expedite.recipes.recipe import paper
 from expedite.scenes.scenes import write_scenes
 from expedite.version import __version__
@@ -587,6 +588,15 @@ def test_recipes_are_checked(
     assert [check["fails"] for check in json.loads(out)["checks"]] == [False, True]
     monkeypatch.setitem(RECIPES, "tiny", replace(tiny, rows=tiny.rows[:1]))
     assert "FAILS" not in run("recipes", "tiny", "--check")
+
+
+def test_a_check_of_recipes_says_when_libraries_are_others(
+    tiny: Recipe, execute: Execute, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(COUNTED_WITH, "timm", "0.1")
+    said = f"Made with timm 0.1 ({timm.__version__} here): figures can differ."
+    assert said in execute("recipes", "--check", "tiny")[1]
+    assert json.loads(execute("recipes", "--check", "tiny", "--json")[1])["notes"] == [said]
 
 
 def test_a_recipe_is_a_model(tiny: Recipe, run: Run, tmp_path: Path) -> None:

@@ -15,7 +15,8 @@ from expedite.evaluate.recipes import (
     recipes_table,
     rows_view,
 )
-from expedite.recipes import RECIPES, Recipe, find_recipe
+from expedite.measure.environment import other_versions
+from expedite.recipes import COUNTED_WITH, RECIPES, Recipe, find_recipe
 
 
 def recipes_command(
@@ -44,8 +45,11 @@ def _check_recipes(recipes: list[Recipe], as_json: bool) -> None:
         checks += found
         if not as_json:
             Console().print(check_table(recipe, found))
+    versions = other_versions(COUNTED_WITH)
     if as_json:
         content = [{**asdict(check), "fails": check.fails} for check in checks]
-        typer.echo(json_text({"checks": content}))
+        typer.echo(json_text({"checks": content, "notes": versions}))
+    for note in () if as_json else versions:
+        Console(soft_wrap=True).print(note, markup=False)
     if any(check.fails for check in checks):
         raise typer.Exit(1)
