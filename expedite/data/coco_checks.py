@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 _CORNERS = 6  # coordinates of a triangle
 _BEYOND = 1  # how many times an image's side an object may reach out of it
+# Pixels along all edges of a polygon, of which pycocotools keeps some 80 bytes each.
+_LONGEST_WALK = 1 << 21
 # Run lengths in text: 5 bits a character from "0" on, a bit that more follow, and the sign.
 _FIRST, _LAST, _BITS, _MORE, _SIGN = 48, 48 + 63, 5, 32, 16
 _LONGEST = 7  # characters of one number
@@ -104,6 +106,9 @@ def _check_polygon(polygon: Any, size: Size) -> None:
     down, right = Bounds.of(size[0]), Bounds.of(size[1])
     if not (all(map(right.hold, polygon[::2])) and all(map(down.hold, polygon[1::2]))):
         raise ValueError("a polygon with a corner far outside of its image, or at no number")
+    corners = np.array(polygon, np.float64).reshape(-1, 2)
+    if np.abs(corners - np.roll(corners, 1, axis=0)).max(1).sum() > _LONGEST_WALK:
+        raise ValueError(f"a polygon whose edges are longer than {_LONGEST_WALK} pixels")
 
 
 def _check_run_lengths(stored: Mapping[str, Any], size: Size) -> None:

@@ -115,13 +115,18 @@ def _category(entry: Mapping[str, Any]) -> Category:
 
 def _image(entry: Mapping[str, Any]) -> ImageEntry:
     number, name = entry["id"], entry["file_name"]
-    if not isinstance(name, str) or not isinstance(number, (int, str)):
+    if not _is_name(name) or not isinstance(number, (int, str)):
         raise TypeError(f"an image has the id {short(number)} and the file name {short(name)}")
     size = (whole_number(entry["height"]), whole_number(entry["width"]))
     limit = 2 * (Image.MAX_IMAGE_PIXELS or size[0] * size[1])  # as Pillow has it
     if min(size) < 1 or size[0] * size[1] > limit:
         raise ValueError(f"an image has the size {short(size)}")
     return ImageEntry(number, PurePosixPath(name).as_posix(), size, [])
+
+
+def _is_name(value: Any) -> bool:
+    """Whether a value can be a file's name that is fit to be shown."""
+    return isinstance(value, str) and value.isprintable()
 
 
 def _refuse_doubles(what: str, found: Sequence[int | str]) -> None:
@@ -260,8 +265,8 @@ def _annotations(file: CocoFile) -> Iterator[tuple[ImageEntry, dict[str, Any]]]:
 
 def _map_name(annotation: Mapping[str, Any]) -> str | None:
     name = annotation.get("file_name")
-    is_panoptic = isinstance(name, str) and isinstance(annotation.get("segments_info"), list)
-    return PurePosixPath(name).as_posix() if is_panoptic and isinstance(name, str) else None
+    is_panoptic = _is_name(name) and isinstance(annotation.get("segments_info"), list)
+    return PurePosixPath(str(name)).as_posix() if is_panoptic else None
 
 
 def _sound(

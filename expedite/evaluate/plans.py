@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from expedite.errors import ExpediteError
 from expedite.evaluate.comparators import plan_of_spans
 from expedite.measure.mode import Job, Mode, modes_of
-from expedite.models.descriptions import read_yaml_value
+from expedite.models.descriptions import describing, read_yaml_value
 from expedite.plan import Plan, Span
 
 Item = TypeVar("Item")
@@ -42,7 +42,8 @@ def read_plans(
             "'- {method: expedite, alpha: 4, clusters: 14}' are due"
         )
     usual = {"dtype": [*dtypes], "compile": [*compiles]}
-    jobs = unique(job for entry in content for job in _jobs({**usual, **entry}))
+    with describing(path, "plan"):
+        jobs = unique(job for entry in content for job in _jobs({**usual, **entry}))
     if not jobs:
         raise ExpediteError(f"{path} lists no plan")
     return jobs

@@ -157,13 +157,16 @@ def _check(found: Results) -> None:
         raise ValueError(f"the task is {found.task!r}, or something in words is not a text")
     for row in found.rows:
         Mode(row.dtype, row.compile)  # refuses what nobody knows
-        figures = asdict(replace(row, plan=None, retention=row.retention or 0.0))
+        retention = 0.0 if row.retention is None else row.retention
+        figures = asdict(replace(row, plan=None, retention=retention))
         for name in ("plan", "dtype", "compile", "notes"):
             del figures[name]
         named = [figures.pop(name).values() for name in ("metrics", "fidelity", "unsupported_ops")]
         for value in [*figures.values(), *chain(*named)]:
             if not isinstance(value, (int, float)):
                 raise ValueError(f"a figure is {value!r}")
+        if row.of_tokens < 1:
+            raise ValueError(f"a row is of {row.of_tokens} tokens")
 
 
 def check_writable(folder: Path) -> None:

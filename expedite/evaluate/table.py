@@ -82,7 +82,7 @@ def columns(results: Results, narrow: bool = False) -> dict[str, Callable[[Row],
 
     def share(row: Row) -> str:
         base = results.base_of(row.mode)
-        return f"{row.gflops / base.gflops:.0%}" if base else ""
+        return f"{row.gflops / base.gflops:.0%}" if base and base.gflops else ""
 
     costs: dict[str, Callable[[Row], str]] = {
         "plan": label,

@@ -125,6 +125,15 @@ def test_an_object_that_cannot_be_read_is_left_out(
         InstanceRule.of(read_coco(path), masks=True, strict=True)
 
 
+def test_polygons_that_walk_too_far_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of corners that all lie in the image, at a modest limit: pycocotools keeps every step."""
+    back_and_forth = [[0, 0, 9, 1] * 10]
+    check_mask(back_and_forth, (4, 10))
+    monkeypatch.setattr("expedite.data.coco_checks._LONGEST_WALK", 100)
+    with pytest.raises(ValueError, match="edges are longer than 100 pixels"):
+        check_mask(back_and_forth, (4, 10))
+
+
 def test_what_reaches_out_of_an_image_a_little_is_read(tmp_path: Path) -> None:
     out = entry(bbox=[-1, -0.5, 6, 3], segmentation=[[-1, -1, 5, -1, 5, 3, -1, 3]])
     rule = InstanceRule.of(read_coco(write(tmp_path, out)))

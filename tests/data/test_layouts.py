@@ -1,5 +1,6 @@
 import json
 import os
+import random
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from expedite.data.coco_instances import InstanceRule
 from expedite.data.layouts import open_data
 from expedite.data.truths import VOID, LabelRule
 from expedite.loading import TaskName
+from tests.damaged import damaged
 from tests.data.coco_data import (
     write_coco_panoptic,
     write_image,
@@ -196,13 +198,21 @@ def test_segments_outside_of_the_data_are_refused(tmp_path: Path) -> None:
         open_data(tmp_path / "data", "val2017", "panoptic", None)
 
 
-@pytest.mark.parametrize("name", ["a\0b.png", "\ud800.png", "x" * 400])
-def test_names_that_no_file_has_are_missing(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("x" * 400, "1 files that .* names are missing"),
+        ("a\0b.png", "not an annotation file of COCO: .* the file name 'a.+b.png'"),
+        ("\ud800.png", "not an annotation file of COCO: .* the file name"),
+        ("a\n.png", "not an annotation file of COCO: .* the file name"),
+    ],
+)
+def test_names_that_no_file_has_are_refused(name: str, said: str, tmp_path: Path) -> None:
     path = write_clips(tmp_path)
     content = json.loads(path.read_text())
     content["images"][0]["file_name"] = name
     path.write_text(json.dumps(content))
-    with pytest.raises(ExpediteError, match=r"1 files that .* names are missing"):
+    with pytest.raises(ExpediteError, match=said):
         open_data(tmp_path, "val", "detection", None)
 
 
@@ -225,3 +235,60 @@ def test_other_objects_are_other_data(tmp_path: Path) -> None:
     path.write_text(path.read_text().replace("[1, 0, 1, 1]", "[1, 1, 1, 1]"))
     os.utime(path, ns=(0, 0))
     assert open_data(tmp_path, "val", "detection", None).fingerprint() != before
+
+
+PANOPTIC = [{"id": 1, "category_id": 1, "iscrowd": 0}, {"id": 2, "category_id": 7}]
+OBJECTS: list[dict[str, Any]] = [
+    {
+        **{"id": 1, "image_id": 1, "category_id": 7, "bbox": [1, 1, 3, 3], "area": 9},
+        **{"iscrowd": 0, "segmentation": [[1, 1, 4, 1, 4, 4, 1, 4]]},
+    },
+    {
+        **{"id": 2, "image_id": 2, "category_id": 1, "bbox": [0, 0, 8, 6], "area": 48},
+        **{"iscrowd": 1, "segmentation": {"size": [6, 8], "counts": [10, 20, 18]}},
+    },
+    {
+        **{"id": 3, "image_id": 2, "category_id": 1, "bbox": [0, 0, 8, 6]},
+        **{"segmentation": {"size": [6, 8], "counts": "`1"}},
+    },
+]
+SEGMENTS = [{"image_id": n, "file_name": f"{n}.png", "segments_info": [*PANOPTIC]} for n in (1, 2)]
+
+
+@pytest.mark.parametrize(
+    ("task", "file", "annotations"),
+    [
+        ("instance", "instances_val", OBJECTS),
+        ("detection", "instances_val", OBJECTS),
+        ("panoptic", "panoptic_val", SEGMENTS),
+        ("segmentation", "panoptic_val", SEGMENTS),
+    ],
+)
+def test_damaged_annotations_are_left_out_or_refused_in_one_sentence(
+    task: Any, file: str, annotations: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    """A part left out or replaced by what nobody meant; a sample of some 2000 of each."""
+    images = [{"id": n, "file_name": f"{n}.png", "height": 6, "width": 8} for n in (1, 2)]
+    content = {
+        "images": images,
+        "categories": [{"id": 1, "name": "x", "isthing": 1}, {"id": 7, "name": "y"}],
+        "annotations": annotations,
+    }
+    for number in (1, 2):
+        write_image(tmp_path / f"val/{number}.png", (6, 8))
+        write_segments(tmp_path / f"annotations/panoptic_val/{number}.png", [[0, 1, 2, 2] * 2] * 6)
+    path = tmp_path / f"annotations/{file}.json"
+    path.write_text(json.dumps(content))
+    rule = LabelRule() if task == "segmentation" else None
+    assert len([*open_data(tmp_path, "val", task, rule)]) == 2
+    refused = 0
+    for damage in random.Random(0).sample([*damaged(content)], 120):
+        path.write_text(json.dumps(damage))
+        try:
+            found = open_data(tmp_path, "val", task, rule)
+            notes = [*found.notes(), *(sample.name for sample in found)]
+        except ExpediteError as error:
+            refused += 1
+            notes = [str(error)]
+        assert not any("\n" in note for note in notes)
+    assert refused > 10
