@@ -70,7 +70,8 @@ def test_classifiers_of_transformers_are_told_that_images_are_small(kind: str) -
     sizes |= {"intermediate_size": 64, "image_size": 32, "patch_size": 4}
     torch.manual_seed(0)
     config = getattr(transformers, f"{kind}Config")(**sizes)
-    model: Any = getattr(transformers, f"{kind}ForImageClassification")(config).eval()
+    model: Any = getattr(transformers, f"{kind}ForImageClassification")(config)
+    model.eval()
     smaller = F.interpolate(images(1), size=(16, 16), mode="bilinear", antialias=True)
     expected = model(smaller, interpolate_pos_encoding=True).logits
     whole = model(images(1)).logits
@@ -85,7 +86,8 @@ def test_swins_that_keep_the_windows_of_a_small_image_are_refused() -> None:
 
     sizes: dict[str, Any] = {"embed_dim": 16, "depths": [2, 2], "num_heads": [2, 2]}
     config = SwinConfig(**sizes, image_size=64, patch_size=4, window_size=4)
-    model: Any = SwinForImageClassification(config).eval()
+    model: Any = SwinForImageClassification(config)
+    model.eval()
     with pytest.raises(ExpediteError, match="keep the windows of the smallest image that they saw"):
         expedite.patch(model, plan_of("downsample", clusters=4))
     assert model(images(1, 64, 64)).logits.isfinite().all()
