@@ -28,6 +28,8 @@ AUTO_TEMPERATURE = 0.05
 # Where the largest feature is 1, smaller temperatures would only sharpen rounding errors.
 _LEAST_AUTO_TEMPERATURE = 1e-10
 _TINY = 1e-30
+# Scores that differ by no more, of themselves, are equal.
+TIE = 1e-5
 
 
 @dataclass(frozen=True)
@@ -273,7 +275,7 @@ def _em(
 
         for _ in range(iterations - 1):
             centers = em.soft_step(z, weight, centers, tau, tiles)
-        return _joined(em.nearest(z, weight, centers, tau, tiles), z, weight, centers)
+        return _joined(em.nearest(z, weight, centers, tau, tiles, TIE), z, weight, centers)
     counted = tiles.split(weight) * tiles.filled[..., None]  # (B, T, n, 1)
     points = tiles.split(with_one(z))  # (B, T, n, D + 1)
     weighted = points * counted  # by whose column of ones the M-step sums the mass as well
@@ -290,8 +292,17 @@ def _em(
         centers = torch.where(total > EMPTY_MASS, sums[..., :-1] / total.clamp_min(_TINY), centers)
     if not hard:
         return SoftAssignment(assignment * counted, total.squeeze(-1), tiles), centers
-    nearest = tiles.cells_at(scores(centers).argmax(-1, keepdim=True))
+    nearest = tiles.cells_at(first_of_best(scores(centers)))
     return _joined(tiles.join(nearest)[..., 0], z, weight, centers)
+
+
+def first_of_best(scores: Tensor) -> Tensor:
+    """The place (..., 1) of the largest of scores (..., m), the first of equals.
+
+    Centres that EM draws to one token are equally near, and rounding would choose among them.
+    """
+    best = scores.amax(-1, keepdim=True)
+    return (scores >= best - TIE * (1 + best.abs())).float().argmax(-1, keepdim=True)
 
 
 def _joined(
