@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 
 from expedite.data.segments import Segments
 from expedite.data.truths import VOID, Sample, Truths, open_image
-from expedite.errors import ExpediteError
-from expedite.models.files import first_line
+from expedite.errors import ExpediteError, first_line
 
 _UNLABELLED = 0
 # What reading an entry fails with where it is not what it should be.

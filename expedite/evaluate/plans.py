@@ -8,10 +8,9 @@ from typing import Any, TypeVar
 
 import yaml
 
-from expedite.errors import ExpediteError
+from expedite.errors import ExpediteError, first_line
 from expedite.evaluate.comparators import plan_of_spans
 from expedite.measure.mode import Job, Mode, modes_of
-from expedite.models.files import first_line
 from expedite.plan import Plan, Span
 
 Item = TypeVar("Item")

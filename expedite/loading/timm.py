@@ -7,10 +7,9 @@ import timm
 from timm.data.config import resolve_data_config
 from torch import Tensor
 
-from expedite.errors import ExpediteError
+from expedite.errors import ExpediteError, first_line
 from expedite.loading.center_crop import CenterCrop
 from expedite.loading.model import LoadedModel, State, Wanted
-from expedite.models.files import first_line
 
 # What Microsoft's files of Swin and SwinV2 hold besides weights.
 _NO_WEIGHTS = ("relative_position_index", "relative_coords_table", "attn_mask")

@@ -10,10 +10,9 @@ from typing import Any
 
 import yaml
 
-from expedite.errors import ExpediteError
+from expedite.errors import ExpediteError, first_line
 from expedite.models.dpt import DPT, DPTConfig, check_integers
 from expedite.models.files import (
-    first_line,
     load_weights,
     read_state_dict,
     read_yaml,

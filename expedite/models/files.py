@@ -16,7 +16,7 @@ import yaml
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from expedite.errors import ExpediteError
+from expedite.errors import ExpediteError, first_line
 from expedite.models.arrays import read_arrays
 
 _SHOWN_KEYS = 4
@@ -193,8 +193,3 @@ def _few(names: Iterable[str]) -> str:
     names = list(names)
     more = ", …" if len(names) > _SHOWN_KEYS else ""
     return ", ".join(names[:_SHOWN_KEYS]) + more
-
-
-def first_line(error: Exception) -> str:
-    """What an error is and the first line that it says."""
-    return f"{type(error).__name__}: {error}".strip().split("\n")[0]

@@ -17,10 +17,11 @@ from expedite.errors import ExpediteError
 from expedite.geometry.constants import remembered
 from expedite.geometry.tiling import Tiles, make_tiles, middle_tokens, take_rows
 from expedite.operators.assignment import Assignment, HardAssignment, SoftAssignment
-from expedite.operators.centroids import check_sharpness, lengthen, sharpen
+from expedite.operators.centroids import lengthen, sharpen
+from expedite.operators.choices import Basis, check_sharpness
 from expedite.operators.closeness import closeness, keys_of, unreachable, with_one
 from expedite.operators.kernels import EMPTY_MASS, fits, fused
-from expedite.operators.metric import Basis, standardize
+from expedite.operators.metric import standardize
 from expedite.operators.relocation import check_relocated, relocate
 
 # The "auto" temperature over the mean squared distance between a token and its first centre.

@@ -13,6 +13,7 @@ from expedite.errors import ExpediteError
 from expedite.measure.flops import count_flops
 from expedite.operators import clustering
 from expedite.operators.assignment import SoftAssignment
+from expedite.operators.choices import Basis
 from expedite.operators.clustering import (
     AUTO_TEMPERATURE,
     TokenClustering,
@@ -20,7 +21,6 @@ from expedite.operators.clustering import (
     labels,
     pool,
 )
-from expedite.operators.metric import Basis
 from expedite.operators.reconstruction import reconstruct
 from tests.oracles import cluster_loop, first_cells, near
 
