@@ -10,9 +10,7 @@ from types import MappingProxyType
 from typing import Any, Literal, get_args
 
 from expedite.errors import ExpediteError
-from expedite.operators.centroids import check_sharpness
-from expedite.operators.metric import Basis
-from expedite.operators.reconstruction import Scope, Weighting, check_weights
+from expedite.operators.choices import Basis, Scope, Weighting, check_sharpness, check_weights
 
 Method = Literal["expedite", "paper"]
 Exit = Literal["backbone", "head"]

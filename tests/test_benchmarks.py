@@ -11,7 +11,7 @@ import typer
 from rich.table import Table
 
 import expedite
-from benchmarks import accuracy, gpu, models, quantised
+from benchmarks import accuracy, gpu, models, quantised, startup
 from benchmarks.accuracy_report import write_report
 from benchmarks.cases import SMALL, Measured, find_case
 from benchmarks.instruments import Depth, demo_instruments
@@ -150,3 +150,15 @@ def test_tables_of_accuracy(tmp_path: Path) -> None:
     assert "| no delta | 1.25 (1.25 to 1.25) |" in lines  # 1.5 and 1
     assert "| other | scenes (withheld) |" in lines
     assert (tmp_path / "accuracy.png").stat().st_size > 0
+
+
+def test_startup_compares_what_processes_take(capsys: pytest.CaptureFixture[str]) -> None:
+    quick, slow = (
+        (startup.HERE, ["-c", "pass"]),
+        (startup.HERE, ["-c", "import time; time.sleep(.2)"]),
+    )
+    found = startup.compared(quick, slow, pairs=2)
+    assert len(found) == 2
+    assert all(wall >= 0.2 for _, (wall, _) in found)
+    startup.report("nothing", found)
+    assert capsys.readouterr().out.count("nothing, ") == 2

@@ -18,8 +18,7 @@ from expedite.data.coco_checks import whole_number
 from expedite.data.image_files import open_image
 from expedite.data.segments import Segments
 from expedite.data.truths import VOID, Sample, Truths
-from expedite.errors import ExpediteError
-from expedite.models.files import first_line
+from expedite.errors import ExpediteError, first_line
 
 _UNLABELLED = 0
 _NAMED = 3  # of what was left out

@@ -11,8 +11,7 @@ from expedite.data.coco_checks import check_object
 from expedite.data.coco_files import MALFORMED, CocoFile, ImageEntry, left_out_note, name_of
 from expedite.data.instances import Instances, RunLengths, coco_masks
 from expedite.data.truths import Sample, Truths
-from expedite.errors import ExpediteError
-from expedite.models.files import first_line
+from expedite.errors import ExpediteError, first_line
 
 
 @dataclass(frozen=True)

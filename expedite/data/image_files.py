@@ -10,8 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from expedite.errors import ExpediteError
-from expedite.models.files import first_line
+from expedite.errors import ExpediteError, first_line
 
 _COLOURS = ("1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr", "HSV")  # without alpha
 _ALPHA = ("LA", "PA", "RGBA", "La", "RGBa")

@@ -16,7 +16,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO, Any
 
-from expedite.errors import ExpediteError
+from expedite.errors import ExpediteError, first_line
 from expedite.evaluate.comparators import method_of
 from expedite.evaluate.comparators.rival import Rival
 from expedite.evaluate.json_text import json_text
@@ -24,7 +24,6 @@ from expedite.evaluate.sweep import Row
 from expedite.evaluate.tasks import TASKS
 from expedite.loading import TaskName
 from expedite.measure.mode import Job, Mode
-from expedite.models.files import first_line
 from expedite.plan import Plan, Span
 
 _FILE = "results.json"

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 
 from expedite.data.datasets import Samples
 from expedite.evaluate.exclusive import exclusive
@@ -24,6 +23,8 @@ from expedite.evaluate.tasks.base import Task
 from expedite.loading import LoadedModel
 from expedite.measure.environment import environment, going_on
 from expedite.measure.mode import PLAIN, Job, Mode
+from expedite.terminal.console import write
+from expedite.terminal.status import Status
 
 RANDOM_WEIGHTS = (
     "The weights are random, so no accuracy or fidelity is given: an untrained model makes every "
@@ -53,17 +54,17 @@ class Request:
     notes: Sequence[str] = ()  # on what was left out of the samples
 
 
-def run_sweep(request: Request, console: Console) -> Results:
+def run_sweep(request: Request, status: Status) -> Results:
     """Measure every plan that the folder does not hold yet, saving each row once it is there.
 
     Every rank runs this and returns the same; the first alone reads and writes the folder.
 
     Args:
         request: What to measure.
-        console: Where a table and progress bars are shown while it runs.
+        status: What says how far it is.
     """
     with _alone(request):
-        return _run(request, console)
+        return _run(request, status)
 
 
 @contextmanager
@@ -74,22 +75,23 @@ def _alone(request: Request) -> Iterator[None]:
         yield
 
 
-def _run(request: Request, console: Console) -> Results:
+def _run(request: Request, status: Status) -> Results:
     ranks = request.ranks
     results = ranks.first(lambda: load_results(request.out, request.identity, request.task.name))
     results.command = request.command
     missing = [job for job in unique(request.jobs) if not results.has(job)]
     modes = unique(job.mode for job in request.jobs)
     bases = sum(results.base_of(mode) is None for mode in modes)
-    progress = SweepProgress(console, len(missing) + bases, len(ranks.shard(len(request.samples))))
+    progress = SweepProgress(status, len(missing) + bases, len(ranks.shard(len(request.samples))))
     sweeps = _sweeps(request, modes, progress.on_image)
+    status.step("trying every plan on one image")
     first = next(sweeps)
     ranks.each(lambda: first.check(unique(job.plan for job in missing)))
     with (
-        _said_where_it_stops(request.out, console),
+        _said_where_it_stops(request.out, status),
         progress.shown(partial(terminal_table, results)),
     ):
-        for row in _measure_missing(chain([first], sweeps), results, missing):
+        for row in _measure_missing(chain([first], sweeps), results, missing, progress.on_start):
             results.rows.append(row)
             results.notes = _notes(request, results.rows)
             ranks.first(lambda: results.save(request.out))
@@ -100,12 +102,12 @@ def _run(request: Request, console: Console) -> Results:
 
 
 @contextmanager
-def _said_where_it_stops(out: Path, console: Console) -> Iterator[None]:
+def _said_where_it_stops(out: Path, status: Status) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
         text = f"stopped: what was measured is in {out}, and the same command goes on from there"
-        console.print(text, markup=False, soft_wrap=True)
+        write(status.console, text)
         raise
 
 
@@ -137,7 +139,10 @@ def _sweep(
 
 
 def _measure_missing(
-    sweeps: Iterable[Sweep], results: Results, missing: Sequence[Job]
+    sweeps: Iterable[Sweep],
+    results: Results,
+    missing: Sequence[Job],
+    on_start: Callable[[str], None],
 ) -> Iterator[Row]:
     for sweep in sweeps:
         base = results.base_of(sweep.mode)
@@ -148,9 +153,11 @@ def _measure_missing(
         results.add_setting(str(under))
         results.environment = going_on(results.environment, environment(under))
         if base is None:
+            on_start(f"unpatched {sweep.mode}".strip())
             base = sweep.measure_base()
             yield base
         for plan in plans:
+            on_start(label(replace(base, plan=plan)))
             yield sweep.measure(plan, base)
 
 

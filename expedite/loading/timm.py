@@ -7,10 +7,9 @@ import timm
 from timm.data.config import resolve_data_config
 from torch import Tensor
 
-from expedite.errors import ExpediteError
+from expedite.errors import ExpediteError, first_line
 from expedite.loading.center_crop import CenterCrop
 from expedite.loading.model import LoadedModel, State, Wanted
-from expedite.models.files import first_line
 
 # The layers of DINOv2's largest MLP.
 _DINOV2_NAMES = {".mlp.w12.": ".mlp.fc1.", ".mlp.w3.": ".mlp.fc2."}

@@ -3,13 +3,14 @@
 import contextlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
-from torch import Tensor
 
-from expedite.errors import ExpediteError
-from expedite.models.files import MisfitError, first_line
+from expedite.errors import ExpediteError, MisfitError, first_line
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class _Loader(yaml.SafeLoader):
@@ -76,7 +77,7 @@ def describing(origin: Path, kind: str) -> Iterator[None]:
         raise ExpediteError(f"{origin} does not describe a {kind}: {why}") from error
 
 
-def refuse_too_many(blocks: int, state: Mapping[str, Tensor], origin: Path) -> None:
+def refuse_too_many(blocks: int, state: "Mapping[str, Tensor]", origin: Path) -> None:
     """Refuse more blocks than there are weights, before any time goes into making them."""
     if blocks > len(state):
         raise ExpediteError(

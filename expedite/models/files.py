@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from expedite.errors import ExpediteError
+from expedite.errors import ExpediteError, MisfitError, first_line
 from expedite.models.arrays import read_arrays
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -64,10 +64,6 @@ def without_prefixes(
             break
         state = shorter
     return state
-
-
-class MisfitError(ExpediteError):
-    """Weights are not those of the model that they were to fill."""
 
 
 def filled(make: Callable[[], Model], state: Mapping[str, Tensor], origin: Path) -> Model:
@@ -237,8 +233,3 @@ def _few(names: Iterable[str]) -> str:
     names = list(names)
     more = ", …" if len(names) > _SHOWN_KEYS else ""
     return ", ".join(names[:_SHOWN_KEYS]) + more
-
-
-def first_line(error: Exception) -> str:
-    """What an error is and the first line that it says."""
-    return f"{type(error).__name__}: {error}".strip().splitlines()[0]

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 import expedite
 from expedite import ExpediteError
 from expedite.evaluate.comparators import plan_of
-from expedite.exporting import export
-from expedite.exporting.formats import FORMATS, Format, Run, named
+from expedite.exporting.exporting import export
+from expedite.exporting.formats import FORMATS, Format, Run
+from expedite.exporting.outputs import named
 from tests.host_table import transformers_model
 from tests.hosts import huggingface_swin, images, segmenter, timm_vit
 

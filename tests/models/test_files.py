@@ -7,9 +7,8 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from expedite.errors import ExpediteError
+from expedite.errors import ExpediteError, MisfitError
 from expedite.models.files import (
-    MisfitError,
     filled,
     load_weights,
     read_state_dict,

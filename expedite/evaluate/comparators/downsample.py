@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from expedite.errors import ExpediteError
-from expedite.evaluate.comparators.base import Return, RivalSession
+from expedite.evaluate.comparators.base import RivalSession
+from expedite.evaluate.comparators.ways import Return
 from expedite.patching.hooks import Hook, after, before
 from expedite.patching.host import Host
 from expedite.plan import Plan
