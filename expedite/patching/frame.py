@@ -194,10 +194,10 @@ class Store:
 
     def recall(self, tokens: Tensor, index: int) -> Frame | None:
         """The state in which block `index` is to run on tokens, if they carry it."""
-        if torch.compiler.is_compiling():
-            carried = getattr(tokens, _CARRIED, None)
-        else:
-            carried = self._by_tensor.get(tokens) or self._by_memory.get(_memory(tokens))
+        carried: Carried | None = getattr(tokens, _CARRIED, None)
+        if not torch.compiler.is_compiling():
+            known = tokens in self._by_tensor
+            carried = self._by_tensor[tokens] if known else self._by_memory.get(_memory(tokens))
         if carried is None or carried.index != index:
             return None
         return carried.opened(tokens)
@@ -211,7 +211,7 @@ class Store:
 
 def may_compare(tokens: Tensor) -> bool:
     """Whether the values of tensors can be looked at: not while a graph is made of a call."""
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+    if torch.compiler.is_compiling() or torch._C._is_tracing():
         return False
     return not (tokens.is_cuda and torch.cuda.is_current_stream_capturing())
 

@@ -38,7 +38,7 @@ class EnterModel(Hook):
                 f"a patched {self.session.host.family} was run by torch.nn.DataParallel, whose "
                 "replicas lose what a patch keeps; DistributedDataParallel works"
             )
-        if torch.jit.is_tracing() and torch.onnx.is_in_onnx_export():
+        if torch._C._is_tracing() and torch.onnx.is_in_onnx_export():
             raise ExpediteError(
                 f"torch.onnx.export with dynamo=False was asked of a patched "
                 f"{self.session.host.family}; expedite.export works, and so does dynamo=True"
@@ -58,6 +58,7 @@ class NoteGrid(Hook):
     """After the embedding made tokens of an image."""
 
     def __call__(self, module: nn.Module, args: Arguments, kwargs: Keywords, output: Any) -> None:
+        self.session.check_tensor(output)
         self.note(self.session.host.grid(module, args, output))
 
     def note(self, grid: tuple[int, int]) -> None:
@@ -74,6 +75,7 @@ class NoteMap(NoteGrid):
     """After the convolution in an embedding, which others call in its place."""
 
     def __call__(self, module: nn.Module, args: Arguments, kwargs: Keywords, output: Any) -> None:
+        self.session.check_tensor(output)
         self.note((output.shape[-2], output.shape[-1]))
 
 

@@ -59,7 +59,7 @@ class MethodHook(Ours):
 
     @property
     def __code__(self) -> Any:  # whose arguments torch.export counts
-        return inspect.unwrap(self.plain()).__code__  # type: ignore[attr-defined]
+        return inspect.unwrap(self.plain()).__code__
 
     def original(self, *args: Any, **kwargs: Any) -> Any:
         """What the method does without us."""

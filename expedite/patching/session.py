@@ -136,15 +136,12 @@ class Session:
         Tokens carry it from block to block, and to where a block is run again in a backward pass.
         None where it is to run as it would unpatched.
         """
-        if not isinstance(tokens, Tensor):
-            raise ExpediteError(
-                f"block {index} of a patched {self.host.family} was called with a "
-                f"{type(tokens).__name__}, as torch.fx does; take the unpatched model apart, or "
-                "read features with hooks on blocks"
-            )
+        self.check_tensor(tokens)
         found = self.store.recall(tokens, index)
         if is_run_again():
-            return self.check_again(index) if found is None else found
+            if found is None:
+                self.check_again(index)
+            return found
         if not self.is_on:
             return None
         if found is not None and found.is_foreign:
@@ -154,6 +151,14 @@ class Session:
             return None
         learns = torch.is_grad_enabled() or tokens.requires_grad
         return Frame(self, False, Reads(), is_foreign=True, learns=learns, grid=grid)
+
+    def check_tensor(self, value: Any) -> None:
+        """Refuse what torch.fx hands modules to take a model apart."""
+        if not isinstance(value, Tensor):
+            raise ExpediteError(
+                f"a patched {self.host.family} was run on a {type(value).__name__}, as torch.fx "
+                "does; take the unpatched model apart, or read features with hooks on blocks"
+            )
 
     def check_again(self, index: int) -> None:
         """Refuse to run a block again on clusters that are not known."""
@@ -222,11 +227,11 @@ class Session:
 
     def enter(self, frame: Frame, index: int, block: nn.Module, tokens: Tensor) -> Tensor:
         """What block `index` is to run on, given what reached it: (B, prefix + N, C) or a map."""
-        if frame.stream is not None:
-            tokens = self._go_on(frame, tokens)
         if frame.levels:
             self._check_gradients(frame, tokens.requires_grad)
-        if frame.grid is not None and (layer := self._layer_at(frame, index)) is not None:
+        if frame.stream is not None:
+            tokens = self._go_on(frame, tokens)
+        if frame.grid is not None and (layer := self._layer_at(frame, index, tokens)) is not None:
             tokens = self._enter_span(frame, index, layer, block, tokens)
         if not is_traced():
             self.ran[index] = prod(tokens.shape[1:-1])
@@ -251,12 +256,15 @@ class Session:
         """Refuse clusters through which gradients would have to flow and cannot."""
         is_cut = any(level.is_cut for level in frame.levels)
         if is_cut and (flows_in or torch.is_grad_enabled()):
-            raise ExpediteError(
-                f"blocks of a patched {self.host.family} were checkpointed with use_reentrant=True "
-                "one by one, where gradients would be wrong; use_reentrant=False works"
-            )
+            self._refuse_reentrant()
 
-    def _layer_at(self, frame: Frame, index: int) -> nn.Module | None:
+    def _refuse_reentrant(self) -> None:
+        raise ExpediteError(
+            f"blocks of a patched {self.host.family} were checkpointed with use_reentrant=True "
+            "one by one, where gradients would be wrong; use_reentrant=False works"
+        )
+
+    def _layer_at(self, frame: Frame, index: int, tokens: Tensor) -> nn.Module | None:
         """What clusters the tokens that enter block `index`; None where they stay as they are."""
         if index in self.clusterings:
             return self.clusterings[index]
@@ -264,6 +272,8 @@ class Session:
             return None
         # The first block that runs, where the span's own first was left out.
         starts = [first for first, end in self.spans if first < index < end]
+        if starts and tokens.requires_grad and not torch.is_grad_enabled():
+            self._refuse_reentrant()
         return self.clusterings[starts[0]] if starts else None
 
     def _go_on(self, frame: Frame, tokens: Tensor) -> Tensor:
@@ -547,7 +557,7 @@ def _check_size(host: Host, index: int, grid: tuple[int, int]) -> None:
 
 def is_traced() -> bool:
     """Whether a graph is made of a call."""
-    return torch.compiler.is_compiling() or torch.jit.is_tracing()
+    return torch.compiler.is_compiling() or torch._C._is_tracing()
 
 
 def is_run_again() -> bool:

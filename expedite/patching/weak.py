@@ -54,7 +54,7 @@ class _Field:
         return None if held is None else held()
 
     def __set__(self, instance: Any, value: Any) -> None:
-        held = None
+        held: Any = None
         if isinstance(value, tuple):
             held = tuple(Weak(one) for one in value)
         elif value is not None:
