@@ -18,7 +18,7 @@ _MOST_BYTES = 2**26
 
 
 def remembered(build: Build) -> Build:
-    """Remember what `build(*sizes, device)` returns, for a bounded number of sizes, devices and bytes.
+    """Remember what `build(*sizes, device)` returns, for a bounded number of sizes and bytes.
 
     A graph in the making is to hold the arithmetic: there it is made anew.
 

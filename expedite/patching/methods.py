@@ -51,10 +51,11 @@ class RunCall(SessionMethod):
             if not torch.compiler.is_compiling():
                 session.watch.look_again()
             frame = self._open(session, frames, args, kwargs)
+            if frame in frames[:depth]:
+                return self.original(*args, **kwargs)
             output = session.call(frame, self.original, args, kwargs)
-            if frame not in frames[:depth]:
-                session.check_end(frame)
-                self._note(session, frame)
+            session.check_end(frame)
+            self._note(session, frame)
             return output
         finally:
             del frames[depth:]
