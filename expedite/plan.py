@@ -41,13 +41,13 @@ _PAPER: Mapping[str, Any] = MappingProxyType(
 
 
 # How much less tokens count in their centroid the further they are from it.
-SHARPNESS = 4.0
+SHARPNESS = 2.0
 # The power of the tokens' mean length over a centroid's own by which it is made longer.
 LENGTH = 2.0
 _DIRECTIONS: Mapping[Basis, int] = MappingProxyType({"principal": 32, "hashed": 64})
 _LEFT_OPEN = ("basis", "space", "sharpness", "length")
 _ON_MAPS: Mapping[str, Any] = MappingProxyType(
-    {"basis": "principal", "space": "tokens", "sharpness": SHARPNESS, "length": LENGTH}
+    {"basis": "principal", "space": "normalized", "sharpness": SHARPNESS, "length": LENGTH}
 )
 _IN_WINDOWS: Mapping[str, Any] = MappingProxyType(
     {"basis": "hashed", "space": "norm", "sharpness": 0.0, "length": 0.0}

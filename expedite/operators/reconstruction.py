@@ -257,8 +257,10 @@ def _linear_weights(found: _Neighbours) -> Tensor:
     # ‖s_i - s_j‖² is 2 (‖s_i‖²/2 - near_ij).
     gram = torch.add((squared - 2 * half)[:, None] + squared, near, alpha=2)  # (k, k, B·T·n)
     scale = squared.sum(0) / there.sum(0)  # the mean of half the diagonal
+    # On even ground distances are rounding, which grows with the length of what they are between.
+    rounding = torch.finfo(gram.dtype).eps * half.abs().where(there, 0).amax(0)
     # A pivot so large leaves nothing to neighbours that are not there.
-    ridge = torch.where(there, (2 * RIDGE * scale).clamp_min(_TINY), _HUGE)
+    ridge = torch.where(there, (2 * RIDGE * scale + 4 * rounding).clamp_min(_TINY), _HUGE)
     solution = solve_positive(gram, ridge, there.to(gram.dtype)).where(there, 0)
     return (solution / solution.sum(0)).mT.reshape(found.place.shape)
 

@@ -52,6 +52,8 @@ def rotate(
             "one table for all heads and blocks can be given to clusters"
         )
     # From the nearest token by a part of a step: errors of a half-precision table stay as they are.
+    # An image of NaN has no places, and keeps its NaN: its angles are any that there are.
+    positions = positions.nan_to_num(0.0)
     nearest = positions.round()
     index = (nearest[..., 0] * width + nearest[..., 1]).long()  # (B, n)
     away = positions - nearest

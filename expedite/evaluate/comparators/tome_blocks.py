@@ -16,8 +16,9 @@ from expedite.evaluate.comparators.base import RivalSession
 from expedite.evaluate.comparators.tome import soft_matching
 from expedite.operators.assignment import HardAssignment
 from expedite.operators.clustering import full_precision
-from expedite.patching.hooks import Hook, after, before
+from expedite.patching.hooks import Hook
 from expedite.patching.host import Host
+from expedite.patching.ours import after, before
 from expedite.plan import Span
 
 _PARTS = (("attn", "attention"), ("mlp",))
