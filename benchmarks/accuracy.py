@@ -48,6 +48,7 @@ WAYS: dict[str, tuple[str, dict[str, Any]]] = {
     "distances on all channels": ("expedite", {"projection": None}),
     "distances on hashed channels": ("expedite", {"basis": "hashed"}),
     "distances on norms": ("expedite", {"space": "norm"}),
+    "distances on tokens as they are": ("expedite", {"space": "tokens"}),
     "plain means": ("expedite", {"sharpness": 0.0}),
     "centroids of their own length": ("expedite", {"length": 0.0}),
     "as before: hashed norms, plain means": (

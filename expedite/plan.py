@@ -14,7 +14,7 @@ from expedite.operators.choices import Basis, Scope, Weighting, check_sharpness,
 
 Method = Literal["expedite", "paper"]
 Exit = Literal["backbone", "head"]
-Space = Literal["norm", "tokens"]
+Space = Literal["norm", "normalized", "tokens"]
 Tables = Literal["offsets", "resized"]
 Depth = int | Sequence[int]  # how many blocks; of every stage, where there are stages
 
@@ -118,9 +118,10 @@ class Plan:
         basis: Which numbers: "principal" for the image's own directions of largest variance,
             "hashed" for sums of channels with random signs, see `metric.standardize`. None takes
             the former, and the latter in windows, whose tokens are few.
-        space: Where distances are measured: "norm" on what the next block's first norm makes of
-            the tokens (on the tokens where a block has none), "tokens" on the tokens. None takes
-            the latter, and the former in windows.
+        space: Where distances are measured: "tokens" on the tokens, "normalized" on each without
+            its mean and of unit variance, "norm" on what the next block's first norm makes of them,
+            whose weights say how much of a channel goes into attention (on the tokens where a block
+            has none). None takes "normalized", and "norm" in windows.
         sharpness: How much less tokens count in their cluster token the further they are from it,
             see `centroids.sharpen`. None takes `SHARPNESS`, and 0 without `hard` or in windows.
         length: How much longer cluster tokens are than those means, see `centroids.lengthen`. None

@@ -104,6 +104,8 @@ class Session:
 
     def measured(self, frame: Frame, index: int, block: nn.Module, body: Tensor) -> Any:
         """In what clustering is to measure distances between tokens; None for the tokens."""
+        if self.settled.space == "normalized":
+            return F.layer_norm(body, body.shape[-1:])
         return self.host.first_norm(block, body) if self.settled.space == "norm" else None
 
     def add_hooks(self) -> None:
