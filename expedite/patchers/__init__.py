@@ -1,6 +1,6 @@
 """Families of models in a folder for each library; importing this makes them known."""
 
-from expedite.patchers.published import dpt, sam, segmenter, vit_adapter
+from expedite.patchers.published import dino, dpt, sam, segmenter, vit_adapter
 from expedite.patchers.published import swin as published_swin
 from expedite.patchers.timm import swin as timm_swin
 from expedite.patchers.timm import vit as timm_vit
@@ -23,6 +23,7 @@ register(
         torchvision_swin.find_host,
         transformers_swin.find_host,
         published_swin.find_host,
+        dino.find_host,
     ),
     names=(
         "Segmenter, DPT, ViT-Adapter and META (expedite.models)",
@@ -30,6 +31,7 @@ register(
         "torchvision VisionTransformer",
         "transformers ViT, DeiT, DINOv2, DINOv3, DPT and BEiT",
         "Swin and SwinV2 (timm, torchvision, transformers, and as published)",
+        "DINOv2 and DINOv3 as published, in Depth Anything too",
         "Segment Anything's image encoder (segment_anything, timm, transformers)",
     ),
 )

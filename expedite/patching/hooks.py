@@ -11,10 +11,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from expedite.errors import ExpediteError
-from expedite.patching.arguments import of_full_grid, with_mask, with_positions
+from expedite.patching.arguments import of_full_grid, unlisted, with_mask, with_positions
 from expedite.patching.frame import Frame
 from expedite.patching.host import Reads, TokenHead
 from expedite.patching.methods import (
+    Attend,
     CallMethod,
     MakeBias,
     MethodHook,
@@ -84,17 +85,18 @@ class EnterBlock(Hook):
     ) -> tuple[Arguments, Keywords] | None:
         if (frame := self.session.frame) is None:
             return None
+        host = self.session.host
+        args, rewrap = unlisted(host, args)
         tokens = self.session.enter(frame, self.index, module, args[0])
         if not frame.levels:
-            return (tokens, *args[1:]), kwargs
-        host = self.session.host
-        kwargs = with_positions(host, frame, kwargs)
+            return rewrap((tokens, *args[1:])), kwargs
+        args, kwargs = with_positions(host, frame, args, kwargs)
         if of_full_grid(host, frame, args, kwargs):
             raise ExpediteError(
                 f"block {self.index} was called with a mask, which covers the full grid, and it is "
                 "to run on clusters; call the model without a mask, or unpatch it"
             )
-        return (tokens, *args[1:]), kwargs
+        return rewrap((tokens, *args[1:])), kwargs
 
 
 class AddMask(Hook):
@@ -118,8 +120,9 @@ class LeaveBlock(Hook):
         if (frame := self.session.frame) is None:
             return None
         is_read = _has_readers(module)
-        if isinstance(output, tuple):  # tokens, then attention weights and the like
-            return (self.session.leave(frame, self.index, output[0], is_read), *output[1:])
+        if isinstance(output, (tuple, list)):  # tokens, then attention weights and the like
+            tokens = self.session.leave(frame, self.index, output[0], is_read)
+            return type(output)((tokens, *output[1:]))
         return self.session.leave(frame, self.index, output, is_read)
 
 
@@ -245,6 +248,8 @@ def _hook_block(session: Session, index: int) -> None:
     before(block, EnterBlock(session, index))
     if host.mask is not None:
         before(host.mask.module(block), AddMask(session))
+    if host.attention is not None:
+        in_place_of(host.attention.module(block), "forward", Attend, session)
     in_place_of(block, "forward", RunBlock, session)
     after(block, LeaveBlock(session, index))
     if host.bias is not None and (maker := host.bias.own(block)) is not None:

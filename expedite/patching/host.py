@@ -100,6 +100,22 @@ def nothing_more(model: nn.Module, *args: Any, **kwargs: Any) -> Reads:
     return Reads()
 
 
+def found_in(args: tuple[Any, ...], kwargs: dict[str, Any], name: str, position: int | None) -> Any:
+    """An argument of a call, None if it was not given."""
+    if position is not None and len(args) > position:
+        return args[position]
+    return kwargs.get(name)
+
+
+def placed_in(
+    args: tuple[Any, ...], kwargs: dict[str, Any], name: str, position: int | None, value: Any
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments of a call with another value for one of them."""
+    if position is not None and len(args) > position:
+        return (*args[:position], value, *args[position + 1 :]), kwargs
+    return args, {**kwargs, name: value}
+
+
 def _itself(block: nn.Module) -> nn.Module:
     return block
 
@@ -110,7 +126,7 @@ class Mask:
 
     Args:
         argument: The keyword.
-        position: Where it stands among positional arguments.
+        position: Where it stands among positional arguments; None where it is always a keyword.
         over: "scores" for a mask of shape (B, 1, 1, keys), "keys" for (B, keys).
         module: Maps a block to the module that has the keyword, most often the block itself.
         made_for_exports: Whether the library itself makes a mask, of booleans that are all true,
@@ -118,14 +134,27 @@ class Mask:
     """
 
     argument: str
-    position: int = 1
+    position: int | None = 1
     over: Literal["scores", "keys"] = "scores"
     module: Callable[[nn.Module], nn.Module] = _itself
     made_for_exports: bool = False
 
     def find(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """What stands there in a call, None if nothing does."""
-        return args[self.position] if len(args) > self.position else kwargs.get(self.argument)
+        return found_in(args, kwargs, self.argument, self.position)
+
+
+@dataclass(frozen=True)
+class Attention:
+    """Attention of a block that takes no mask, and what does the same under one.
+
+    Args:
+        module: Maps a block to the module that attends.
+        attend: Its output, given itself, a mask (B, 1, 1, keys) and the arguments of its call.
+    """
+
+    module: Callable[[nn.Module], nn.Module]
+    attend: Callable[..., Any]
 
 
 @dataclass(frozen=True)
@@ -166,11 +195,17 @@ class Rotary:
         argument: The keyword.
         split: Maps what stands there to sines and cosines, each (N, D).
         join: The inverse.
+        position: Where it stands among positional arguments; None where it is always a keyword.
     """
 
     argument: str
     split: Callable[[Any], tuple[Tensor, Tensor]]
     join: Callable[[Tensor, Tensor], Any]
+    position: int | None = None
+
+    def find(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """What stands there in a call, None if nothing does."""
+        return found_in(args, kwargs, self.argument, self.position)
 
 
 @dataclass(frozen=True)
@@ -248,6 +283,7 @@ class Host:
         first_norm: Maps a block and its tokens to what its first norm makes of them; to the tokens
             themselves where it has none.
         mask: How blocks take a mask that is added to attention scores; None where they cannot.
+        attention: Set where blocks take no mask, and their attention can be done under one.
         rotary: Set where blocks rotate queries and keys by their positions.
         bias: Set where blocks add relative position biases; only hosts with a `mask` can.
         readout: What the head reads; looked up at every call, since heads can be exchanged.
@@ -281,6 +317,7 @@ class Host:
     first_norm: Callable[[nn.Module, Tensor], Tensor]
     mask: Mask | None
     readout: Callable[[nn.Module], Readout]
+    attention: Attention | None = None
     rotary: Rotary | None = None
     bias: Bias | None = None
     pooled: nn.Module | None = None

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from expedite.patching.frame import Frame
 from expedite.patching.host import Reads
+from expedite.patching.key_bias import as_key_bias
 from expedite.patching.session import Session
 
 
@@ -66,6 +67,16 @@ class RunBlock(MethodHook):
         if run is None or frame is None or frame.cells is None or frame.keeps_every_token:
             return self.original(*args, **kwargs)
         return run(self.module, args[0], frame.cells, kwargs)
+
+
+class Attend(MethodHook):
+    """Attends under a mask where clusters weigh by their mass, in place of attention without."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        frame, attention = self.session.frame, self.session.host.attention
+        if attention is None or frame is None or frame.mask is None:
+            return self.original(*args, **kwargs)
+        return attention.attend(self.module, as_key_bias(frame.mask), *args, **kwargs)
 
 
 def gives_mask(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
