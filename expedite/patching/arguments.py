@@ -44,26 +44,37 @@ def with_mask(
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Arguments of a block's attention by which clusters weigh by their mass, where they do."""
     slot, mask = host.mask, frame.mask
+    if slot is not None and frame.query_mask is not None and not frame.keeps_every_token:
+        return placed_in(args, kwargs, slot.argument, slot.position, frame.query_mask)
     if slot is None or frame.keeps_every_token:
         return args, kwargs
     if mask is None and slot.find(args, kwargs) is None:
         return args, kwargs
     if mask is not None and mask.shape[0] == 0:  # PyTorch cannot mask an empty batch
         return args, kwargs
+    if mask is not None and args and mask.shape[0] > args[0].shape[0]:
+        # Windows that stand behind one another in a batch attend to each other here.
+        mask = mask.reshape(args[0].shape[0], *mask.shape[1:3], -1)
     if mask is not None:
         mask = mask[:, 0, 0] if slot.over == "keys" else as_key_bias(mask)
     return placed_in(args, kwargs, slot.argument, slot.position, mask)
 
 
 def of_full_grid(host: Host, frame: Frame, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """Whether a block got a mask, or anything else that has the size of the grid."""
+    """Whether a block got a mask, or anything else that has the size of the grid.
+
+    What has one number for each image, such as the index of a data set, has not.
+    """
     if host.hands_masks:
         return False
     positions = host.rotary.find(args, kwargs) if host.rotary else None
     others = [*args[1:], *kwargs.values()]
     replaced = [positions, frame.shared_bias, _made_for_export(host, frame, args, kwargs)]
+    if frame.query_mask is not None and host.mask is not None:
+        replaced.append(host.mask.find(args, kwargs))
     unknown = [value for value in others if not any(value is known for known in replaced)]
-    return any(isinstance(value, Tensor) for value in unknown) or bool(kwargs.get("is_causal"))
+    of_tokens = [value for value in unknown if isinstance(value, Tensor) and value.dim() > 1]
+    return len(of_tokens) > 0 or bool(kwargs.get("is_causal"))
 
 
 def _made_for_export(

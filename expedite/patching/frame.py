@@ -42,6 +42,8 @@ class Frame:
     cells: Cells | None = None  # the clustered map, where blocks attend in windows
     # Cluster tokens set aside while the reader of a tap is handed the full grid.
     stream: Tensor | None = None
+    shown: Tensor | None = None  # that full grid
+    query_mask: Tensor | None = None  # among clusters, in place of one that a block was handed
     # What the hooks of a plan's own session keep for each other.
     notes: dict[str, Any] = field(default_factory=dict)
 

@@ -91,12 +91,22 @@ class EnterBlock(Hook):
         if not frame.levels:
             return rewrap((tokens, *args[1:])), kwargs
         args, kwargs = with_positions(host, frame, args, kwargs)
+        frame.query_mask = self._query_mask(frame, args, kwargs)
         if of_full_grid(host, frame, args, kwargs):
             raise ExpediteError(
                 f"block {self.index} was called with a mask, which covers the full grid, and it is "
                 "to run on clusters; call the model without a mask, or unpatch it"
             )
         return rewrap((tokens, *args[1:])), kwargs
+
+    def _query_mask(self, frame: Frame, args: Arguments, kwargs: Keywords) -> Tensor | None:
+        """The mask among clusters, where the block got one for its queries."""
+        host = self.session.host
+        if host.queries is None or not host.queries.masked or host.mask is None:
+            return None
+        given = host.mask.find(args, kwargs)
+        is_due = given is not None and not frame.keeps_every_token
+        return self.session.query_mask(frame, self.index, given) if is_due else given
 
 
 class AddMask(Hook):

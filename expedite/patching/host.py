@@ -266,6 +266,22 @@ class Injection:
 
 
 @dataclass(frozen=True)
+class Queries:
+    """Tokens that join in front of all others on the way, such as those of a segmenter.
+
+    Args:
+        before: The index of the first block that runs on them.
+        count: How many.
+        masked: Whether blocks may be handed a mask (B, heads, N, N) that says to which tokens each
+            query attends, and leaves all other tokens alone.
+    """
+
+    before: int
+    count: int
+    masked: bool = False
+
+
+@dataclass(frozen=True)
 class Host:
     """A model as the patchers see it.
 
@@ -276,6 +292,10 @@ class Host:
         blocks: In the order they run, each (B, prefix + N, C) → the same; a host with windows has
             blocks (B, H, W, C) → the same.
         prefix_tokens: How many tokens before the grid's are never clustered.
+        suffix_tokens: How many behind them are not.
+        queries: Set where more tokens join before the prefix on the way.
+        adds_between: Whether the model adds to all tokens between blocks, such as positions; each
+            block's output is then reconstructed, and clusters get the mean of what was added.
         embedding: The module that makes tokens of an image.
         grid: Maps (embedding, its arguments, its output) to (H, W).
         usual_grid: (H, W) at the size of image that the model was made for.
@@ -331,6 +351,15 @@ class Host:
     moves: bool = False
     hands_masks: bool = False
     injections: tuple[Injection, ...] = ()
+    suffix_tokens: int = 0
+    queries: Queries | None = None
+    adds_between: bool = False
+
+    def beside(self, index: int) -> tuple[int, int]:
+        """How many tokens stand before and behind the grid's in what block `index` runs on."""
+        joined = self.queries is not None and index >= self.queries.before
+        before = self.prefix_tokens + (self.queries.count if self.queries and joined else 0)
+        return before, self.suffix_tokens
 
     @property
     def depth(self) -> Depth:

@@ -134,7 +134,10 @@ class Session:
     def enter(self, frame: Frame, index: int, block: nn.Module, tokens: Tensor) -> Tensor:
         """What block `index` is to run on, given what reached it: (B, prefix + N, C) or a map."""
         if frame.stream is not None:
-            tokens, frame.stream = frame.stream, None
+            tokens = self._resume(frame, index, tokens)
+        queries = self.host.queries
+        if frame.levels and queries is not None and index == queries.before:
+            frame.mask = self._mask(frame, tokens, *self.host.beside(index))
         if index not in self.clusterings:
             return tokens
         if index == 0 and frame.reads.first:
@@ -142,10 +145,10 @@ class Session:
                 f"alpha=0 was asked of a {self.host.family}, and this call reads what enters its "
                 "first block, which would be clusters; alpha=1 works"
             )
-        prefix = self.host.prefix_tokens
-        tokens = _on_grid(tokens, prefix, 0, lambda body: self._cluster(frame, index, block, body))
+        beside = self.host.beside(index)
+        tokens = _on_grid(tokens, *beside, lambda body: self._cluster(frame, index, block, body))
         if self.host.window is None:
-            frame.mask = self._with_shared_bias(frame, self._mask(frame, tokens, prefix, 0))
+            frame.mask = self._with_shared_bias(frame, self._mask(frame, tokens, *beside))
         else:
             frame.cells = self._cells(frame, index)
         frame.positions = None
@@ -161,16 +164,50 @@ class Session:
         if not frame.levels or stays:
             return tokens
         if index in self.exits:
-            restored = self.restore(frame, tokens, prefix=self.host.prefix_tokens)
+            restored = self.restore(frame, tokens, *self.host.beside(index))
             # The head's blocks average over the clusters again, unless their delta is not wanted.
             goes_on = is_last and frame.with_head and self._clusters_head_blocks and self.plan.delta
             if not goes_on:
                 frame.forget()
             return restored
-        if is_read or index in frame.reads.taps:
+        if is_read or index in frame.reads.taps or self.host.adds_between:
             frame.stream = tokens
-            return self.restore(frame, tokens, prefix=self.host.prefix_tokens)
+            frame.shown = self.restore(frame, tokens, *self.host.beside(index))
+            return frame.shown
         return tokens
+
+    def _resume(self, frame: Frame, index: int, tokens: Tensor) -> Tensor:
+        """The cluster tokens set aside, with what joined or was added while `tokens` was shown."""
+        assert frame.stream is not None and frame.shown is not None
+        stream, shown, queries = frame.stream, frame.shown, self.host.queries
+        frame.stream = frame.shown = None
+        if queries is not None and index == queries.before:
+            return torch.cat([tokens[:, : queries.count], stream], 1)
+        if self.host.adds_between:
+            added, beside = tokens - shown, self.host.beside(index)
+            return stream + _on_grid(added, *beside, lambda body: self._mean(frame, body))
+        return stream
+
+    def query_mask(self, frame: Frame, index: int, given: Tensor) -> Tensor:
+        """The mask among clusters in place of one that says to which tokens queries attend.
+
+        Args:
+            frame: The call's.
+            index: Of the block.
+            given: (B, heads, n, n) over the full grid, added to scores, the same for all heads.
+
+        Returns:
+            (B, 1, n, n) for n tokens of which the grid's are clusters: each counts as the share of
+            its tokens to which a query may attend.
+        """
+        assert self.host.queries is not None
+        before, behind = self.host.beside(index)
+        rows = given[:, 0, : self.host.queries.count].float()  # (B, queries, n)
+        weights = (rows - rows.amax(-1, keepdim=True)).exp().mT
+        weights = _on_grid(weights, before, behind, lambda body: self._mean(frame, body))
+        masked = weights.clamp_min(_LEAST_MASS).log().mT.to(given.dtype)
+        mask = F.pad(masked, (0, 0, 0, masked.shape[-1] - masked.shape[1]))[:, None]
+        return mask if frame.mask is None else mask + frame.mask
 
     def take_stream(self, frame: Frame, device: torch.device) -> tuple[Tensor, Tensor]:
         """The cluster tokens set aside, for a module that hands them on to the next block.
@@ -178,7 +215,7 @@ class Session:
         With where they stand: the means of their tokens' places, (B, h·w, 2) across and down.
         """
         assert frame.stream is not None and frame.grid is not None
-        tokens, frame.stream = frame.stream, None
+        tokens, frame.stream, frame.shown = frame.stream, None, None
         places = grid_positions(frame.grid, device).expand(tokens.shape[0], -1, -1)
         rows, columns = self._mean(frame, places).unbind(-1)
         height, width = frame.grid

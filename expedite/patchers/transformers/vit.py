@@ -69,12 +69,12 @@ _BACKBONES = {
 def find_host(module: nn.Module) -> Host | None:
     """See `module` as a plain ViT of transformers; None where it is something else."""
     name = type(module).__name__
-    if name not in _READOUTS.keys() | _BACKBONES or not _is_of_transformers(module):
+    if name not in _READOUTS.keys() | _BACKBONES or not is_of_transformers(module):
         return None
     backbone = _backbone(module)
     if backbone is None:
         return None  # a model of theirs around some other backbone
-    _check_version()
+    check_version()
     blocks = tuple(m for m in backbone.modules() if type(m).__name__ in _BLOCKS)
     config = attribute(backbone, "config")
     return Host(
@@ -90,7 +90,7 @@ def find_host(module: nn.Module) -> Host | None:
         any_size=True,
         first_norm=_first_norm,
         mask=_mask(config, blocks[0]),
-        rotary=Rotary("position_embeddings", _swap, _join),
+        rotary=Rotary("position_embeddings", swap, join),
         bias=huggingface_beit.find_bias(backbone),
         readout=_readout,
         pooled=huggingface_beit.pooled(backbone),
@@ -99,7 +99,18 @@ def find_host(module: nn.Module) -> Host | None:
     )
 
 
-def _check_version() -> None:
+def check_attention(model: nn.Module, backbone: nn.Module, attention: str) -> None:
+    """Refuse to run with another attention than the one that a model was patched with."""
+    now = attribute(backbone, "config")._attn_implementation
+    if now != attention:
+        raise ExpediteError(
+            f"a {type(model).__name__} was patched with the attention '{attention}' and is run "
+            f"with '{now}'; patch it again"
+        )
+
+
+def check_version() -> None:
+    """Refuse a version of the library whose models cannot be patched."""
     import transformers
 
     # Before 5 the library collects hidden states where no hook can hand it the full grid.
@@ -109,7 +120,8 @@ def _check_version() -> None:
         )
 
 
-def _is_of_transformers(module: nn.Module) -> bool:
+def is_of_transformers(module: nn.Module) -> bool:
+    """Whether a module's class is the library's, or is made from one that is."""
     return any(kind.__module__.startswith("transformers.") for kind in type(module).__mro__)
 
 
@@ -163,12 +175,14 @@ def _first_norm(block: nn.Module, tokens: Tensor) -> Tensor:
     return apply_child(block, tokens, _BLOCKS[type(block).__name__][0])
 
 
-def _swap(cos_and_sin: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+def swap(cos_and_sin: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """Sines and cosines of cosines and sines."""
     cos, sin = cos_and_sin
     return sin, cos
 
 
-def _join(sin: Tensor, cos: Tensor) -> tuple[Tensor, Tensor]:
+def join(sin: Tensor, cos: Tensor) -> tuple[Tensor, Tensor]:
+    """The inverse of `swap`."""
     return cos, sin
 
 
@@ -185,12 +199,8 @@ def _reads(
     """
     config, backbone = attribute(model, "config"), _backbone(model)
     assert backbone is not None  # or the model would be no host
+    check_attention(model, backbone, attention)
     own_config = attribute(backbone, "config")
-    if own_config._attn_implementation != attention:
-        raise ExpediteError(
-            f"a {type(model).__name__} was patched with the attention '{attention}' and is run "
-            f"with '{own_config._attn_implementation}'; patch it again"
-        )
     depth: int = own_config.num_hidden_layers
     wanted = kwargs.get("output_hidden_states", config.output_hidden_states)
     states = requested_states(wanted, depth)
