@@ -98,7 +98,7 @@ def with_positions(
     table = None if rotary is None else rotary.find(args, kwargs)
     if rotary is None or table is None or frame.keeps_every_token:
         return args, kwargs
-    if frame.positions is None:
+    if frame.positions is None or rotary.of_each:
         assert frame.grid is not None  # or there were no frame
         sin, cos = rotary.split(table)
         places = cluster_positions(frame.records, frame.grid, sin.device)

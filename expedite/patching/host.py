@@ -189,19 +189,21 @@ class Cells:
 
 @dataclass(frozen=True)
 class Rotary:
-    """How blocks are given rotary positions, the same for all of them.
+    """How blocks are given rotary positions.
 
     Args:
         argument: The keyword.
-        split: Maps what stands there to sines and cosines, each (N, D).
+        split: Maps what stands there to sines and cosines, each (N, D) or (heads, N, D).
         join: The inverse.
         position: Where it stands among positional arguments; None where it is always a keyword.
+        of_each: Whether every block has positions of its own, and not all the same.
     """
 
     argument: str
     split: Callable[[Any], tuple[Tensor, Tensor]]
     join: Callable[[Tensor, Tensor], Any]
     position: int | None = None
+    of_each: bool = False
 
     def find(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """What stands there in a call, None if nothing does."""
@@ -220,12 +222,14 @@ class Bias:
         own: Maps a block to the maker of its bias, None where it has none of its own.
         shared: The maker of the bias for all blocks.
         table: Maps a maker and a grid (H, W) to its table, laid out as `bias.cluster_bias` has it.
+        of_each_image: Whether what differs between images is added to a block's own bias in place.
     """
 
     method: str
     own: Callable[[nn.Module], nn.Module | None]
     shared: nn.Module | None
     table: Callable[[nn.Module, tuple[int, int]], Tensor]
+    of_each_image: bool = False
 
 
 @dataclass(frozen=True)

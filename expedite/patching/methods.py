@@ -52,7 +52,9 @@ class MakeBias(MethodHook):
         frame = self.session.frame
         if frame is None or frame.keeps_every_token:
             return self.original(*args, **kwargs)
-        return self.session.bias(frame, self.module)
+        bias, of_host = self.session.bias(frame, self.module), self.session.host.bias
+        is_due = of_host is not None and of_host.of_each_image
+        return bias.repeat(len(frame.levels[-1].record.mass), 1, 1, 1) if is_due else bias
 
 
 class RunBlock(MethodHook):

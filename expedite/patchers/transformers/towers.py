@@ -57,6 +57,7 @@ _BLOCKS = {
     "InternVLVisionLayer",
     "JanusVisionEncoderLayer",
     "Kosmos2VisionEncoderLayer",
+    "LwDetrViTLayer",
     "MetaClip2EncoderLayer",
     "Ovis2VisionEncoderLayer",
     "Owlv2EncoderLayer",
@@ -94,7 +95,7 @@ def find_host(module: nn.Module) -> Host | None:
     check_version()
     blocks, config = tuple(_blocks(tower)), attribute(tower, "config")
     mask, attention = _mask(config, blocks[0])
-    windows: int = getattr(config, "num_windows", 1)  # along each side, as images of a batch
+    windows = _windows(config)
     rows, columns = _usual_grid(config)
     return Host(
         family=f"transformers {type(module).__name__}",
@@ -175,8 +176,14 @@ def _patch(config: Any) -> int:
     return pair(config.patch_size)[0]
 
 
+def _windows(config: Any) -> int:
+    """How many windows along each side come as images of a batch."""
+    count: int = getattr(config, "num_windows_side", getattr(config, "num_windows", 1))
+    return count
+
+
 def _usual_grid(config: Any) -> tuple[int, int]:
-    height, width = pair(config.image_size)
+    height, width = pair(getattr(config, "image_size", None) or config.pretrain_image_size)
     return height // _patch(config), width // _patch(config)
 
 
@@ -210,8 +217,8 @@ def _mask(config: Any, block: nn.Module) -> tuple[Mask | None, Attention | None]
         return None, Attention(_attention, _attend)
     if config._attn_implementation not in ("sdpa", "eager"):
         return None, None
-    # RF-DETR's blocks put windows behind one another between their own mask and attention's.
-    if (position := _position(block)) is not None and not hasattr(block, "global_attention"):
+    # Blocks with windows put those of an image behind one another only to attend.
+    if _windows(config) == 1 and (position := _position(block)) is not None:
         return Mask("attention_mask", position, made_for_exports=True), None
     if (position := _position(attention)) is not None:
         return Mask("attention_mask", position, module=_attention), None
@@ -219,12 +226,12 @@ def _mask(config: Any, block: nn.Module) -> tuple[Mask | None, Attention | None]
 
 
 def _of_fused(config: Any) -> Mask | None:
-    """The bias that fused attention takes beside a mask, for blocks that hand it what they get."""
+    """The bias that fused attention takes beside a mask, for parts that hand it what they get."""
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
     takes_bias = "position_bias" in signature(sdpa_attention_forward).parameters
     is_fused = config._attn_implementation == "sdpa"
-    return Mask("position_bias", position=None) if is_fused and takes_bias else None
+    return Mask("position_bias", None, module=_attention) if is_fused and takes_bias else None
 
 
 def _position(module: nn.Module) -> int | None:

@@ -1,4 +1,5 @@
-"""Plain ViTs of Hugging Face transformers: ViT, DeiT, DINOv2 and its registers, DINOv3, DPT, BEiT.
+"""Plain ViTs of Hugging Face transformers: ViT, DeiT, DINOv2 and its registers, DINOv3, DPT, BEiT,
+Data2Vec.
 
 Found by the names of classes, since paths inside these models move between releases. The library
 records what blocks put out through hooks of its own; hidden states, feature maps and DPT's stages
@@ -34,6 +35,7 @@ _BLOCKS = {
     "DINOv3ViTLayer": ("norm1", 1),
     "DPTViTLayer": ("layernorm_before", 1),
     "BeitLayer": ("layernorm_before", 1),
+    "Data2VecVisionLayer": ("layernorm_before", 1),
 }
 # Heads by what they read of the last block; what is not here reads every token.
 _READOUTS: Mapping[str, Readout] = {
@@ -49,6 +51,7 @@ _READOUTS: Mapping[str, Readout] = {
     "BeitForImageClassification": "mean",  # or the class token, which stays beside it
     "BeitForSemanticSegmentation": "taps",
     "BeitBackbone": "taps",
+    "Data2VecVisionForSemanticSegmentation": "taps",
     "ZoeDepthForDepthEstimation": "taps",
 }
 _BACKBONES = {
@@ -63,6 +66,7 @@ _BACKBONES = {
     "Dinov2WithRegistersBackbone",
     "BeitModel",
     "BeitBackbone",
+    "Data2VecVisionModel",
 }
 
 
@@ -132,6 +136,8 @@ def _backbone(module: nn.Module) -> nn.Module | None:
 def _mask(config: Any, block: nn.Module) -> Mask | None:
     """How the attention that a model was loaded with takes a mask of floats, if it does."""
     kind = config._attn_implementation
+    if type(block).__name__ == "Data2VecVisionLayer":
+        return Mask("relative_position_bias", position=2)
     if type(block).__name__ != "DPTViTLayer":
         takes_floats = kind in ("sdpa", "eager")
         return Mask("attention_mask", made_for_exports=True) if takes_floats else None
@@ -211,7 +217,7 @@ def _reads(
         # A hybrid's first two come from its convolutions.
         indices = config.backbone_out_indices[2 if config.is_hybrid else 0 :]
         states |= {1 + index for index in indices}
-    elif type(model).__name__ == "BeitForSemanticSegmentation":
+    elif type(model).__name__ in huggingface_beit.SEGMENTERS:
         states |= huggingface_beit.head_states(config, depth)
     # The first hidden state is what enters the first block.
     taps = frozenset(state - 1 for state in states if state > 0)

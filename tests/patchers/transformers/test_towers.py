@@ -49,6 +49,13 @@ def rf_detr(**changes: Any) -> Any:
     return hf.RfDetrDinov2Backbone(config)
 
 
+def lw_detr() -> Any:
+    """Windows of 4×4 tokens, of which the second block joins all."""
+    windows = {"num_windows": 4, "window_block_indices": [0, 2, 3]}
+    sizes = {**DINO, "pretrain_image_size": 32, "cae_init_values": 1.0}
+    return hf.LwDetrViTBackbone(hf.LwDetrViTConfig(**{**sizes, **windows}, out_features=STAGES))
+
+
 def yolos(**changes: Any) -> Any:
     config = {**VIT, "image_size": [32, 32], "num_detection_tokens": 5, **changes}
     return hf.YolosModel(hf.YolosConfig(**config), add_pooling_layer=False)
@@ -91,6 +98,7 @@ TOWERS: dict[str, tuple[Callable[[], Any], bool]] = {
     "EoMT of DINOv3": (lambda: eomt_dinov3(0.0), False),
     "EoMT of DINOv3 with masks": (lambda: eomt_dinov3(1.0), False),
     "RF-DETR": (rf_detr, True),
+    "LW-DETR": (lw_detr, True),
 }
 names = pytest.mark.parametrize("name", list(TOWERS))
 

@@ -77,6 +77,12 @@ def beit_segmenter() -> Any:
     return hf.BeitForSemanticSegmentation(hf.BeitConfig(**sizes, **heads))
 
 
+def data2vec_segmenter() -> Any:
+    sizes = {**BEIT, "num_hidden_layers": 5, "out_indices": [2, 3, 4, 5]}
+    heads = {"pool_scales": [1, 2], "auxiliary_channels": 8}
+    return hf.Data2VecVisionForSemanticSegmentation(hf.Data2VecVisionConfig(**sizes, **heads))
+
+
 def flat_beit() -> Any:
     """What a BEiT under DPT's neck is made from: feature maps with the class token, as tokens."""
     return hf.BeitConfig(**BEIT, out_features=STAGES, reshape_hidden_states=False)
@@ -138,6 +144,14 @@ MODELS: dict[str, tuple[Callable[[], Any], int]] = {
     ),
     "BEiT segmentation": (beit_segmenter, 3),
     "BEiT backbone": (lambda: hf.BeitBackbone(hf.BeitConfig(**BEIT, out_features=STAGES)), 3),
+    "Data2Vec": (lambda: hf.Data2VecVisionModel(hf.Data2VecVisionConfig(**BEIT)), 1),
+    "Data2Vec, shared bias": (
+        lambda: hf.Data2VecVisionModel(
+            hf.Data2VecVisionConfig(**VIT, use_shared_relative_position_bias=True)
+        ),
+        1,
+    ),
+    "Data2Vec segmentation": (data2vec_segmenter, 3),
     "UperNet of BEiT": (
         lambda: upernet(hf.BeitConfig(**BEIT, out_features=["stage1", "stage3", "stage4"])),
         2,
@@ -250,6 +264,7 @@ def test_images_of_other_shapes() -> None:
         ("DPT hybrid", 2),
         ("UperNet", 3),
         ("BEiT segmentation", 4),
+        ("Data2Vec segmentation", 4),
         ("DPT of BEiT", 4),
         ("ZoeDepth", 4),
     ],
