@@ -1,6 +1,6 @@
 """Families of models in a folder for each library; importing this makes them known."""
 
-from expedite.patchers.published import dino, dpt, sam, segmenter, vit_adapter
+from expedite.patchers.published import dino, dpt, open_clip, sam, segmenter, vit_adapter
 from expedite.patchers.published import swin as published_swin
 from expedite.patchers.timm import swin as timm_swin
 from expedite.patchers.timm import vit as timm_vit
@@ -26,6 +26,7 @@ register(
         transformers_swin.find_host,
         published_swin.find_host,
         dino.find_host,
+        open_clip.find_host,
     ),
     names=(
         "Segmenter, DPT, ViT-Adapter and META (expedite.models)",
@@ -34,6 +35,7 @@ register(
         "transformers ViT, DeiT, DINOv2, DINOv3, DPT and BEiT",
         "transformers' vision towers (CLIP, SigLIP, AIMv2, OWL-ViT, ViTPose, EoMT, RF-DETR, ...)",
         "Swin and SwinV2 (timm, torchvision, transformers, and as published)",
+        "open_clip VisionTransformer",
         "DINOv2 and DINOv3 as published, in Depth Anything too",
         "Segment Anything's image encoder (segment_anything, timm, transformers)",
     ),

@@ -1,5 +1,4 @@
-"""Plain ViTs of Hugging Face transformers: ViT, DeiT, DINOv2 and its registers, DINOv3, DPT, BEiT,
-Data2Vec.
+"""Plain ViTs of transformers: ViT, DeiT, DINOv2 and its registers, DINOv3, DPT, BEiT, Data2Vec.
 
 Found by the names of classes, since paths inside these models move between releases. The library
 records what blocks put out through hooks of its own; hidden states, feature maps and DPT's stages
