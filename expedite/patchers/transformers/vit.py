@@ -25,6 +25,8 @@ from expedite.patching.host import (
     map_grid,
 )
 
+# The oldest version whose models are patched.
+OLDEST = (5, 18)
 # Blocks, with the name of their first norm and how many tokens stand before the grid's.
 _BLOCKS = {
     "ViTLayer": ("layernorm_before", 1),
@@ -116,10 +118,13 @@ def check_version() -> None:
     """Refuse a version of the library whose models cannot be patched."""
     import transformers
 
-    # Before 5 the library collects hidden states where no hook can hand it the full grid.
-    if int(transformers.__version__.partition(".")[0]) < 5:
+    # Older ones hand their blocks no mask, or collect hidden states where no hook can hand them
+    # the full grid.
+    major, minor = transformers.__version__.split(".")[:2]
+    if (int(major), int(minor)) < OLDEST:
         raise ExpediteError(
-            f"a model of transformers {transformers.__version__} was given; 5.0 or newer is due"
+            f"a model of transformers {transformers.__version__} was given; "
+            f"{OLDEST[0]}.{OLDEST[1]} or newer is due"
         )
 
 

@@ -1,7 +1,9 @@
 """Models of transformers, made from their configs: taps, recorders, heads, pipelines."""
 
 import sys
+import tomllib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,7 @@ from expedite import ExpediteError
 from expedite.operators import clustering
 from expedite.operators.clustering import cluster
 from expedite.operators.reconstruction import reconstruct
+from expedite.patchers.transformers.vit import OLDEST
 from tests.hosts import counted_reconstructions, images, randomized
 from tests.oracles import RELOCATED
 from tests.patching.test_oracles import HARD, blocky
@@ -355,11 +358,18 @@ def test_attention_that_is_switched_after_patching_is_refused() -> None:
         model(x)
 
 
-def test_older_versions_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("version", ["4.57.6", "5.0.0", "5.17.0.dev0"])
+def test_older_versions_are_refused(version: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model, _ = made("ViT")
-    monkeypatch.setitem(vars(sys.modules["transformers"]), "__version__", "4.57.6")
-    with pytest.raises(ExpediteError, match=r"transformers 4.57.6 was given; 5.0 or newer is due"):
+    monkeypatch.setitem(vars(sys.modules["transformers"]), "__version__", version)
+    with pytest.raises(ExpediteError, match=f"transformers {version} was given; 5.18 or newer"):
         expedite.patch(model, alpha=1, clusters=4)
+
+
+def test_the_oldest_version_is_the_one_that_can_be_installed() -> None:
+    project = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text("utf-8"))
+    extra = project["project"]["optional-dependencies"]["hf"]
+    assert f"transformers>={OLDEST[0]}.{OLDEST[1]}" in extra
 
 
 @pytest.mark.parametrize(("wanted", "count"), [(0, 1), ([5, 7], 1), ([-1], 1), ([1, 3], 3)])
