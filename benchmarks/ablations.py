@@ -29,6 +29,7 @@ from expedite.evaluate.tasks import task_of
 from expedite.loading import load_model
 from expedite.measure.mode import Job, jobs_of
 from expedite.plan import Plan
+from expedite.terminal.status import Status
 from expedite.version import __version__
 
 USUAL: dict[str, Any] = {"alpha": 3, "clusters": 20}
@@ -223,7 +224,8 @@ def sweep(checkpoint: Path, data: Path, limit: int, out: Path) -> Results:
         device=torch.device("cpu"),
         seconds=0.0,
     )
-    return run_sweep(request, Console())
+    with Status(Console(stderr=True), "") as status:
+        return run_sweep(request, status)
 
 
 def _depth(model: Any) -> int:

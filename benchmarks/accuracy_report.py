@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from benchmarks.instruments import Depth, Instrument, draws
+from benchmarks.instruments import Instrument, draws
 
 Floats = NDArray[np.float64]
 
@@ -20,6 +20,12 @@ RIVALS = {
     "ToMe once, delta": ("ToMe once, delta",),
     "ToMe once, our reconstruction": ("ToMe once, our reconstruction",),
     "ToMe in blocks": ("ToMe in blocks",),
+    "ToMe, best form": (
+        "ToMe once",
+        "ToMe once, delta",
+        "ToMe once, our reconstruction",
+        "ToMe in blocks",
+    ),
     "pooling, bilinear": ("pooling, bilinear",),
     "pooling, our reconstruction": ("pooling, our reconstruction",),
     "our clusters, bilinear": ("our clusters, bilinear",),
@@ -78,7 +84,7 @@ class Curves:
     @property
     def unit(self) -> str:
         """Of errors."""
-        return "m" if isinstance(self.instrument, Depth) else "%"
+        return self.instrument.unit
 
     def at(self, way: str, row: int, gflops: float) -> Floats | None:
         """The error (1 + draws,) of a way at so many GFLOPs, None beyond its curve.
@@ -91,6 +97,8 @@ class Curves:
         slack = _BEYOND * gflops
         if not x[0] - slack <= gflops <= x[-1] + slack:
             return None
+        if len(x) == 1:
+            return np.asarray(np.exp(y[0]))
         right = int(np.clip(np.searchsorted(x, gflops), 1, len(x) - 1))
         share = (gflops - x[right - 1]) / max(x[right] - x[right - 1], 1e-9)
         return np.asarray(np.exp((1 - share) * y[right - 1] + share * y[right]))

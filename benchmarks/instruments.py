@@ -1,9 +1,11 @@
 """Trained models on images that they never saw, and how far answers to these are from others."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -17,6 +19,7 @@ from expedite.errors import ExpediteError
 from expedite.evaluate.demo import demo_depth_model, demo_model, unseen_scenes
 from expedite.evaluate.tasks import read_answer, task_of
 from expedite.loading import LoadedModel, load_model
+from expedite.measure.flops import count_flops
 from expedite.scenes.scenes import CLASSES
 
 Counts = NDArray[np.float64]  # (images, ...), which are added up over images
@@ -27,21 +30,52 @@ class Instrument(ABC):
     """A trained model, images (N, 3, H, W) as it sees them, and their truth.
 
     Counts of every image are kept, so that images can be drawn again (bootstrap).
+
+    Args:
+        name: Of the instrument.
+        loaded: The model.
+        images: As it sees them.
+        truth: (N, H, W), or what answers are like; None where nobody knows it.
+        views: Of each image, which overlap.
+        part: Where the model gives several things by name, which of them is read.
+        alphas: Where spans begin; none for a quarter, a third and half of the depth.
+        kept: Where what blocks make of the images is kept between runs.
     """
 
     name: str
     loaded: LoadedModel
     images: Tensor
-    truth: Tensor  # (N, H, W)
-    views: int = field(default=1, kw_only=True)  # of each image, which overlap
+    truth: Tensor | None
+    views: int = field(default=1, kw_only=True)
+    part: str = field(default="", kw_only=True)
+    alphas: tuple[int, ...] = field(default=(), kw_only=True)
+    kept: Path | None = field(default=None, kw_only=True)
+
+    unit: ClassVar[str] = "%"
 
     def answers(self) -> Tensor:
-        """What the model says of every image, (N, H, W), in the form of the truth."""
-        task, size = task_of(self.loaded), (self.images.shape[2], self.images.shape[3])
-        with torch.inference_mode():
-            outputs = (self.loaded.model(image[None]) for image in self.images)
-            answers = (read_answer(self.loaded, output, size) for output in outputs)
-            return torch.stack([task.as_truth(answer) for answer in answers])
+        """What the model says of every image, (N, ...), in the form of the truth."""
+        return answers_of([self])[0]
+
+    def read(self, output: Any) -> Tensor:
+        """What the model's output for one image says, in the form of the truth."""
+        answer = read_answer(self.loaded, self.of_part(output), self.image_size)
+        truth: Tensor = task_of(self.loaded).as_truth(answer)
+        return truth
+
+    def of_part(self, output: Any) -> Any:
+        """What is read of an output."""
+        return output[self.part] if self.part else output
+
+    def gflops(self) -> float:
+        """Of the model as it is now, on one image, without what other parts alone need."""
+        with _giving([self]):
+            return count_flops(self.loaded.model, self.images[:1]).total
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width of the images."""
+        return self.images.shape[2], self.images.shape[3]
 
     @abstractmethod
     def counts(self, truth: Tensor, answers: Tensor) -> Counts:
@@ -50,6 +84,24 @@ class Instrument(ABC):
     @abstractmethod
     def error(self, total: Counts) -> NDArray[np.float64]:
         """How far answers are from the truth, 0 for the same, of sums of counts (draws, ...)."""
+
+
+def answers_of(group: Sequence[Instrument]) -> list[Tensor]:
+    """What a model says of every image to each of the instruments that share it and its images."""
+    model, found = group[0].loaded.model, []
+    with torch.inference_mode(), _giving(group):
+        for image in group[0].images:
+            output = model(image[None])
+            found.append([instrument.read(output) for instrument in group])
+    return [torch.stack(answers) for answers in zip(*found, strict=True)]
+
+
+def _giving(group: Sequence[Instrument]) -> AbstractContextManager[None]:
+    """A model that gives several things gives those of a group for a while."""
+    model: Any = group[0].loaded.model
+    parts = [instrument.part for instrument in group if instrument.part]
+    found: AbstractContextManager[None] = model.giving(*parts) if parts else nullcontext()
+    return found
 
 
 @dataclass(frozen=True)
@@ -77,6 +129,8 @@ class Segmentation(Instrument):
 class Depth(Instrument):
     """Metres (N, H, W); the error is their RMSE over all pixels that count."""
 
+    unit: ClassVar[str] = "m"
+
     def counts(self, truth: Tensor, answers: Tensor) -> Counts:
         """Sums of squared errors, and how many pixels count, (N, 2)."""
         there = truth != NO_DEPTH
@@ -87,19 +141,58 @@ class Depth(Instrument):
         return np.asarray(np.sqrt(total[..., 0] / total[..., 1]))
 
 
-def demo_instruments(count: int) -> Iterator[Instrument]:
-    """The shipped models on scenes of the demo's split."""
-    samples = unseen_scenes(count)
-    for name, load in (("demo Segmenter", demo_model), ("demo DPT", demo_depth_model)):
-        loaded = load()
-        size, is_depth = loaded.image_size, loaded.task == "depth"
-        images = torch.stack([_pixels(loaded, resize(sample.image, size)) for sample in samples])
-        maps = [sample.depth if is_depth else sample.labels for sample in samples]
-        truth = torch.stack([_resized(one, size) for one in maps if one is not None])
-        if is_depth:
-            yield Depth(name, loaded, images, truth)
-        else:
-            yield Segmentation(name, loaded, images, truth, len(CLASSES))
+@dataclass(frozen=True)
+class Saliency(Instrument):
+    """Maps (N, H, W) from 0 to 1; the error is their RMSE in hundredths."""
+
+    def read(self, output: Any) -> Tensor:
+        salient: Tensor = self.of_part(output)[0, 0]
+        return salient
+
+    def counts(self, truth: Tensor, answers: Tensor) -> Counts:
+        """Sums of squared errors, and how many pixels there are, (N, 2)."""
+        squared = (answers - truth).square().double().sum((1, 2))
+        return torch.stack([squared, torch.full_like(squared, truth[0].numel())], 1).numpy()
+
+    def error(self, total: Counts) -> NDArray[np.float64]:
+        return np.asarray(100 * np.sqrt(total[..., 0] / total[..., 1]))
+
+
+@dataclass(frozen=True)
+class Features(Instrument):
+    """Normalised tokens (N, tokens, C) of the last block; no head is needed.
+
+    The error is Σ‖ŷ − y‖² in percent of Σ‖y − mean‖², the mean over an image's tokens: 100 is
+    what a map without any detail has.
+    """
+
+    def read(self, output: Any) -> Tensor:
+        maps: Tensor = self.of_part(output)
+        return maps[0].flatten(1).T.contiguous()
+
+    def counts(self, truth: Tensor, answers: Tensor) -> Counts:
+        """Sums of squares of the error, and of the truth about its mean, (N, 2)."""
+        error = (answers - truth).double().square().sum((1, 2))
+        detail = (truth - truth.mean(1, keepdim=True)).double().square().sum((1, 2))
+        return torch.stack([error, detail], 1).numpy()
+
+    def error(self, total: Counts) -> NDArray[np.float64]:
+        return np.asarray(100 * total[..., 0] / total[..., 1])
+
+
+DEMOS = {"demo Segmenter": demo_model, "demo DPT": demo_depth_model}
+
+
+def demo_instrument(name: str, count: int) -> Instrument:
+    """A shipped model on scenes of the demo's split."""
+    samples, loaded = unseen_scenes(count), DEMOS[name]()
+    size, is_depth = loaded.image_size, loaded.task == "depth"
+    images = torch.stack([pixels(loaded, resize(sample.image, size)) for sample in samples])
+    maps = [sample.depth if is_depth else sample.labels for sample in samples]
+    truth = torch.stack([resized(one, size) for one in maps if one is not None])
+    if is_depth:
+        return Depth(name, loaded, images, truth)
+    return Segmentation(name, loaded, images, truth, len(CLASSES))
 
 
 def own_instrument(name: str, model: str, data: Path, count: int) -> Instrument:
@@ -135,16 +228,16 @@ def _views(loaded: LoadedModel, sample: Sample) -> Iterator[tuple[Tensor, Tensor
     height, width = loaded.image_size
     if loaded.window_stride is None:
         image = resize(sample.image, loaded.image_size)
-        yield _pixels(loaded, image), _resized(sample.labels, loaded.image_size)
+        yield pixels(loaded, image), resized(sample.labels, loaded.image_size)
         return
     image = resize_short_side(sample.image, loaded.short_side or height)
-    pixels = _pixels(loaded, image)
-    labels = _resized(sample.labels, (image.shape[0], image.shape[1]))
+    whole = pixels(loaded, image)
+    labels = resized(sample.labels, (image.shape[0], image.shape[1]))
     for columns in (slice(None, width), slice(-width, None)):
-        yield pixels[:, -height:, columns], labels[-height:, columns]
+        yield whole[:, -height:, columns], labels[-height:, columns]
 
 
-def _resized(truth: NDArray[np.generic], size: tuple[int, int]) -> Tensor:
+def resized(truth: NDArray[np.generic], size: tuple[int, int]) -> Tensor:
     """The nearest values of a map (H, W) at another size."""
     rows, columns = (
         (2 * np.arange(new) + 1) * old // (2 * new)
@@ -153,7 +246,8 @@ def _resized(truth: NDArray[np.generic], size: tuple[int, int]) -> Tensor:
     return torch.from_numpy(truth[rows[:, None], columns])
 
 
-def _pixels(loaded: LoadedModel, image: NDArray[np.uint8]) -> Tensor:
+def pixels(loaded: LoadedModel, image: NDArray[np.uint8]) -> Tensor:
+    """An image (H, W, 3) as the model sees it, (3, H, W)."""
     return normalize(image, loaded.mean, loaded.deviation)
 
 

@@ -14,7 +14,8 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.cases import CASES, CPU, TITLES, find_case
-from expedite.cli.options import find_dtype, parse_list
+from expedite.cli.options import parse_list
+from expedite.measure.mode import Mode
 from expedite.measure.speed import setting
 
 
@@ -34,7 +35,7 @@ def main(
     for case in map(find_case, parse_list(model)):
         pair = case.make()
         for name in parse_list(dtype):
-            pair = pair.to(CPU, find_dtype(name))
+            pair = pair.to(CPU, Mode(name).torch_dtype)
             measured = pair.measure(batch_size, "none", pairs, seconds)
             operators = f"{pair.operators(batch_size, seconds):.2f}"
             cells = [case.name, name, *measured.cells(pair.allowed), operators]

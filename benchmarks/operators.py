@@ -12,7 +12,7 @@ the tokens themselves, over the bytes of the tokens in float32.
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import typer
@@ -45,10 +45,9 @@ SIZES = [
 def descend_and_return(tokens: Tensor, grid: Size, clusters: Size) -> None:
     """What a span adds to the blocks that it makes cheaper."""
     plan = Plan((Span(0, clusters),)).settled(in_windows=False)
-    centroids, record = cluster(
-        tokens, grid, clusters, projection=plan.projection, basis=plan.basis, hard=plan.hard,
-        relocated=SHARE, sharpness=plan.sharpness, length=plan.length,
-    )  # fmt: skip
+    named = ("projection", "basis", "hard", "sharpness", "length")
+    settings: dict[str, Any] = {name: getattr(plan, name) for name in named}
+    centroids, record = cluster(tokens, grid, clusters, relocated=SHARE, **settings)
     reconstruct(centroids, record)
 
 

@@ -280,7 +280,7 @@ def open_task(data: Path, dataset: str, n_cls: int, val_images: int) -> Task:
     if dataset and dataset not in LABEL_RULES:
         raise ExpediteError(
             f"the label rule of '{dataset}' was asked; known are {', '.join(LABEL_RULES)}, or none "
-            f"for classes from 0 with {VOID} for pixels that do not count"
+            f"for classes from 0 with {LabelRule().ignore_index} for pixels that do not count"
         )
     rule = LABEL_RULES.get(dataset, LabelRule())
     folder = open_folder(data, "train", rule)

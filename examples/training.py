@@ -76,11 +76,12 @@ def start(model: Model, steps: int, lr: float, other_lr: float) -> Run[Model]:
     inside = {name: p for name, p in model.named_parameters() if _is_matrix(name, p)}
     others = [p for name, p in model.named_parameters() if name not in inside]
     matrices = list(inside.values())
-    optimizers: list[Optimizer] = [
-        Muon(matrices, lr, weight_decay=0.05, adjust_lr_fn="match_rms_adamw"),
-        torch.optim.AdamW(others, other_lr, weight_decay=0.0),
-    ]
-    return Run(model, averaged, optimizers, [lr, other_lr])
+    optimizers: list[Optimizer] = [torch.optim.AdamW(others, other_lr, weight_decay=0.0)]
+    rates = [other_lr]
+    if matrices:  # a head may have none
+        muon = Muon(matrices, lr, weight_decay=0.05, adjust_lr_fn="match_rms_adamw")
+        optimizers, rates = [muon, *optimizers], [lr, *rates]
+    return Run(model, averaged, optimizers, rates)
 
 
 def _is_matrix(name: str, parameter: nn.Parameter) -> bool:

@@ -10,13 +10,11 @@ from types import MappingProxyType
 from typing import Any, Literal, get_args
 
 from expedite.errors import ExpediteError
-from expedite.operators.centroids import check_sharpness
-from expedite.operators.metric import Basis
-from expedite.operators.reconstruction import Scope, Weighting, check_weights
+from expedite.operators.choices import Basis, Scope, Weighting, check_sharpness, check_weights
 
 Method = Literal["expedite", "paper"]
 Exit = Literal["backbone", "head"]
-Space = Literal["norm", "tokens"]
+Space = Literal["norm", "normalized", "tokens"]
 Tables = Literal["offsets", "resized"]
 Depth = int | Sequence[int]  # how many blocks; of every stage, where there are stages
 
@@ -43,13 +41,13 @@ _PAPER: Mapping[str, Any] = MappingProxyType(
 
 
 # How much less tokens count in their centroid the further they are from it.
-SHARPNESS = 4.0
+SHARPNESS = 2.0
 # The power of the tokens' mean length over a centroid's own by which it is made longer.
 LENGTH = 2.0
 _DIRECTIONS: Mapping[Basis, int] = MappingProxyType({"principal": 32, "hashed": 64})
 _LEFT_OPEN = ("basis", "space", "sharpness", "length")
 _ON_MAPS: Mapping[str, Any] = MappingProxyType(
-    {"basis": "principal", "space": "tokens", "sharpness": SHARPNESS, "length": LENGTH}
+    {"basis": "principal", "space": "normalized", "sharpness": SHARPNESS, "length": LENGTH}
 )
 _IN_WINDOWS: Mapping[str, Any] = MappingProxyType(
     {"basis": "hashed", "space": "norm", "sharpness": 0.0, "length": 0.0}
@@ -120,9 +118,10 @@ class Plan:
         basis: Which numbers: "principal" for the image's own directions of largest variance,
             "hashed" for sums of channels with random signs, see `metric.standardize`. None takes
             the former, and the latter in windows, whose tokens are few.
-        space: Where distances are measured: "norm" on what the next block's first norm makes of
-            the tokens (on the tokens where a block has none), "tokens" on the tokens. None takes
-            the latter, and the former in windows.
+        space: Where distances are measured: "tokens" on the tokens, "normalized" on each without
+            its mean and of unit variance, "norm" on what the next block's first norm makes of them,
+            whose weights say how much of a channel goes into attention (on the tokens where a block
+            has none). None takes "normalized", and "norm" in windows.
         sharpness: How much less tokens count in their cluster token the further they are from it,
             see `centroids.sharpen`. None takes `SHARPNESS`, and 0 without `hard` or in windows.
         length: How much longer cluster tokens are than those means, see `centroids.lengthen`. None

@@ -18,6 +18,8 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.version import Version
 
+from expedite.recipes import COUNTED_WITH
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -44,6 +46,11 @@ def test_every_dependency_is_pinned_within_its_range() -> None:
     pins = {name.lower().replace("_", "-"): version for name, version in constraints().items()}
     for requirement in requirements():
         assert Version(pins[requirement.name.lower()]) in requirement.specifier, requirement
+
+
+def test_counts_of_recipes_are_of_the_libraries_of_the_constraints() -> None:
+    """When these move, `expedite recipes --check` is due, and its new reasons if there are any."""
+    assert {name: constraints()[name] for name in COUNTED_WITH} == COUNTED_WITH
 
 
 def test_pre_commit_runs_the_ruff_of_the_constraints() -> None:

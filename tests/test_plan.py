@@ -91,7 +91,7 @@ def test_spans_that_are_impossible(arguments: dict[str, Any], message: str) -> N
         ({"neighborhood": 4}, "neighborhood=4"),
         ({"temperature": 0}, "temperature=0"),
         ({"temperature": "warm"}, "temperature='warm'"),
-        ({"space": "keys"}, "'norm' and 'tokens' are known"),
+        ({"space": "keys"}, "'norm' and 'normalized' and 'tokens' are known"),
         ({"log_mass": "yes"}, "log_mass='yes'"),
         ({"reconstruction": "global"}, "'local' and 'knn' are known"),
         ({"weights": "cubic"}, "'kriging' and 'linear' and 'softmax' and 'l2' and 'hard' are"),

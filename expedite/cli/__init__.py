@@ -5,7 +5,6 @@ import sys
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from expedite.cli.bench import bench_command
 from expedite.cli.compare import compare_command
@@ -19,14 +18,16 @@ from expedite.cli.report import report_command
 from expedite.cli.sweep import sweep_command
 from expedite.cli.tune import tune_command
 from expedite.cli.visualize import visualize_command
-from expedite.errors import ExpediteError
-from expedite.evaluate.ranks import ToldElsewhereError
+from expedite.errors import ExpediteError, ToldElsewhereError
+from expedite.terminal.console import make_console, write
+from expedite.terminal.text import clean_line, use_substitutes
 from expedite.version import __version__
 
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # whose tables cut the names of options
 )
 app.command("sweep")(sweep_command)
 app.command("tune")(tune_command)
@@ -58,13 +59,13 @@ def main() -> None:
     """Run the command line; what cannot be done ends in one sentence and exit code 2."""
     # The profiler of a CUDA build complains on machines without a GPU.
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")
+    use_substitutes()
     try:
         app()
     except ToldElsewhereError:
         sys.exit(2)
     except (ExpediteError, OSError) as error:
-        console = Console(stderr=True, soft_wrap=True)
-        console.print(f"error: {_sentence(error)}", markup=False, highlight=False)
+        write(make_console(stderr=True), f"error: {clean_line(_sentence(error))}")
         sys.exit(2)
 
 

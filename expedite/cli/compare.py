@@ -1,20 +1,11 @@
 """`expedite compare`: two sweeps against each other."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from expedite.cli.options import AsJson
-from expedite.evaluate.results import read_results
-from expedite.report.compare import (
-    compare,
-    comparison_content,
-    comparison_notes,
-    comparison_table,
-)
+from expedite.cli.options import AsJson, show, working_on
 
 
 def compare_command(
@@ -23,11 +14,15 @@ def compare_command(
     as_json: AsJson = False,
 ) -> None:
     """Show what changed between two sweeps for the plans that both measured."""
-    found = compare(read_results(first), read_results(second))
-    if as_json:
-        typer.echo(json.dumps(comparison_content(found), indent=2))
-        return
-    console = Console(soft_wrap=True)
-    console.print(comparison_table(found))
-    for note in comparison_notes(found):
-        console.print(note, markup=False, highlight=False)
+    with working_on("reading what was measured"):
+        from expedite.evaluate.results import read_results
+        from expedite.report.compare import (
+            compare,
+            comparison_content,
+            comparison_notes,
+            comparison_table,
+        )
+
+        found = compare(read_results(first), read_results(second))
+    notes = comparison_notes(found)
+    show(comparison_content(found), [comparison_table(found), *notes], as_json)

@@ -4,10 +4,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from expedite.cli.options import Seconds, command_line
-from expedite.report.demo import run_demo
+from expedite.cli.options import Seconds, command_line, working_on
+from expedite.terminal.console import make_console, write
 
 
 def demo_command(
@@ -18,4 +17,8 @@ def demo_command(
     seconds: Seconds = 1.0,
 ) -> None:
     """Sweep the shipped models on generated scenes: no download, two minutes on two cores."""
-    run_demo(out, images, seconds, Console(), command_line())
+    with working_on("loading PyTorch") as status:
+        from expedite.report.demo import run_demo
+
+        found = run_demo(out, images, seconds, status, command_line())
+    write(make_console(), *found.told, f"look at {found.page}")

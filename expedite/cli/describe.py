@@ -19,9 +19,8 @@ from expedite.cli.options import (
     images_for,
     optional_plan,
     show,
+    working_on,
 )
-from expedite.loading import load_model
-from expedite.patching import describe, grid_of, patch
 
 
 def describe_command(
@@ -39,8 +38,15 @@ def describe_command(
     as_json: AsJson = False,
 ) -> None:
     """Say what a model is to expedite, and what a plan would leave of its tokens."""
-    loaded = load_model(model, image_size_of(image_size), classes, checkpoint)
-    if plan := optional_plan(alpha, clusters, keep, beta, method, reconstruct_at, settings):
-        patch(loaded.model, plan)
-    found = describe(loaded.model, grid_of(loaded.model, images_for(loaded)))
-    show({"model": model, **asdict(found)}, str(found), as_json)
+    plan = optional_plan(alpha, clusters, keep, beta, method, reconstruct_at, settings)
+    size = image_size_of(image_size)
+    with working_on(f"loading {model}") as status:
+        from expedite.loading import load_model
+        from expedite.patching import describe, grid_of, patch
+
+        loaded = load_model(model, size, classes, checkpoint)
+        if plan is not None:
+            patch(loaded.model, plan)
+        status.step("running it once")
+        found = describe(loaded.model, grid_of(loaded.model, images_for(loaded)))
+    show({"model": model, **asdict(found)}, [str(found)], as_json)

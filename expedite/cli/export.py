@@ -2,7 +2,7 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, cast
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -23,11 +23,12 @@ from expedite.cli.options import (
     images_for,
     optional_plan,
     show,
+    working_on,
 )
-from expedite.exporting import Export, export
-from expedite.exporting.formats import FORMATS, FormatName
-from expedite.loading import load_model
-from expedite.patching import patch
+from expedite.exporting.formats import FORMATS, check_format
+
+if TYPE_CHECKING:
+    from expedite.exporting.exporting import Export
 
 
 def export_command(
@@ -49,11 +50,17 @@ def export_command(
     as_json: AsJson = False,
 ) -> None:
     """Write a model as one file, patched where --alpha says so, and compare the two."""
-    loaded = load_model(model, image_size_of(image_size), classes, checkpoint)
     plan = optional_plan(alpha, clusters, keep, beta, method, reconstruct_at, settings)
-    if plan is not None:
-        patch(loaded.model, plan)
-    found = export(loaded.model, images_for(loaded), out, cast(FormatName, file_format))
+    size, form = image_size_of(image_size), check_format(file_format)
+    with working_on(f"loading {model}") as status:
+        from expedite.exporting.exporting import export
+        from expedite.loading import load_model
+        from expedite.patching import patch
+
+        loaded = load_model(model, size, classes, checkpoint)
+        if plan is not None:
+            patch(loaded.model, plan)
+        found = export(loaded.model, images_for(loaded), out, form, on_step=status.step)
     files = {"path": str(found.path), "data": found.data and str(found.data)}
     content = {
         "model": model,
@@ -62,10 +69,10 @@ def export_command(
         **asdict(found),
         **files,
     }
-    show(content, _text(found), as_json)
+    show(content, [_text(found)], as_json)
 
 
-def _text(found: Export) -> str:
+def _text(found: "Export") -> str:
     opset = f", opset {found.opset}" if found.opset else ""
     lines = [f"{found.path}: {_megabytes(found.path)}{opset}, any batch; {_outputs(found)}"]
     if found.data is not None:
@@ -82,5 +89,5 @@ def _megabytes(path: Path) -> str:
     return f"{path.stat().st_size / 1e6:.1f} MB"
 
 
-def _outputs(found: Export) -> str:
+def _outputs(found: "Export") -> str:
     return f"images → {', '.join(found.outputs)}"

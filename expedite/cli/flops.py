@@ -1,7 +1,7 @@
 """`expedite flops`: the multiply-adds of one plan."""
 
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from expedite.cli.options import (
     Alpha,
@@ -20,10 +20,11 @@ from expedite.cli.options import (
     images_for,
     optional_plan,
     show,
+    working_on,
 )
-from expedite.loading import load_model
-from expedite.measure.flops import FlopCount, count_flops
-from expedite.patching import patch
+
+if TYPE_CHECKING:
+    from expedite.measure.flops import FlopCount
 
 
 def flops_command(
@@ -41,11 +42,19 @@ def flops_command(
     as_json: AsJson = False,
 ) -> None:
     """Count the GFLOPs (multiply-adds) of one image, unpatched and patched."""
-    loaded = load_model(model, image_size_of(image_size), classes, checkpoint)
     plan = optional_plan(alpha, clusters, keep, beta, method, reconstruct_at, settings)
-    images = images_for(loaded)
-    base = count_flops(loaded.model, images)
-    patched = count_flops(patch(loaded.model, plan), images) if plan else None
+    size = image_size_of(image_size)
+    with working_on(f"loading {model}") as status:
+        from expedite.loading import load_model
+        from expedite.measure.flops import count_flops
+        from expedite.patching import patch
+
+        loaded = load_model(model, size, classes, checkpoint)
+        images = images_for(loaded)
+        status.step("counting the unpatched model")
+        base = count_flops(loaded.model, images)
+        status.step("counting the patched model")
+        patched = count_flops(patch(loaded.model, plan), images) if plan else None
     content = {
         "model": model,
         "image_size": list(loaded.image_size),
@@ -53,10 +62,10 @@ def flops_command(
         "gflops": _gflops(base, patched),
         "unsupported_ops": {**base.unsupported, **(patched.unsupported if patched else {})},
     }
-    show(content, _flops_text(content), as_json)
+    show(content, [_flops_text(content)], as_json)
 
 
-def _gflops(base: FlopCount, patched: FlopCount | None) -> dict[str, float | None]:
+def _gflops(base: "FlopCount", patched: "FlopCount | None") -> dict[str, float | None]:
     return {
         "base": base.total,
         "patched": patched.total if patched else None,

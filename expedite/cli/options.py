@@ -1,23 +1,31 @@
-"""What commands have in common: their options, and values read from text."""
+"""What commands have in common: their options, values read from text, and how they answer.
 
-import json
+Options are read without PyTorch: help and refusals are not to wait for it. What needs it is
+imported in the function that does.
+"""
+
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import torch
 import typer
-import yaml
 
 from expedite.errors import ExpediteError
 from expedite.evaluate.comparators import METHODS, plan_of
+from expedite.evaluate.json_text import json_text
 from expedite.evaluate.plans import parse_size
-from expedite.loading import LoadedModel
-from expedite.measure.mode import Mode
-from expedite.models.files import first_line
+from expedite.models import descriptions
 from expedite.plan import Plan
+from expedite.terminal.console import make_console, write
+from expedite.terminal.status import Status
+from expedite.terminal.table import Listing
+
+if TYPE_CHECKING:
+    import torch
+
+    from expedite.loading import LoadedModel
 
 # Settings of a plan with an option of their own, which --set must not contradict.
 _PLAN_OPTIONS = ("alpha", "beta", "clusters", "keep", "method", "reconstruct_at")
@@ -53,13 +61,28 @@ Seconds = Annotated[float, typer.Option(help="How long to time each plan.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 
 
-def show(content: dict[str, Any], text: str, as_json: bool) -> None:
-    """Print one JSON object, or text."""
-    typer.echo(json.dumps(content, indent=2) if as_json else text)
+def show(content: dict[str, Any], parts: Sequence[str | Listing], as_json: bool) -> None:
+    """Print one JSON object, or paragraphs and tables."""
+    if as_json:
+        print_json(content)
+    else:
+        write(make_console(), *parts)
 
 
-def images_for(loaded: LoadedModel) -> torch.Tensor:
+def print_json(content: dict[str, Any]) -> None:
+    """Print one JSON object, in characters that every encoding has."""
+    typer.echo(json_text(content))
+
+
+def working_on(step: str, quiet: bool = False) -> Status:
+    """Says on standard error what a command is doing, from its first step on."""
+    return Status(make_console(stderr=True, quiet=quiet), step)
+
+
+def images_for(loaded: "LoadedModel") -> "torch.Tensor":
     """An image of the model's size, (1, 3, H, W)."""
+    import torch
+
     return torch.zeros(1, 3, *loaded.image_size)
 
 
@@ -107,13 +130,7 @@ def assignments(settings: Sequence[str] | None) -> Iterator[tuple[str, str]]:
 
 def parse_yaml(name: str, value: str) -> Any:
     """The value of a setting."""
-    try:
-        return yaml.safe_load(value)
-    except (yaml.YAMLError, ValueError) as error:  # the second of dates that there are not
-        raise ExpediteError(
-            f"--set {name}={value} was asked; its value is not readable as YAML: "
-            f"{first_line(error)}"
-        ) from error
+    return descriptions.parse_yaml(value, f"--set {name}={value}")
 
 
 def image_size_of(text: str | None) -> tuple[int, int] | None:
@@ -129,13 +146,15 @@ def parse_list(text: str) -> list[str]:
     return parts
 
 
-def find_device(name: str, local: int = 0) -> torch.device:
+def find_device(name: str, local: int = 0) -> "torch.device":
     """The device by its name; auto takes a GPU where there is one.
 
     Args:
         name: As PyTorch calls it, or auto.
         local: Which GPU to take where the name does not say it.
     """
+    import torch
+
     if name == "auto":
         found = torch.accelerator.current_accelerator(check_available=True)
         name = found.type if found else "cpu"
@@ -151,11 +170,6 @@ def find_device(name: str, local: int = 0) -> torch.device:
             f"the device '{name}'{which} was asked and cannot be used: {reason}"
         ) from error
     return device
-
-
-def find_dtype(name: str) -> torch.dtype:
-    """The dtype by its name."""
-    return Mode(name).torch_dtype
 
 
 def command_line() -> str:

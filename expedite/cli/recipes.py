@@ -1,21 +1,17 @@
 """`expedite recipes`: the published settings and figures."""
 
-import json
 from dataclasses import asdict
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
-from expedite.cli.options import AsJson
-from expedite.evaluate.recipes import (
-    Check,
-    check_recipe,
-    check_table,
-    recipes_table,
-    rows_view,
-)
-from expedite.recipes import RECIPES, Recipe, find_recipe
+from expedite.cli.options import AsJson, print_json, show, working_on
+from expedite.recipes import COUNTED_WITH, RECIPES, Recipe, find_recipe
+from expedite.report.recipes import check_table, recipes_table, rows_view
+from expedite.terminal.console import make_console, write
+
+if TYPE_CHECKING:
+    from expedite.evaluate.recipes import Check
 
 
 def recipes_command(
@@ -29,23 +25,33 @@ def recipes_command(
     recipes = [find_recipe(name) for name in names] if names else list(RECIPES.values())
     if check:
         _check_recipes(recipes, as_json)
-    elif as_json:
-        typer.echo(json.dumps({"recipes": [asdict(recipe) for recipe in recipes]}, indent=2))
-    elif names:
-        Console(soft_wrap=True).print(*map(rows_view, recipes), sep="\n")
-    else:
-        Console().print(recipes_table(recipes))
+        return
+    parts = [part for recipe in recipes for part in rows_view(recipe)] if names else None
+    content = {"recipes": [asdict(recipe) for recipe in recipes]}
+    show(content, parts or [recipes_table(recipes)], as_json)
 
 
 def _check_recipes(recipes: list[Recipe], as_json: bool) -> None:
     checks: list[Check] = []
     for recipe in recipes:
-        found = list(check_recipe(recipe))
+        found = _counted(recipe)
         checks += found
         if not as_json:
-            Console().print(check_table(recipe, found))
+            write(make_console(), check_table(recipe, found))
+    from expedite.measure.environment import other_versions
+
+    versions = other_versions(COUNTED_WITH)
     if as_json:
         content = [{**asdict(check), "fails": check.fails} for check in checks]
-        typer.echo(json.dumps({"checks": content}, indent=2))
+        print_json({"checks": content, "notes": versions})
+    else:
+        write(make_console(), *versions)
     if any(check.fails for check in checks):
         raise typer.Exit(1)
+
+
+def _counted(recipe: Recipe) -> "list[Check]":
+    with working_on(f"building {recipe.name}") as status:
+        from expedite.evaluate.recipes import check_recipe
+
+        return list(check_recipe(recipe, status.step))

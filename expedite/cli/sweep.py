@@ -1,16 +1,12 @@
 """`expedite sweep`: every combination of settings, measured on a folder of images."""
 
-import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import torch
 import typer
-from rich.console import Console
 
 from expedite.cli.asked_plans import AskedPlans
-from expedite.cli.asked_task import for_task, task_from, truth_rule
 from expedite.cli.options import (
     AsJson,
     Beta,
@@ -24,19 +20,23 @@ from expedite.cli.options import (
     command_line,
     find_device,
     image_size_of,
+    show,
+    working_on,
 )
-from expedite.data.layouts import open_data
 from expedite.errors import ExpediteError
 from expedite.evaluate.comparators import METHODS
 from expedite.evaluate.ranks import Ranks, joined
-from expedite.evaluate.recommend import best_by_method, code, recommend, verdict
-from expedite.evaluate.results import Results, flat
-from expedite.evaluate.run import Request, run_sweep
-from expedite.evaluate.visualize import visualize
-from expedite.loading import load_model
 from expedite.measure.mode import COMPILE_MODES, DTYPES, PLAIN
-from expedite.report.report import Section, write_report
+from expedite.terminal.console import write
+from expedite.terminal.table import Listing
 from expedite.version import __version__
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from expedite.evaluate.results import Results
+    from expedite.evaluate.run import Request
+    from expedite.terminal.status import Status
 
 
 def sweep_command(
@@ -84,6 +84,9 @@ def sweep_command(
     max_depth: Annotated[
         float | None, typer.Option(help="Metres that depth counts up to; default: the data set's.")
     ] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Refuse what cannot be read of COCO's objects.")
+    ] = False,
     multi_scale: Annotated[
         bool,
         typer.Option("--multi-scale", help="Average over six sizes and mirror images."),
@@ -110,23 +113,31 @@ def sweep_command(
     """
     typed = (alpha, clusters, keep, beta, method, reconstruct_at, settings, dtype, compile_modes)
 
-    def request(ranks: Ranks) -> Request:
+    def request(ranks: Ranks) -> "Request":
+        import torch
+
+        from expedite.cli.asked_task import for_task, task_from, truth_rule
+        from expedite.data.layouts import open_data
+        from expedite.evaluate.run import Request
+        from expedite.loading import load_model
+        from expedite.loading.fingerprint import fingerprint
+
         torch.manual_seed(0)  # of random weights
-        jobs = AskedPlans(plans, *typed).jobs(model)
-        size = image_size_of(image_size)
         loaded = for_task(load_model(model, size, classes, checkpoint), task, multi_scale)
         measured = task_from(loaded, max_depth)
         rule = truth_rule(loaded, measured, ignore_index, reduce_zero_label, depth_scale)
-        samples = open_data(data, split, measured.name, rule, limit)
+        samples = open_data(data, split, measured.name, rule, limit, strict)
         measured = measured.on(samples.rule)
         identity = {
             "expedite": __version__,
             "model": model,
             "checkpoint": checkpoint and str(checkpoint),
+            **fingerprint(loaded, model),
             "image_size": list(loaded.image_size),
             "data": str(data),
             "split": split,
             "images": len(samples),
+            "files": samples.fingerprint(),
             "rule": asdict(rule) if rule else None,
             "protocol": measured.protocol(),
             "device": device,
@@ -142,30 +153,41 @@ def sweep_command(
             device=find_device(device, ranks.local),
             seconds=seconds,
             ranks=ranks,
+            notes=samples.notes(),
         )
 
     with joined() as ranks:
-        console = Console(stderr=as_json, quiet=not ranks.is_first)
-        asked = ranks.each(lambda: request(ranks))
-        results = run_sweep(asked, console)
-        ranks.first(lambda: _tell(asked, results, console, as_json))
+        jobs = ranks.each(lambda: AskedPlans(plans, *typed).jobs(model))
+        size = ranks.each(lambda: image_size_of(image_size))
+        with working_on(f"loading {model}", quiet=not ranks.is_first) as status:
+            asked = ranks.each(lambda: request(ranks))
+            write(status.console, *asked.notes)
+            results, page = _measured(asked, status)
+        if ranks.is_first:
+            show(_summary(results, page), _told(results, page), as_json)
 
 
-def _tell(request: Request, results: Results, console: Console, as_json: bool) -> None:
-    _draw(request, results, console)
-    out = request.out
-    page = write_report(out, [Section(results, out)])
-    if as_json:
-        typer.echo(json.dumps(_summary(results, page), indent=2))
-        return
-    console.print(verdict(results))
-    if (best := recommend(results)) and best.plan:
-        console.print(code(best.plan), markup=False, soft_wrap=True)
-    console.print(f"written: {page}, report.md, results.csv and results.json beside it")
+def _measured(request: "Request", status: "Status") -> "tuple[Results, Path]":
+    """What a sweep measures, written into its folder with pictures and the report."""
+    from expedite.evaluate.run import run_sweep
+    from expedite.report.report import Section, write_report
+
+    results = run_sweep(request, status)
+
+    def write_all() -> Path:
+        status.step("drawing what plans do to the first image")
+        _draw(request, results, status.console)
+        status.step("writing the report")
+        return write_report(request.out, [Section(results, request.out)])
+
+    return results, request.ranks.first(write_all)
 
 
-def _draw(request: Request, results: Results, console: Console) -> None:
+def _draw(request: "Request", results: "Results", console: "Console") -> None:
     """Draw what the best plan of each method does to the first image."""
+    from expedite.evaluate.recommend import best_by_method
+    from expedite.evaluate.visualize import visualize
+
     if not request.loaded.trained:
         return
     sample = request.samples[0]
@@ -173,12 +195,28 @@ def _draw(request: Request, results: Results, console: Console) -> None:
         try:
             views = visualize(request.loaded, plan, sample.image, sample.name)
         except ExpediteError as error:  # what was measured is not to be lost for a picture
-            console.print(f"no picture of {method}: {error}", markup=False, soft_wrap=True)
+            write(console, f"no picture of {method}: {error}")
             continue
         views.write(request.out / f"picture_{method}.png")
 
 
-def _summary(results: Results, page: Path) -> dict[str, Any]:
+def _told(results: "Results", page: Path) -> list[str | Listing]:
+    from expedite.evaluate.recommend import code, recommend, verdict
+    from expedite.evaluate.table import terminal_table
+
+    best = recommend(results)
+    return [
+        terminal_table(results),
+        verdict(results),
+        *([code(best.plan)] if best and best.plan else []),
+        f"written: {page}, report.md, results.csv and results.json beside it",
+    ]
+
+
+def _summary(results: "Results", page: Path) -> dict[str, Any]:
+    from expedite.evaluate.recommend import code, recommend, verdict
+    from expedite.evaluate.results import flat
+
     best = recommend(results)
     return {
         "report": str(page),

@@ -1,16 +1,11 @@
 """`expedite tune`: the plan that meets a budget."""
 
-import json
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.table import Table
-from torch import nn
 
 from expedite.cli.options import (
     AsJson,
@@ -22,18 +17,23 @@ from expedite.cli.options import (
     Model,
     Seconds,
     find_device,
-    find_dtype,
     image_size_of,
     images_for,
+    show,
+    working_on,
 )
-from expedite.data.datasets import open_folder
 from expedite.errors import ExpediteError
-from expedite.evaluate.predict import predict
-from expedite.evaluate.recommend import code
-from expedite.evaluate.tasks import task_of
-from expedite.evaluate.tune import Bench, Budget, Search, Trial, Tuning
-from expedite.loading import load_model
-from expedite.measure.speed import setting
+from expedite.evaluate.budget import Budget
+from expedite.measure.mode import Mode
+from expedite.terminal.table import Column, Listing
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from expedite.data.datasets import ImageFolder
+    from expedite.evaluate.tune import Bench, Tuning
+    from expedite.loading import LoadedModel
 
 
 def tune_command(
@@ -56,37 +56,58 @@ def tune_command(
     seconds: Seconds = 2.0,
     as_json: AsJson = False,
 ) -> None:
-    """Find α and clusters that meet a budget with the highest fidelity, without labels."""
-    budget = Budget(speedup, fidelity, gflops)
-    loaded = load_model(model, image_size_of(image_size), classes, checkpoint)
-    if not loaded.trained:
-        raise ExpediteError(
-            f"tuning of '{model}' was asked, whose weights are random: every plan looks free on "
-            "them; --checkpoint FILE gives it trained ones"
-        )
-    task = task_of(loaded)
-    loaded = loaded.for_task(task.name)
-    samples = open_folder(images, split, None, limit)
-    loaded.model.to(find_device(device), find_dtype(dtype))
+    """Find alpha and clusters that meet a budget with the highest fidelity, without labels."""
+    budget, mode = Budget(speedup, fidelity, gflops), Mode(dtype)
+    size = image_size_of(image_size)
+    with working_on(f"loading {model}") as status:
+        from expedite.data.datasets import open_folder
+        from expedite.evaluate.tune import Search, Trial
+        from expedite.loading import load_model
+        from expedite.measure.speed import setting
 
-    def answers(network: nn.Module) -> Iterable[Any]:
-        return (predict(loaded, network, sample.image) for sample in samples)
-
-    one = images_for(loaded).to(find_device(device), find_dtype(dtype))
-    bench = Bench(loaded.model, task, one, answers, seconds)
-    console = Console(stderr=as_json, soft_wrap=True)
-    with console.status("counting GFLOPs") as status:
-        search = Search(bench, lambda plan: status.update(f"measuring {Trial(plan, 0)}"))
+        loaded = load_model(model, size, classes, checkpoint)
+        samples = open_folder(images, split, None, limit)
+        bench = _bench(loaded, samples, find_device(device), mode, seconds)
+        status.step("counting GFLOPs")
+        search = Search(bench, lambda plan: status.step(f"measuring {Trial(plan, 0)}"))
         found = search.run(budget)
-    if as_json:
-        typer.echo(json.dumps(_content(found, str(setting(bench.model, one))), indent=2))
-    else:
-        _print(found, f"{len(samples)} images; {setting(bench.model, one)}", console)
+        under = str(setting(bench.model, bench.images))
+    show(_content(found, under), _told(found, f"{len(samples)} images; {under}"), as_json)
     if found.best is None:
         raise typer.Exit(1)
 
 
-def _content(found: Tuning, under: str) -> dict[str, Any]:
+def _bench(
+    loaded: "LoadedModel",
+    samples: "ImageFolder",
+    device: "torch.device",
+    mode: Mode,
+    seconds: float,
+) -> "Bench":
+    """What measures plans on a trained model and so many images."""
+    from expedite.evaluate.predict import predict
+    from expedite.evaluate.tasks import task_of
+    from expedite.evaluate.tune import Bench
+
+    if not loaded.trained:
+        raise ExpediteError(
+            f"tuning of '{loaded.name}' was asked, whose weights are random: every plan looks free "
+            "on them; --checkpoint FILE gives it trained ones"
+        )
+    task = task_of(loaded)
+    loaded = loaded.for_task(task.name)
+    loaded.model.to(device, mode.torch_dtype)
+
+    def answers(network: "nn.Module") -> Iterable[Any]:
+        return (predict(loaded, network, sample.image) for sample in samples)
+
+    one = images_for(loaded).to(device, mode.torch_dtype)
+    return Bench(loaded.model, task, one, answers, seconds)
+
+
+def _content(found: "Tuning", under: str) -> dict[str, Any]:
+    from expedite.evaluate.recommend import code
+
     return {
         "setting": under,
         "trials": [asdict(trial) for trial in found.trials],
@@ -96,17 +117,14 @@ def _content(found: Tuning, under: str) -> dict[str, Any]:
     }
 
 
-def _print(found: Tuning, under: str, console: Console) -> None:
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1))
-    for name in ("plan", "GFLOPs", "fidelity %", "speed-up"):
-        table.add_column(name, justify="left" if name == "plan" else "right")
+def _told(found: "Tuning", under: str) -> list[str | Listing]:
+    from expedite.evaluate.recommend import code
+
+    figures = ("GFLOPs", "fidelity %", "speed-up")
+    table = Listing([Column("plan"), *(Column(name, right=True) for name in figures)])
     for trial in found.trials:
         fidelity = "" if trial.fidelity is None else f"{100 * trial.fidelity:.2f}"
         speedup = "" if trial.speedup is None else f"{trial.speedup:.2f}"
-        style = "bold" if trial == found.best else None
-        table.add_row(str(trial), f"{trial.gflops:.2f}", fidelity, speedup, style=style)
-    console.print(table)
-    console.print(under, highlight=False)
-    console.print(found.verdict, highlight=False)
-    if found.best:
-        console.print(code(found.best.plan), markup=False)
+        is_best = trial == found.best
+        table.add(str(trial), f"{trial.gflops:.2f}", fidelity, speedup, bold=is_best)
+    return [table, under, found.verdict, *([code(found.best.plan)] if found.best else [])]

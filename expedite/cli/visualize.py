@@ -2,14 +2,11 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
-import torch
 import typer
 
 from expedite.cli.asked_plans import AskedPlans
-from expedite.cli.asked_task import for_task
 from expedite.cli.options import (
     AsJson,
     Beta,
@@ -25,15 +22,14 @@ from expedite.cli.options import (
     find_device,
     image_size_of,
     show,
+    working_on,
 )
-from expedite.data.images import Image
-from expedite.data.truths import open_image
 from expedite.errors import ExpediteError
-from expedite.evaluate.demo import PICTURED, unseen_scene
-from expedite.evaluate.run import RANDOM_WEIGHTS
-from expedite.evaluate.visualize import Views, is_file, visualize
-from expedite.loading import load_model
 from expedite.measure.mode import PLAIN
+
+if TYPE_CHECKING:
+    from expedite.data.images import Image
+    from expedite.evaluate.visualize import Views
 
 
 def visualize_command(
@@ -71,14 +67,24 @@ def visualize_command(
     if len(jobs) != 1:
         raise ExpediteError(f"{len(jobs)} plans were asked; pictures are of one")
     plan, mode = jobs[0]
-    is_file(out)  # or nothing could be written in the end
-    pixels, name = _read(image)
-    torch.manual_seed(0)  # of random weights
-    loaded = load_model(model, image_size_of(image_size), classes, checkpoint)
-    loaded = for_task(loaded, task, multi_scale=False)
-    loaded.model.to(find_device(device), mode.torch_dtype)
-    views = visualize(loaded, plan, pixels, name)
-    written = views.write(out)
+    size = image_size_of(image_size)
+    with working_on(f"loading {model}") as status:
+        import torch
+
+        from expedite.cli.asked_task import for_task
+        from expedite.evaluate.run import RANDOM_WEIGHTS
+        from expedite.evaluate.visualize import is_file, visualize
+        from expedite.loading import load_model
+
+        is_file(out)  # or nothing could be written in the end
+        pixels, name = _read(image)
+        torch.manual_seed(0)  # of random weights
+        loaded = load_model(model, size, classes, checkpoint)
+        loaded = for_task(loaded, task, multi_scale=False)
+        loaded.model.to(find_device(device), mode.torch_dtype)
+        status.step("running both models and drawing")
+        views = visualize(loaded, plan, pixels, name)
+        written = views.write(out)
     spans, notes = _spans(views), [] if loaded.trained else [RANDOM_WEIGHTS]
     content = {
         "model": model,
@@ -89,16 +95,19 @@ def visualize_command(
         "written": [str(path) for path in written],
     }
     text = [*map(_line, spans), *notes, f"look at {written[0]}"]
-    show(content, "\n".join(text), as_json)
+    show(content, text, as_json)
 
 
-def _read(path: Path | None) -> tuple[Image, str]:
+def _read(path: Path | None) -> "tuple[Image, str]":
+    from expedite.data.image_files import read_rgb
+    from expedite.evaluate.demo import PICTURED, unseen_scene
+
     if path is None:
         return unseen_scene(PICTURED).image, "a generated scene"
-    return np.asarray(open_image(path).convert("RGB")), path.name
+    return read_rgb(path), path.name
 
 
-def _spans(views: Views) -> list[dict[str, Any]]:
+def _spans(views: "Views") -> list[dict[str, Any]]:
     return [
         {
             "blocks": [span.first, span.last],

@@ -4,14 +4,14 @@
 `depth/SPLIT/NAME.png` or `NAME.npy`; a folder of images alone is read too.
 """
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-import numpy as np
-
-from expedite.data.truths import LabelRule, Sample, TruthRule, Truths, open_image
+from expedite.data.image_files import is_shown, is_turned, read_rgb
+from expedite.data.truths import LabelRule, Sample, TruthRule, Truths
 from expedite.errors import ExpediteError
 
 Item = TypeVar("Item")
@@ -49,16 +49,32 @@ class ImageFolder:
 
     def __getitem__(self, index: int) -> Sample:
         path = self.images[index]
-        sample = Sample(path.stem, np.asarray(open_image(path).convert("RGB")))
+        sample = Sample(path.stem, read_rgb(path))
         if self.rule is None:
             return sample
         truth = self.rule.read(self.truths[index])
         if (shape := self.rule.shape_of(truth)) not in (None, sample.image.shape[:2]):
+            turned = ", turned as its file says," if is_turned(path) else ""
             raise ExpediteError(
                 f"{self.truths[index]} has shape {shape} for an image of "
-                f"{sample.image.shape[:2]}; one value per pixel of its image is due"
+                f"{sample.image.shape[:2]}{turned}; one value per pixel of its image is due"
             )
         return replace(self.rule.attach(sample, truth), source=str(self.truths[index]))
+
+    def fingerprint(self) -> str:
+        """A digest of the names, sizes and times of all files; of other files it is another."""
+        sources = () if self.rule is None else self.rule.sources()
+        found = hashlib.sha256()
+        for path in (*self.images, *self.truths, *sources):
+            # Where one file is the truth of all images, its paths go on with names of theirs.
+            if path.is_file():
+                status = path.stat()
+                found.update(f"{path}\0{status.st_size}\0{status.st_mtime_ns}\0".encode())
+        return found.hexdigest()[:16]
+
+    def notes(self) -> list[str]:
+        """Sentences on what was left out, for reports."""
+        return [] if self.rule is None else self.rule.notes()
 
 
 def open_folder(
@@ -84,7 +100,9 @@ def open_folder(
     images = spread(images_in(folder), limit)
     if rule is None or not (root / rule.folder / split).is_dir():
         return ImageFolder(tuple(images))
-    return ImageFolder(tuple(images), _truths_of(images, root / rule.folder / split, rule), rule)
+    truths = _truths_of(images, root / rule.folder / split, rule)
+    rule.check(truths)
+    return ImageFolder(tuple(images), truths, rule)
 
 
 def spread(items: list[Item], limit: int | None) -> list[Item]:
@@ -122,7 +140,11 @@ def images_in(folder: Path) -> list[Path]:
             f"images were asked from {folder}, which is not a folder; the layout is "
             "images/SPLIT/NAME.jpg with annotations/SPLIT/NAME.png or depth/SPLIT/NAME.png"
         )
-    images = sorted(path for path in folder.iterdir() if path.suffix.lower() in _IMAGE_SUFFIXES)
+    images = sorted(path for path in folder.iterdir() if _is_image(path))
     if not images:
         raise ExpediteError(f"{folder} holds no image ({', '.join(sorted(_IMAGE_SUFFIXES))})")
     return images
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in _IMAGE_SUFFIXES and is_shown(path) and path.is_file()

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from expedite.data.datasets import ImageFolder, images_in, spread
+from expedite.data.image_files import is_shown
 from expedite.data.truths import ImageClass, Sample, Truths
 
 
@@ -38,7 +39,7 @@ def open_classes(root: Path, split: str, limit: int | None) -> ImageFolder | Non
         ExpediteError: A class has no image.
     """
     folder = root / split
-    classes = sorted(path for path in folder.glob("*") if path.is_dir())
+    classes = sorted(path for path in folder.glob("*") if path.is_dir() and is_shown(path))
     if not classes:
         return None
     images = [path for of_class in classes for path in images_in(of_class)]

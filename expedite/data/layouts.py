@@ -1,5 +1,6 @@
 """Where published data sets keep what is known of their images, beside `datasets`' own layout."""
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -7,6 +8,7 @@ from expedite.data.coco_files import CocoFile, ImageEntry, PanopticRule, read_co
 from expedite.data.coco_instances import InstanceRule
 from expedite.data.datasets import ImageFolder, open_folder, spread
 from expedite.data.image_classes import open_classes
+from expedite.data.inside import missing_of, refuse_outside
 from expedite.data.published_maps import open_published
 from expedite.data.truths import TruthRule
 from expedite.errors import ExpediteError
@@ -17,14 +19,12 @@ class Layout(NamedTuple):
     """Paths below a root, in terms of a split and of an image's entry in the json.
 
     Args:
-        panoptic: The annotations of segments.
-        maps: The folder of their PNG files.
+        panoptic: The annotations of segments; PNG files lie in the folder of its name.
         instances: The annotations of objects, if there are any.
         image: One image.
     """
 
     panoptic: str
-    maps: str
     instances: str
     image: str
 
@@ -32,25 +32,21 @@ class Layout(NamedTuple):
 _LAYOUTS = (
     Layout(  # COCO, whose split is val2017
         panoptic="annotations/panoptic_{split}.json",
-        maps="annotations/panoptic_{split}",
         instances="annotations/instances_{split}.json",
         image="{split}/{file}",
     ),
     Layout(  # ADE20K
         panoptic="ade20k_panoptic_{split}.json",
-        maps="ade20k_panoptic_{split}",
         instances="ade20k_instance_{split}.json",
         image="images/{longer}/{file}",
     ),
     Layout(  # Cityscapes
         panoptic="gtFine/cityscapes_panoptic_{split}.json",
-        maps="gtFine/cityscapes_panoptic_{split}",
         instances="",
         image="leftImg8bit/{split}/{city}/{number}_leftImg8bit.png",
     ),
     Layout(
         panoptic="panoptic/{split}.json",
-        maps="panoptic/{split}",
         instances="instances/{split}.json",
         image="images/{split}/{file}",
     ),
@@ -60,7 +56,12 @@ _LONGER = {"val": "validation", "train": "training"}
 
 
 def open_data(
-    root: Path, split: str, task: TaskName, rule: TruthRule | None, limit: int | None = None
+    root: Path,
+    split: str,
+    task: TaskName,
+    rule: TruthRule | None,
+    limit: int | None = None,
+    strict: bool = False,
 ) -> ImageFolder:
     """Find the images of `split` below `root`, with what is known of them for a task.
 
@@ -75,6 +76,8 @@ def open_data(
         task: Says what to look for.
         rule: How maps are stored in `datasets`' own layout, where the task has such.
         limit: How many images to take, spread evenly over all; None takes all.
+        strict: Whether an object in COCO's files that cannot be read is refused; it is left out
+            otherwise, and named in the folder's notes.
 
     Raises:
         ExpediteError: There is no image, or the truth of some is missing or damaged.
@@ -85,66 +88,62 @@ def open_data(
     for layout in () if own else _LAYOUTS:
         panoptic = root / layout.panoptic.format(split=split)
         instances = root / layout.instances.format(split=split)
+        place = _Place(root, split, layout, limit)
         if task in ("panoptic", "segmentation") and panoptic.is_file():
-            return _panoptic(root, split, layout, read_coco(panoptic), limit)
+            return _panoptic(place, read_coco(panoptic), strict)
         if task in ("instance", "detection") and instances.is_file():
             other = read_coco(panoptic) if panoptic.is_file() else None
-            return _instances(root, split, layout, read_coco(instances), other, limit)
+            file = read_coco(instances)
+            return _instances(place, file, InstanceRule.of(file, other, task == "instance", strict))
     classes = open_classes(root, split, limit) if task == "classification" else None
     return classes or open_folder(root, split, rule, limit)
 
 
-def _panoptic(
-    root: Path, split: str, layout: Layout, file: CocoFile, limit: int | None
-) -> ImageFolder:
-    maps = root / layout.maps.format(split=split)
-    entries = spread([entry for entry in file.images if entry.annotations], limit)
-    images = _images(root, split, layout, entries, file)
-    rule = PanopticRule.of(file)
-    truths = tuple(maps / entry.annotations[0]["file_name"] for entry in entries)
-    _refuse_missing(truths, file)
-    return ImageFolder(images, truths, rule)
+class _Place(NamedTuple):
+    """Where a split lies, in which layout, and how many of its images to take."""
 
+    root: Path
+    split: str
+    layout: Layout
+    limit: int | None
 
-def _instances(
-    root: Path,
-    split: str,
-    layout: Layout,
-    file: CocoFile,
-    panoptic: CocoFile | None,
-    limit: int | None,
-) -> ImageFolder:
-    entries = spread([*file.images], limit)
-    images = _images(root, split, layout, entries, file)
-    truths = tuple(file.path / path.name for path in images)
-    return ImageFolder(images, truths, InstanceRule.of(file, panoptic))
+    def found(self, paths: Iterable[Path], file: CocoFile) -> tuple[Path, ...]:
+        """Paths whose names are in a json, all of which lie in the data and are there."""
+        paths = tuple(paths)
+        refuse_outside(self.root, paths, file.path)
+        if missing := missing_of(paths):
+            raise ExpediteError(
+                f"{len(missing)} files that {file.path} names are missing (the first is "
+                f"{missing[0]}); images and annotations have to lie as published"
+            )
+        return paths
 
+    def images(self, entries: Sequence[ImageEntry], file: CocoFile) -> tuple[Path, ...]:
+        """The images of entries."""
+        if not entries:
+            raise ExpediteError(f"{file.path} annotates no image")
+        return self.found((self.root / self._image(entry) for entry in entries), file)
 
-def _images(
-    root: Path, split: str, layout: Layout, entries: list[ImageEntry], file: CocoFile
-) -> tuple[Path, ...]:
-    if not entries:
-        raise ExpediteError(f"{file.path} annotates no image")
-    images = tuple(root / _image_path(layout, split, entry) for entry in entries)
-    _refuse_missing(images, file)
-    return images
-
-
-def _image_path(layout: Layout, split: str, entry: ImageEntry) -> str:
-    number = str(entry.number)
-    return layout.image.format(
-        split=split,
-        longer=_LONGER.get(split, split),
-        file=entry.file_name,
-        number=number,
-        city=number.partition("_")[0],
-    )
-
-
-def _refuse_missing(paths: tuple[Path, ...], file: CocoFile) -> None:
-    missing = [path for path in paths if not path.is_file()]
-    if missing:
-        raise ExpediteError(
-            f"{len(missing)} files that {file.path} names are missing (the first is {missing[0]}); "
-            "images and annotations have to lie as published"
+    def _image(self, entry: ImageEntry) -> str:
+        number = str(entry.number)
+        return self.layout.image.format(
+            split=self.split,
+            longer=_LONGER.get(self.split, self.split),
+            file=entry.file_name,
+            number=number,
+            city=number.partition("_")[0],
         )
+
+
+def _panoptic(place: _Place, file: CocoFile, strict: bool) -> ImageFolder:
+    rule = PanopticRule.of(file, strict)
+    entries = spread([entry for entry in file.images if entry.number in rule.maps], place.limit)
+    images = place.images(entries, file)
+    truths = (rule.folder / rule.maps[entry.number] for entry in entries)
+    return ImageFolder(images, place.found(truths, file), rule)
+
+
+def _instances(place: _Place, file: CocoFile, rule: InstanceRule) -> ImageFolder:
+    entries = spread([*file.images], place.limit)
+    images = place.images(entries, file)
+    return ImageFolder(images, tuple(file.path / entry.file_name for entry in entries), rule)

@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from expedite.data.datasets import ImageFolder, spread
+from expedite.data.image_files import is_shown
+from expedite.data.inside import missing_of, refuse_outside
 from expedite.data.truths import NO_DEPTH, VOID, DepthRule, LabelRule, Sample, TruthRule
 from expedite.errors import ExpediteError
 
@@ -29,13 +31,14 @@ class CityscapesRule(LabelRule):
     def read(self, path: Path) -> NDArray[np.int64]:
         """The class indices in a file."""
         stored = super().read(path)
-        unknown = stored[(stored >= _CITYSCAPES_LABELS) & (stored != VOID)]
+        unknown = stored[stored >= _CITYSCAPES_LABELS]
         if unknown.size:
             raise ExpediteError(
                 f"{path} has a label {unknown[0]}; those of Cityscapes are 0 to "
                 f"{_CITYSCAPES_LABELS - 1}"
             )
-        table = np.full(VOID + 1, VOID)
+        # The last row is of void, which is -1.
+        table = np.full(_CITYSCAPES_LABELS + 1, VOID)
         table[list(_CITYSCAPES)] = np.arange(len(_CITYSCAPES))
         return table[stored]
 
@@ -108,17 +111,22 @@ def open_published(
     if not pairs:
         return None
     pairs = spread(pairs, limit)
-    if missing := [path for pair in pairs for path in pair if not path.is_file()]:
+    paths = [path for pair in pairs for path in pair]
+    refuse_outside(root, paths, root / "the list of the split")
+    if missing := missing_of(paths):
         raise ExpediteError(
             f"{len(missing)} files of the split '{split}' in {root} are missing (the first is "
             f"{missing[0]}); images and maps have to lie as published"
         )
     images, truths = zip(*pairs, strict=True)
+    assert found is not None  # there are pairs
+    found.check(truths)
     return ImageFolder(images, truths, found)
 
 
 def _labels(root: Path, split: str, rule: LabelRule) -> tuple[_Pairs, LabelRule]:
-    images = sorted((root / "leftImg8bit" / split).glob("*/*_leftImg8bit.png"))
+    found = (root / "leftImg8bit" / split).glob("*/*_leftImg8bit.png")
+    images = sorted(path for path in found if is_shown(path))
     if images and (root / "gtFine" / split).is_dir():
         return [(image, _cityscapes(root, split, image)) for image in images], CityscapesRule(
             rule.ignore_index, rule.reduce_zero_label

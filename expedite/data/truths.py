@@ -1,6 +1,7 @@
 """What is known of an image beside its pixels, and how files store it."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import inf
 from pathlib import Path
@@ -9,15 +10,18 @@ from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
 
+from expedite.data.image_files import open_image
 from expedite.data.instances import Instances
 from expedite.data.segments import Segments
 from expedite.errors import ExpediteError
 
-VOID = 255
+VOID = -1  # no class, however many there are
 NO_DEPTH = inf  # as in the sky
 _MILLIMETRES = 1000.0
+_IGNORED = 255  # by most data sets
+# Of labels: one channel of whole numbers.
+_NUMBERS = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L")
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,18 @@ class Truths(ABC):
     def attach(self, sample: Sample, truth: Any) -> Sample:
         """The sample with what was read."""
 
+    def check(self, paths: Sequence[Path]) -> None:
+        """Refuse files of truth that would be read as something else than they say."""
+        return  # most say enough by themselves
+
+    def sources(self) -> Sequence[Path]:
+        """Files that say what is in all images, where there are such."""
+        return ()
+
+    def notes(self) -> list[str]:
+        """Sentences on what was left out, for reports."""
+        return []
+
 
 @dataclass(frozen=True)
 class TruthRule(Truths):
@@ -99,12 +115,27 @@ class LabelRule(TruthRule):
     suffixes: ClassVar = (".png",)
     noun: ClassVar = "annotation"
 
-    ignore_index: int = VOID
+    ignore_index: int = _IGNORED
     reduce_zero_label: bool = False
 
     def read(self, path: Path) -> NDArray[np.int64]:
         """The class indices in a file."""
-        return self.apply(np.asarray(open_image(path)))
+        return self.apply(_stored_labels(path))
+
+    def check(self, paths: Sequence[Path]) -> None:
+        """Refuse masks of 0 and 255, of which 255 would be taken for what does not count."""
+        if self.ignore_index != _IGNORED:
+            return
+        found: set[int] = set()
+        for path in paths:  # the first tells as a rule
+            found |= {*np.unique(_stored_labels(path)).tolist()}
+            if not found <= {0, _IGNORED}:
+                return
+        if _IGNORED in found:
+            raise ExpediteError(
+                f"the labels in {paths[0].parent} are 0 and {_IGNORED} alone, of which {_IGNORED} "
+                "does not count; masks of two classes are due as 0 and 1"
+            )
 
     def apply(self, stored: NDArray[np.integer]) -> NDArray[np.int64]:
         """Turn stored values (H, W) into class indices (H, W), `VOID` where nothing counts."""
@@ -171,14 +202,14 @@ LABEL_RULES = {
 }
 
 
-def open_image(path: Path) -> Image.Image:
-    """An image file, decoded; anything else is refused in one sentence."""
-    try:
-        with Image.open(path) as image:
-            image.load()
-            return image
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise ExpediteError(f"{path} cannot be read as an image: {error}") from error
+def _stored_labels(path: Path) -> NDArray[np.integer]:
+    image = open_image(path)
+    if image.mode not in _NUMBERS:
+        raise ExpediteError(
+            f"{path} is an image of mode {image.mode}; labels are due in one channel of whole "
+            "numbers"
+        )
+    return np.asarray(image)
 
 
 def _load_array(path: Path) -> NDArray[np.floating]:

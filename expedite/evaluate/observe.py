@@ -18,7 +18,8 @@ from expedite.measure.speed import twin
 from expedite.operators.clustering import Clustering, labels
 from expedite.operators.windows import WindowClustering, window_labels
 from expedite.patching import patch, unpatch
-from expedite.patching.hooks import Hook, before, find_sessions
+from expedite.patching.hooks import Hook, find_sessions
+from expedite.patching.ours import after, before
 from expedite.patching.session import Session
 from expedite.plan import Plan
 
@@ -118,8 +119,8 @@ class _Span:
 
 
 @dataclass(eq=False)
-class _NoteRecords(Hook):
-    """Before the first block of a span runs, behind the hook that makes clusters there."""
+class _NoteGrid(Hook):
+    """Before the first block of a span runs."""
 
     span: _Span
 
@@ -127,7 +128,17 @@ class _NoteRecords(Hook):
         frame, host = self.session.frame, self.session.host
         if frame is not None and frame.grid is not None:
             self.span.grid = host.grids(frame.grid)[host.stage_of(self.span.first)]
-            self.span.records = [level.record for level in frame.levels]
+
+
+@dataclass(eq=False)
+class _NoteRecords(Hook):
+    """After the layer that makes clusters where a span begins, which come on top of others."""
+
+    span: _Span
+
+    def __call__(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        if (frame := self.session.frame) is not None:
+            self.span.records = [*(level.record for level in frame.levels), output[1]]
 
 
 @contextmanager
@@ -135,7 +146,9 @@ def _reading(spans: Sequence[_Span]) -> Iterator[None]:
     handles = []
     for span in spans:
         blocks = span.session.host.blocks
-        before(blocks[span.first], _NoteRecords(span.session, span))
+        before(blocks[span.first], _NoteGrid(span.session, span))
+        if span.first in span.session.clusterings:
+            after(span.session.clusterings[span.first], _NoteRecords(span.session, span))
         handles.append(blocks[span.end - 1].register_forward_hook(span.read))
     try:
         yield

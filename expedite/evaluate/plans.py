@@ -6,12 +6,10 @@ from itertools import product
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
-
 from expedite.errors import ExpediteError
 from expedite.evaluate.comparators import plan_of_spans
 from expedite.measure.mode import Job, Mode, modes_of
-from expedite.models.files import first_line
+from expedite.models.descriptions import describing, read_yaml_value
 from expedite.plan import Plan, Span
 
 Item = TypeVar("Item")
@@ -37,17 +35,15 @@ def read_plans(
     Raises:
         ExpediteError: The file is not readable, is not such a list, or a plan is impossible.
     """
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, ValueError) as error:
-        raise ExpediteError(f"{path} is not readable as YAML: {first_line(error)}") from error
+    content = read_yaml_value(path)
     if not isinstance(content, list) or not all(isinstance(entry, dict) for entry in content):
         raise ExpediteError(
             f"{path} holds no list of plans; entries such as "
             "'- {method: expedite, alpha: 4, clusters: 14}' are due"
         )
     usual = {"dtype": [*dtypes], "compile": [*compiles]}
-    jobs = unique(job for entry in content for job in _jobs({**usual, **entry}))
+    with describing(path, "plan"):
+        jobs = unique(job for entry in content for job in _jobs({**usual, **entry}))
     if not jobs:
         raise ExpediteError(f"{path} lists no plan")
     return jobs

@@ -1,10 +1,9 @@
 """How far a sweep is and how long it goes on, above the table of what it measured."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 
-from rich.console import Console, Group, RenderableType
-from rich.live import Live
+from rich.console import Group, RenderableType
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -14,21 +13,24 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from expedite.terminal.status import Status
+
 # Over how long speed is averaged: a plan may take longer than the half minute that rich looks back.
 _LOOK_BACK = 24 * 3600.0
 
 
 class SweepProgress:
-    """Bars for the plans of a sweep and for the images of the present one.
+    """The plans of a sweep and the images of the present one, as bars where there is a terminal.
 
     Args:
-        console: Where they are shown. Where it is no terminal, there is the table alone.
+        status: What says it.
         plans: How many are to be measured, the unpatched model counted.
         images: How many each is measured on.
     """
 
-    def __init__(self, console: Console, plans: int, images: int) -> None:
-        self.console = console
+    def __init__(self, status: Status, plans: int, images: int) -> None:
+        self.status = status
+        self.plans = plans
         self.bars = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -36,18 +38,23 @@ class SweepProgress:
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
-            console=console,
+            console=status.console,
             speed_estimate_period=_LOOK_BACK,
         )
         self._plans = self.bars.add_task("plans", total=plans)
         self._images = self.bars.add_task("images", total=images)
         self._measured = 0
 
+    def on_start(self, name: str) -> None:
+        """Note which plan is measured next."""
+        self.status.step(f"measuring {name}, {self._measured + 1} of {self.plans}")
+
     def on_image(self, done: int, total: int) -> None:
         """Note how many images of the present plan are done."""
         if done == 1:  # a bar that was full once says for ever that no time is left
             self.bars.reset(self._images, total=total)
         self.bars.update(self._images, completed=done)
+        self.status.note(f"image {done} of {total}")
         # A part of a plan counts, or the first ones would say nothing of the time that is left.
         self.bars.update(self._plans, completed=self._measured + done / (total + 1))
 
@@ -56,23 +63,11 @@ class SweepProgress:
         self._measured += 1
         self.bars.update(self._plans, completed=self._measured)
 
-    @contextmanager
-    def shown(self, table: Callable[[], RenderableType]) -> Iterator[None]:
-        """Show what is measured as it grows, and without bars when all of it is.
+    def shown(self, table: Callable[[], RenderableType]) -> AbstractContextManager[None]:
+        """Show what is measured as it grows, until all of it is.
 
         Args:
             table: Makes what is shown below the bars.
         """
-        if not self.console.is_terminal:
-            yield
-            self.console.print(table())
-            return
-        is_over = False
-
-        def shown() -> RenderableType:
-            # Bars come first: of what is higher than the terminal, the end is cut.
-            return table() if is_over else Group(self.bars, table())
-
-        with Live(console=self.console, get_renderable=shown):
-            yield
-            is_over = True
+        # Bars come first: of what is higher than the terminal, the end is cut.
+        return self.status.showing(lambda: Group(self.bars, table()))

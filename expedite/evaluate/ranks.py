@@ -1,5 +1,6 @@
 """The processes that share a sweep, as torchrun starts them; one process is the plain case.
 
+PyTorch is imported where there are others: one process reads its options without.
 Only numbers go between them, on the CPU and by gloo, whose waiting takes no processor and no GPU:
 the first may time a model while the others wait.
 """
@@ -11,19 +12,12 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
 
-import torch.distributed as dist
-
-from expedite.errors import ExpediteError
-from expedite.models.files import first_line
+from expedite.errors import ExpediteError, ToldElsewhereError, first_line
 
 Item = TypeVar("Item")
 
 # One waits for all the images of another; who is lost is noticed by the connection.
 _PATIENCE = timedelta(days=7)
-
-
-class ToldElsewhereError(ExpediteError):
-    """What the first rank tells, raised in the others."""
 
 
 @dataclass(frozen=True)
@@ -85,12 +79,16 @@ class Ranks:
         return shared
 
     def _collect(self, item: Any) -> list[Any]:
+        import torch.distributed as dist
+
         collected: list[Any] = [None] * self.size if self.is_first else []
         with _noticing_losses():
             dist.gather_object(item, collected if self.is_first else None)
         return collected
 
     def _share(self, item: Any) -> Any:
+        import torch.distributed as dist
+
         shared = [item]
         with _noticing_losses():
             dist.broadcast_object_list(shared)
@@ -116,6 +114,8 @@ def joined() -> Iterator[Ranks]:
     if size == 1 or "RANK" not in os.environ:
         yield ALONE
         return
+    import torch.distributed as dist
+
     try:
         dist.init_process_group("gloo", timeout=_PATIENCE)
     except (RuntimeError, ValueError) as error:  # unreachable; not all that torchrun says is there

@@ -1,13 +1,9 @@
 """Our count of every published row beside the published one, both in multiply-adds."""
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import torch
-from rich.console import Group
-from rich.markup import escape
-from rich.table import Table
-from rich.text import Text
 from torch import Tensor, nn
 
 from expedite.errors import ExpediteError
@@ -55,8 +51,14 @@ class Check:
         return not (self.agrees or explained)
 
 
-def check_recipe(recipe: Recipe) -> Iterator[Check]:
+def check_recipe(
+    recipe: Recipe, on_step: Callable[[str], None] = lambda step: None
+) -> Iterator[Check]:
     """Build a recipe's model with random weights, and count each of its rows.
+
+    Args:
+        recipe: What to check.
+        on_step: Called with what is done next, in a few words.
 
     Example:
         >>> from expedite.recipes import Recipe, Row
@@ -72,7 +74,8 @@ def check_recipe(recipe: Recipe) -> Iterator[Check]:
         yield from (_failed(recipe, row, error) for row in recipe.rows)
         return
     images = torch.zeros(1, 3, *recipe.image_size)
-    for row in recipe.rows:
+    for number, row in enumerate(recipe.rows, start=1):
+        on_step(f"counting row {number} of {len(recipe.rows)} of {recipe.name}")
         try:
             yield _compared(recipe, row, _count(model, row.plan, images))
         except ExpediteError as error:
@@ -108,82 +111,3 @@ def _failed(recipe: Recipe, row: Row, error: ExpediteError) -> Check:
 
 def _published(recipe: Recipe, row: Row) -> float | None:
     return None if row.gflops is None else row.gflops / recipe.flops_per_multiply_add
-
-
-def recipes_table(recipes: Iterable[Recipe]) -> Table:
-    """One line a recipe."""
-    columns = ("recipe", "model", "image", "rows", "checkpoint")
-    table = _table("Published settings", columns)
-    for recipe in recipes:
-        size, rows = _size(recipe.image_size), str(len(recipe.rows))
-        table.add_row(recipe.name, recipe.model, size, rows, recipe.checkpoint)
-    return table
-
-
-def rows_view(recipe: Recipe) -> Group:
-    """The published rows of a recipe, its GFLOPs as printed, with what they share."""
-    columns = ("α", "β", "h×w", "GFLOPs", "FPS", recipe.metric or "metric", "")
-    table = _table(f"{recipe.name}: {recipe.model} at {_size(recipe.image_size)}", columns)
-    for row in recipe.rows:
-        figures = ("-" if x is None else f"{x:g}" for x in (row.gflops, row.fps, row.metric))
-        table.add_row(*_span_cells(row.plan), *figures, row.note)
-    shared = (
-        f"settings: {_settings(recipe)}\n"
-        f"GFLOPs count a multiply-add as {recipe.flops_per_multiply_add}\n"
-        f"weights: {recipe.origin}/{recipe.checkpoint}\n"
-    )
-    return Group(table, Text(shared))
-
-
-def check_table(recipe: Recipe, checks: Iterable[Check]) -> Table:
-    """Our counts beside the published ones; a row that fails is marked."""
-    columns = ("α", "h×w", "published", "ours", "difference", "")
-    table = _table(f"{recipe.name}, GFLOPs in multiply-adds", columns)
-    for check in checks:
-        alpha, _, clusters = _span_cells(check.row.plan)
-        counts = (_count_cell(check.published), _count_cell(check.ours))
-        table.add_row(alpha, clusters, *counts, _percent(check.difference), escape(_remark(check)))
-    return table
-
-
-def _table(title: str, columns: Iterable[str]) -> Table:
-    table = Table(title=title, title_justify="left")
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    return table
-
-
-def _span_cells(plan: Plan | None) -> tuple[str, str, str]:
-    if plan is None:
-        return "-", "-", "-"
-    (span,) = plan.spans
-    beta = "rest" if span.beta is None else str(span.beta)
-    return str(span.alpha), beta, _size(span.grid_for((0, 0)))
-
-
-def _settings(recipe: Recipe) -> str:
-    """The settings that all rows share; their spans differ."""
-    plan = next(row.plan for row in recipe.rows if row.plan is not None)
-    shared = {field.name: getattr(plan, field.name) for field in fields(plan)}
-    del shared["spans"]
-    return ", ".join(f"{name}={value}" for name, value in shared.items())
-
-
-def _size(sides: tuple[int, int]) -> str:
-    return f"{sides[0]}×{sides[1]}"
-
-
-def _count_cell(gflops: float | None) -> str:
-    return "-" if gflops is None else f"{gflops:.1f}"
-
-
-def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{share:+.1%}"
-
-
-def _remark(check: Check) -> str:
-    if check.unsupported:
-        return f"FAILS: not counted: {', '.join(check.unsupported)}"
-    if check.fails:
-        return f"FAILS: {check.reason or 'no reason is known'}"
-    return check.reason

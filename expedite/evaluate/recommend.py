@@ -38,13 +38,22 @@ def recommend(results: Results, least_speedup: float = LEAST_SPEEDUP) -> Row | N
         results: What was measured.
         least_speedup: What pays; 0 is for a plan to look at, whether it pays or not.
     """
-    paying = [row for row in results.rows if row.plan and row.speedup >= least_speedup]
-    shares = {id(row): kept(row, results.task) or 0.0 for row in paying}
-    least = LEAST_RETENTION if any(row.retention is not None for row in paying) else LEAST_FIDELITY
+    paying = [row for row in _judged(results) if row.speedup >= least_speedup]
+    by_labels = any(row.retention is not None for row in paying)
+    least = LEAST_RETENTION if by_labels else LEAST_FIDELITY
+    # Where others have a retention, a fidelity says less.
+    shares = {
+        id(row): (row.retention if by_labels else kept(row, results.task)) or 0.0 for row in paying
+    }
     enough = [row for row in paying if shares[id(row)] >= least]
     if enough:
         return max(enough, key=lambda row: row.speedup)
     return max(paying, key=lambda row: shares[id(row)], default=None)
+
+
+def _judged(results: Results) -> list[Row]:
+    """The rows of plans whose figures are numbers."""
+    return [row for row in results.rows if row.plan and not row.is_broken]
 
 
 def best_by_method(results: Results) -> dict[str, Plan]:
@@ -76,9 +85,10 @@ def verdict(results: Results) -> str:
         >>> verdict(Results({}, "segmentation", rows=[]))
         'Nothing to recommend: no plan was measured.'
     """
-    plans = [row for row in results.rows if row.plan]
-    if not plans:
+    if not any(row.plan for row in results.rows):
         return "Nothing to recommend: no plan was measured."
+    if not (plans := _judged(results)):
+        return "Nothing to recommend: figures of every plan are no numbers (nan)."
     best = recommend(results)
     if best is None:
         fastest = max(plans, key=lambda row: row.speedup)

@@ -11,21 +11,23 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from itertools import chain
+from math import nan
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO, Any
 
-from expedite.errors import ExpediteError
+from expedite.errors import ExpediteError, first_line
 from expedite.evaluate.comparators import method_of
 from expedite.evaluate.comparators.rival import Rival
+from expedite.evaluate.json_text import json_text
 from expedite.evaluate.sweep import Row
 from expedite.evaluate.tasks import TASKS
 from expedite.loading import TaskName
 from expedite.measure.mode import Job, Mode
-from expedite.models.files import first_line
 from expedite.plan import Plan, Span
 
 _FILE = "results.json"
+_MEASURED = ("metrics", "fidelity")
 
 
 @dataclass
@@ -82,7 +84,7 @@ class Results:
             "rows": [asdict(row) for row in self.rows],
         }
         with replacing(folder / _FILE) as file:
-            file.write(json.dumps(content, indent=2).encode())
+            file.write(json_text(content).encode())
         with replacing(folder / "results.csv") as file:
             file.write(self._csv().encode())
 
@@ -108,7 +110,7 @@ def load_results(folder: Path, request: dict[str, Any], task: TaskName) -> Resul
     if not path.exists():
         return Results(request, task)
     found = read_results(path)
-    if (found.request, found.task) != (json.loads(json.dumps(request)), task):
+    if (found.request, found.task) != (json.loads(json_text(request)), task):
         keys = dict.fromkeys([*request, *found.request])
         differing = [key for key in keys if found.request.get(key) != request.get(key)]
         raise ExpediteError(
@@ -148,18 +150,22 @@ def read_results(path: Path) -> Results:
 
 def _check(found: Results) -> None:
     """Refuse what no table can show: a file is not to fail in the middle of a report."""
-    words = [found.command, found.setting, *found.notes, *found.environment.values()]
+    of_rows = [note for row in found.rows for note in row.notes]
+    words = [found.command, found.setting, *found.notes, *of_rows, *found.environment.values()]
     if found.task not in TASKS or not all(isinstance(word, str) for word in words):
         raise ValueError(f"the task is {found.task!r}, or something in words is not a text")
     for row in found.rows:
         Mode(row.dtype, row.compile)  # refuses what nobody knows
-        figures = asdict(replace(row, plan=None, retention=row.retention or 0.0))
-        for name in ("plan", "dtype", "compile"):
+        retention = 0.0 if row.retention is None else row.retention
+        figures = asdict(replace(row, plan=None, retention=retention))
+        for name in ("plan", "dtype", "compile", "notes"):
             del figures[name]
         named = [figures.pop(name).values() for name in ("metrics", "fidelity", "unsupported_ops")]
         for value in [*figures.values(), *chain(*named)]:
             if not isinstance(value, (int, float)):
                 raise ValueError(f"a figure is {value!r}")
+        if row.of_tokens < 1:
+            raise ValueError(f"a row is of {row.of_tokens} tokens")
 
 
 def check_writable(folder: Path) -> None:
@@ -219,7 +225,7 @@ def flat(row: Row) -> dict[str, Any]:
     plan = {f.name: _plain(getattr(row.plan, f.name)) if row.plan else "" for f in fields(Plan)}
     del plan["spans"]
     measured = asdict(row)
-    del measured["plan"]
+    del measured["plan"], measured["notes"]
     measured["unsupported_ops"] = " ".join(measured["unsupported_ops"])
     measured |= measured.pop("metrics")
     measured |= {f"fidelity_{name}": value for name, value in measured.pop("fidelity").items()}
@@ -240,7 +246,15 @@ def _plain(value: Any) -> str:
 
 def _row(content: dict[str, Any]) -> Row:
     plan = content["plan"]
-    return Row(**{**content, "plan": None if plan is None else _plan(plan)})
+    numbers = {name: _numbers(content[name]) for name in _MEASURED if name in content}
+    notes = tuple(content.get("notes", ()))
+    plan = None if plan is None else _plan(plan)
+    return Row(**{**content, **numbers, "notes": notes, "plan": plan})
+
+
+def _numbers(figures: dict[str, Any]) -> dict[str, Any]:
+    """Figures by name; JSON has null for those that are no numbers."""
+    return {name: nan if value is None else value for name, value in figures.items()}
 
 
 def _plan(content: dict[str, Any]) -> Plan:

@@ -6,7 +6,7 @@ A row comes for each plan as it is measured; keeping rows is `results`, showing 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from math import prod
+from math import isfinite, nan, prod
 from typing import Any, NamedTuple
 
 import torch
@@ -17,7 +17,7 @@ from expedite.data.truths import Sample
 from expedite.errors import ExpediteError
 from expedite.evaluate.predict import predict
 from expedite.evaluate.ranks import ALONE, Ranks
-from expedite.evaluate.tasks.base import Meter, Task
+from expedite.evaluate.tasks.base import Meter, NoNumberError, Task
 from expedite.loading import LoadedModel
 from expedite.measure.flops import count_flops
 from expedite.measure.memory import peak_memory
@@ -52,6 +52,7 @@ class Row:
         unsupported_ops: Operations that `gflops` leaves out, with how often they ran.
         dtype: See `mode.Mode`; every figure is of a model in it.
         compile: See `mode.Mode`; speed and memory are of a model that is compiled so.
+        notes: Sentences on what `metrics` are not of, of the unpatched model.
     """
 
     plan: Plan | None
@@ -70,6 +71,12 @@ class Row:
     unsupported_ops: dict[str, int] = field(default_factory=dict)
     dtype: str = Mode.dtype
     compile: str = Mode.compile
+    notes: tuple[str, ...] = ()
+
+    @property
+    def is_broken(self) -> bool:
+        """Whether a figure of accuracy or fidelity is no number, as answers of the model are."""
+        return not all(map(isfinite, [*self.metrics.values(), *self.fidelity.values()]))
 
     @property
     def mode(self) -> Mode:
@@ -82,6 +89,7 @@ class _Meters(NamedTuple):
 
     accuracy: Meter[Any]
     fidelity: Meter[Any]
+    are_numbers: bool = True  # all that was said
 
 
 class Sweep:
@@ -196,15 +204,20 @@ class Sweep:
 
     def _compared(self, answers: Iterable[tuple[Sample, Any]]) -> _Meters:
         meters = _Meters(self.task.meter(), self.task.fidelity_meter())
-        for (sample, answer), own in zip(answers, self._own_answers(), strict=True):
-            meters.fidelity.add(self.task.as_truth(own), answer)
-            truth = self.task.truth(sample)
-            if truth is not None:
-                with _naming(sample):
-                    meters.accuracy.add(truth, answer)
+        try:
+            for (sample, answer), own in zip(answers, self._own_answers(), strict=True):
+                meters.fidelity.add(self.task.as_truth(own), answer)
+                truth = self.task.truth(sample)
+                if truth is not None:
+                    with _naming(sample):
+                        meters.accuracy.add(truth, answer)
+        except NoNumberError:  # which ends this plan, and no other
+            return meters._replace(are_numbers=False)
         return meters
 
     def _judged(self, row: Row, parts: Sequence[_Meters], base: Row | None) -> Row:
+        if not all(part.are_numbers for part in parts):
+            return replace(row, fidelity={self.task.metrics[0].name: nan})
         whole, *others = parts
         for part in others:
             whole.accuracy.merge(part.accuracy)
@@ -215,6 +228,7 @@ class Sweep:
             metrics=metrics,
             fidelity=whole.fidelity.values(),
             retention=self.task.retention(metrics, base.metrics if base else metrics),
+            notes=() if base else tuple(whole.accuracy.notes()),
         )
 
     def _own_pairs(self) -> Iterator[tuple[Sample, Any]]:

@@ -2,15 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import isfinite
 from typing import Literal
-
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
 
 from expedite.evaluate.results import Results, flat
 from expedite.evaluate.sweep import Row
 from expedite.evaluate.tasks import TASKS
 from expedite.evaluate.tasks.base import Metric
+from expedite.terminal.table import Column, Listing
 
 _NARROW = ("tokens", "quartiles")  # left out where there are 80 characters
 _MOST_MEASURES = 4  # and so are measures beyond these
@@ -81,7 +80,7 @@ def columns(results: Results, narrow: bool = False) -> dict[str, Callable[[Row],
 
     def share(row: Row) -> str:
         base = results.base_of(row.mode)
-        return f"{row.gflops / base.gflops:.0%}" if base else ""
+        return f"{row.gflops / base.gflops:.0%}" if base and base.gflops else ""
 
     costs: dict[str, Callable[[Row], str]] = {
         "plan": label,
@@ -99,20 +98,15 @@ def columns(results: Results, narrow: bool = False) -> dict[str, Callable[[Row],
     return {name: text for name, text in costs.items() if name not in _NARROW} | dict(kept)
 
 
-def terminal_table(results: Results) -> Table:
-    """The rows as a table of rich."""
-    title = str(results.request.get("model", ""))
-    table = Table(
-        title=title, title_justify="left", min_width=len(title), box=SIMPLE_HEAD, padding=0
-    )
+def terminal_table(results: Results) -> Listing:
+    """The rows as a table for the terminal."""
     shown = columns(results, narrow=True)
-    for name in shown:
-        # One word a line, or the columns of depth would be cut at 80 characters.
-        table.add_column(name.replace(" ", "\n"), justify="left" if name == "plan" else "right")
+    # One word a line, or the columns of depth would not fit into 80 characters.
+    titles = [Column(name.replace(" ", "\n"), right=name != "plan") for name in shown]
+    table = Listing(titles, title=str(results.request.get("model", "")))
     front = pareto_front(results)
     for row in results.rows:
-        texts = (text(row) for text in shown.values())
-        table.add_row(*texts, style="bold" if row in front else None)
+        table.add(*(text(row) for text in shown.values()), bold=row in front)
     return table
 
 
@@ -132,7 +126,7 @@ def front_of(rows: list[Row], cost: str, measure: Measure) -> list[Row]:
     ranked = [
         (sign * getattr(row, cost), -better * value, row)
         for row in rows
-        if (value := measure.of(row)) is not None
+        if (value := measure.of(row)) is not None and isfinite(value)
     ]
     front: list[tuple[float, float, Row]] = []
     for point in sorted(ranked, key=lambda point: point[:2]):

@@ -14,11 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from expedite.errors import ExpediteError
+from expedite.evaluate.budget import Budget
 from expedite.evaluate.recommend import LEAST_SPEEDUP, share_metric
 from expedite.evaluate.sweep import Row
 from expedite.evaluate.table import place
 from expedite.evaluate.tasks import read_answer, task_of
-from expedite.evaluate.tasks.base import Task
+from expedite.evaluate.tasks.base import NoNumberError, Task
 from expedite.loading import LoadedModel, TaskName
 from expedite.measure.flops import count_flops
 from expedite.measure.speed import time_pairs, twin
@@ -32,30 +33,6 @@ _SIDES = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 _MOST_TIMINGS = 3  # of one cluster grid
 
 Item = TypeVar("Item")
-
-
-@dataclass(frozen=True)
-class Budget:
-    """What a plan must meet; exactly one is given."""
-
-    speedup: float | None = None
-    fidelity: float | None = None
-    gflops: float | None = None
-
-    def __post_init__(self) -> None:
-        given = [name for name, value in vars(self).items() if value is not None]
-        if len(given) != 1:
-            raise ExpediteError(
-                f"{' and '.join(given) or 'no budget'} was asked; one of speedup, fidelity and "
-                "gflops is due"
-            )
-        if (value := vars(self)[given[0]]) <= 0 or (self.fidelity or 0) > 1:
-            raise ExpediteError(
-                f"{given[0]}={value} was asked; above 0 is due, and of fidelity at most 1"
-            )
-
-    def __str__(self) -> str:
-        return next(f"{name}={value:g}" for name, value in vars(self).items() if value is not None)
 
 
 @dataclass(frozen=True)
@@ -147,8 +124,12 @@ class Bench:
     def _fidelity(self, plan: Plan) -> float:
         meter = self.task.fidelity_meter()
         patch(self.twin, plan)
-        for own, answer in zip(self._own, self.answers(self.twin), strict=True):
-            meter.add(self.task.as_truth(own), answer)
+        own_answers = self._own
+        try:
+            for own, answer in zip(own_answers, self.answers(self.twin), strict=True):
+                meter.add(self.task.as_truth(own), answer)
+        except NoNumberError:  # of the plan, which is no use then
+            return 0.0
         return meter.values()[share_metric(self.task.name).name]
 
     def _speedup(self, plan: Plan) -> float:

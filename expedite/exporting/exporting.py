@@ -1,6 +1,6 @@
 """A model as one file for other runtimes, compared with the model itself before it is kept."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import inf, sqrt
@@ -11,9 +11,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from expedite.errors import ExpediteError
-from expedite.exporting.formats import FormatName, Plain, Run, find_format, named, quiet
-from expedite.models.files import first_line
+from expedite.errors import ExpediteError, first_line
+from expedite.exporting.formats import FormatName, Run, find_format, quiet
+from expedite.exporting.outputs import Plain, named
 
 # Batches that a file is compared at, neither of them the one that is traced; of a traced batch of 1
 # PyTorch makes a constant.
@@ -84,7 +84,12 @@ class Export:
 
 
 def export(
-    model: nn.Module, images: Tensor, out: str | Path, format: FormatName = "onnx"
+    model: nn.Module,
+    images: Tensor,
+    out: str | Path,
+    format: FormatName = "onnx",
+    *,
+    on_step: Callable[[str], None] = lambda step: None,
 ) -> Export:
     """Write a model, patched or not, as one file for any batch of images of one size.
 
@@ -99,14 +104,14 @@ def export(
             is in them.
         out: The file; what is there is replaced.
         format: "onnx" for ONNX Runtime and others, or "torch-export" for `torch.export.load`.
+        on_step: Called with what is done next, in a few words.
 
     Returns:
         What was written, and how far it is from the model.
 
     Raises:
         ExpediteError: A library of the extra `export` is missing, the model cannot be traced or has
-            other outputs, or the file is not the model; nothing is written then.
-        OSError: `out` cannot be written.
+            other outputs, the file is not the model, or `out` cannot be written; nothing is then.
 
     Example:
         >>> import timm, expedite
@@ -126,7 +131,11 @@ def export(
         partial = folder / out.name
         outputs = _outputs(model, images)
         with _telling(f"the model cannot be exported as {format}"):
-            opset = form.write(_trace(model, images), outputs, partial)
+            on_step("tracing the model")
+            traced = _trace(model, images)
+            on_step(f"writing {out}")
+            opset = form.write(traced, outputs, partial)
+        on_step(f"running {out} beside the model")
         with _telling(f"the {format} file of a model in {images.dtype} cannot be opened"):
             run = form.open(partial)
         differences = tuple(_compare(model, run, images))
@@ -160,11 +169,10 @@ def _folder_beside(out: Path) -> Iterator[Path]:
     if out.is_dir():
         raise ExpediteError(f"{out} was asked as the file to write, and it is a folder")
     try:
-        folder = TemporaryDirectory(dir=out.parent, prefix=".export-")
-    except OSError as error:
+        with TemporaryDirectory(dir=out.parent, prefix=".export-") as name:
+            yield Path(name)
+    except OSError as error:  # there is no such folder, or the disk is full
         raise ExpediteError(f"{out} cannot be written: {first_line(error)}") from error
-    with folder as name:
-        yield Path(name)
 
 
 @contextmanager

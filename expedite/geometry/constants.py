@@ -12,12 +12,13 @@ from expedite.geometry.graphs import is_recorded
 
 Build = Callable[..., tuple[Tensor, ...]]
 
-# Of each kind: sizes and devices.
+# Of each kind: sizes and devices, and bytes.
 _MOST = 64
+_MOST_BYTES = 2**26
 
 
 def remembered(build: Build) -> Build:
-    """Remember what `build(*sizes, device)` returns, for a bounded number of sizes and devices.
+    """Remember what `build(*sizes, device)` returns, for a bounded number of sizes and bytes.
 
     A graph in the making is to hold the arithmetic: there it is made anew.
 
@@ -43,13 +44,17 @@ def remembered(build: Build) -> Build:
             tensors = _make(build, arguments)
             with lock:
                 kept[arguments] = tensors
-                while len(kept) > _MOST:
+                while len(kept) > _MOST or _bytes(kept) > _MOST_BYTES:
                     del kept[next(iter(kept))]
         elif capturing:
             captured.append(tensors)
         return tensors
 
     return recall
+
+
+def _bytes(kept: dict[tuple[Any, ...], tuple[Tensor, ...]]) -> int:
+    return sum(tensor.nbytes for tensors in kept.values() for tensor in tensors)
 
 
 def _make(build: Build, arguments: tuple[Any, ...]) -> tuple[Tensor, ...]:

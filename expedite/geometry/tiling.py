@@ -225,10 +225,17 @@ def make_tiles(
 ) -> Tiles:
     """Cut a grid of tokens into tiles whose tokens reach `reach` cells to every side.
 
-    A side of at most `uncut` cells is not cut.
+    A side of at most `uncut` cells is not cut, nor is one whose tokens reach all of its cells:
+    windows would show most of them several times over.
     """
     rows, columns = (
-        Axis(tokens, cells, reach, cells if cells <= uncut else _tile_side(cells), nearest)
+        Axis(
+            tokens,
+            cells,
+            min(reach, cells - 1),
+            cells if cells <= max(uncut, reach + 1) else _tile_side(cells),
+            nearest,
+        )
         for tokens, cells in zip(grid, clusters, strict=True)
     )
     return Tiles(rows, columns, *_combine(rows, columns, device))

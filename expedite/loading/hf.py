@@ -9,11 +9,11 @@ from typing import Any
 
 from PIL.Image import Resampling
 
-from expedite.errors import ExpediteError
+from expedite.errors import ExpediteError, first_line
 from expedite.loading import oneformer
 from expedite.loading.center_crop import CenterCrop
 from expedite.loading.model import LoadedModel, Triple, Wanted
-from expedite.models.files import first_line, quiet_refusals
+from expedite.models.files import quiet_refusals
 from expedite.models.segmenter_files import NORMALIZATIONS
 
 # Where nothing is said, transformers asks on the terminal whether to run a folder's code.

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from expedite.errors import ExpediteError
 from expedite.loading.center_crop import CenterCrop
-from expedite.models.files import load_weights, read_state_dict
+from expedite.models.files import load_weights, read_state_dict, without_prefixes
 
 Triple = tuple[float, float, float]
 State = Mapping[str, Tensor]
@@ -137,6 +137,6 @@ class Wanted:
         """Load the checkpoint into `model` if there is one; `translate` maps older key names."""
         if self.checkpoint is None:
             return False
-        state: State = read_state_dict(self.checkpoint)
+        state: State = without_prefixes(read_state_dict(self.checkpoint), model.state_dict())
         load_weights(model, translate(state) if translate else state, self.checkpoint)
         return True

@@ -8,6 +8,7 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from expedite.errors import ExpediteError
@@ -29,7 +30,7 @@ def build(wanted: Wanted) -> LoadedModel:
         wanted.refuse_others()
         state = _encoder_weights(read_state_dict(path))
         sam = _make(_variant(state, path))
-        load_weights(sam.image_encoder, state, path)
+        _load(sam, state, path)
         return _loaded(wanted, sam, trained=True)
     if wanted.name not in _VARIANTS.values():
         raise ExpediteError(
@@ -39,7 +40,11 @@ def build(wanted: Wanted) -> LoadedModel:
     if wanted.classes is not None:
         raise ExpediteError(f"{wanted.classes} classes were asked of '{wanted.spec}'; it has none")
     sam = _make(wanted.name)
-    return _loaded(wanted, sam, trained=wanted.fill(sam.image_encoder, _encoder_weights))
+    if wanted.checkpoint is None:
+        return _loaded(wanted, sam, trained=False)
+    state = _encoder_weights(read_state_dict(wanted.checkpoint))
+    _load(sam, state, wanted.checkpoint)
+    return _loaded(wanted, sam, trained=True)
 
 
 def _loaded(wanted: Wanted, sam: Any, trained: bool) -> LoadedModel:
@@ -57,14 +62,41 @@ def _make(variant: str) -> Any:
     return importlib.import_module("segment_anything").sam_model_registry[variant]()
 
 
+def _load(sam: Any, state: State, path: Path) -> None:
+    """Load weights into an image encoder, which is made for the images that they are of."""
+    positions = state.get("pos_embed")
+    if positions is not None and positions.dim() == 4 and positions.shape[1] == positions.shape[2]:
+        _resize(sam.image_encoder, int(positions.shape[1]))
+    load_weights(sam.image_encoder, state, path)
+
+
+def _resize(encoder: Any, side: int) -> None:
+    """Make an image encoder that of images of so many patches to each side.
+
+    What depends on them is the position embedding, and the relative positions of the blocks that
+    attend to everything.
+    """
+    encoder.img_size = side * encoder.patch_embed.proj.stride[0]
+    width = encoder.pos_embed.shape[-1]
+    encoder.pos_embed = nn.Parameter(torch.zeros(1, side, side, width))
+    for block in encoder.blocks:
+        if block.window_size == 0:
+            for name in ("rel_pos_h", "rel_pos_w"):
+                shape = 2 * side - 1, getattr(block.attn, name).shape[1]
+                setattr(block.attn, name, nn.Parameter(torch.zeros(shape)))
+
+
 def _encoder_weights(state: State) -> State:
     """The image encoder's part of a whole SAM; the prompt encoder and mask decoder stay out."""
-    part = {
-        name.removeprefix(_ENCODER): tensor
+    first = next((name for name in state if name.endswith(f"{_ENCODER}pos_embed")), None)
+    if first is None:
+        return state
+    prefix = first.removesuffix("pos_embed")
+    return {
+        name.removeprefix(prefix): tensor
         for name, tensor in state.items()
-        if name.startswith(_ENCODER)
+        if name.startswith(prefix)
     }
-    return part or state
 
 
 def _variant(state: State, path: Path) -> str:

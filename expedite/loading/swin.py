@@ -16,9 +16,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from expedite.errors import ExpediteError
+from expedite.errors import ExpediteError, first_line
 from expedite.loading.model import LoadedModel, State, Wanted
-from expedite.models.files import first_line, load_weights, read_state_dict, three
+from expedite.models.files import load_weights, read_state_dict, three
 from expedite.models.segmenter_files import NORMALIZATIONS
 
 Sizes = dict[str, Any]

@@ -7,11 +7,12 @@ import timm
 from timm.data.config import resolve_data_config
 from torch import Tensor
 
-from expedite.errors import ExpediteError
+from expedite.errors import ExpediteError, first_line
 from expedite.loading.center_crop import CenterCrop
 from expedite.loading.model import LoadedModel, State, Wanted
-from expedite.models.files import first_line
 
+# The layers of DINOv2's largest MLP.
+_DINOV2_NAMES = {".mlp.w12.": ".mlp.fc1.", ".mlp.w3.": ".mlp.fc2."}
 # What Microsoft's files of Swin and SwinV2 hold besides weights.
 _NO_WEIGHTS = ("relative_position_index", "relative_coords_table", "attn_mask")
 
@@ -39,10 +40,12 @@ def build(wanted: Wanted) -> LoadedModel:
 
 
 def as_in_timm(state: State) -> State:
-    """Microsoft's weights of a Swin or SwinV2 under timm's names; any others as they are.
+    """Weights of Microsoft's Swins and of DINOv2's hub under timm's names; others as they are.
 
     Microsoft merges patches where a stage ends, timm where the next one begins.
     """
+    if "mask_token" in state and "pos_embed" in state:
+        return _dinov2(state)
     if "layers.0.downsample.reduction.weight" not in state:
         return state
     found: dict[str, Tensor] = {}
@@ -50,6 +53,19 @@ def as_in_timm(state: State) -> State:
         if not name.endswith(_NO_WEIGHTS):
             new = re.sub(r"^layers\.(\d+)\.downsample", _next_stage, name)
             found[re.sub(r"^head\.", "head.fc.", new)] = tensor
+    return found
+
+
+def _dinov2(state: State) -> State:
+    """Without what only training needs; timm's models with registers give the class no position."""
+    found = {name: tensor for name, tensor in state.items() if name != "mask_token"}
+    if "register_tokens" in found:
+        positions = found["pos_embed"]
+        found["reg_token"] = found.pop("register_tokens")
+        found["cls_token"] = found["cls_token"] + positions[:, :1]
+        found["pos_embed"] = positions[:, 1:]
+    for old, new in _DINOV2_NAMES.items():
+        found = {name.replace(old, new): tensor for name, tensor in found.items()}
     return found
 
 

@@ -7,6 +7,9 @@ from expedite.loading.model import LoadedModel, Wanted
 from expedite.models.adapter_files import VARIANTS, build_adapter, load_adapter
 from expedite.models.segmenter_files import NORMALIZATIONS
 
+# Of the published settings whose windows step otherwise than by two thirds of a side.
+_STRIDES = {896: 512}
+
 
 def build(wanted: Wanted) -> LoadedModel:
     path = Path(wanted.name)
@@ -31,7 +34,7 @@ def build(wanted: Wanted) -> LoadedModel:
         mean=mean,
         deviation=deviation,
         trained=trained,
-        window_stride=None if wanted.image_size else 2 * crop // 3,
+        window_stride=None if wanted.image_size else _STRIDES.get(crop, 2 * crop // 3),
         short_side=None if wanted.image_size else crop,
         dataset=variant.dataset or ("ade20k" if variant.n_cls == 150 else ""),
         task="segmentation",

@@ -13,6 +13,8 @@ _LIBRARIES = ("torchvision", "timm", "transformers", "fvcore", "numpy")
 # Of no weight for figures, but for faults.
 _OTHERS = ("triton", "segment-anything", "pycocotools", "onnx", "onnxscript", "onnxruntime")
 _THEN = "; then "
+# Whose releases move figures: how operations run and are counted, and how models are built.
+_TELLING = ("torch", "timm", "transformers")
 
 
 def environment(setting: Setting) -> dict[str, str]:
@@ -61,6 +63,32 @@ def machine() -> dict[str, str]:
         "threads": str(torch.get_num_threads()),
         "accelerator": device_name(accelerator) if accelerator else "none",
     }
+
+
+def other_versions(before: Mapping[str, str]) -> list[str]:
+    """The sentence on libraries that are others here than those that figures were made with.
+
+    Args:
+        before: Versions by name; what is not in it is not known, and not compared.
+
+    Example:
+        >>> other_versions({"torch": "1.0", "numpy": "1.0"})[0].startswith("Made with torch 1.0 (")
+        True
+        >>> other_versions({})
+        []
+    """
+    now = _versions(_TELLING)
+    differing = [
+        f"{name} {before[name]} ({now.get(name, 'none')} here)"
+        for name in _TELLING
+        if name in before and _release(before[name]) != _release(now.get(name, ""))
+    ]
+    return [f"Made with {', '.join(differing)}: figures can differ."] if differing else []
+
+
+def _release(version: str) -> str:
+    """A version without the word on how it was built."""
+    return version.partition("+")[0]
 
 
 def going_on(before: Mapping[str, str], now: Mapping[str, str]) -> dict[str, str]:

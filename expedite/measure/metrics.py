@@ -19,7 +19,7 @@ class Agreement:
 
     Example:
         >>> agreement = Agreement(classes=2)
-        >>> agreement.add(torch.tensor([[0, 0], [1, 255]]), torch.tensor([[0, 1], [1, 1]]))
+        >>> agreement.add(torch.tensor([[0, 0], [1, VOID]]), torch.tensor([[0, 1], [1, 1]]))
         >>> agreement.iou()
         tensor([0.5000, 0.5000], dtype=torch.float64)
     """
@@ -47,6 +47,11 @@ class Agreement:
         truth, predicted = self.counts.sum(1), self.counts.sum(0)
         return torch.where(truth > 0, both / (truth + predicted - both), torch.nan)
 
+    @property
+    def seen(self) -> int:
+        """How many classes occur in the truth."""
+        return int((self.counts.sum(1) > 0).sum())
+
     def mean_iou(self) -> float:
         """Mean IoU over the classes that occur in the truth, 0 to 1; NaN where nothing counted."""
         return float(self.iou().nanmean())
@@ -63,9 +68,20 @@ class Agreement:
         return float(self.counts.diag().sum().double() / self.counts.sum())
 
     def _check(self, truth: Tensor) -> None:
-        if truth.numel() and int(truth.max()) >= self.classes:
+        if not truth.numel():
+            return
+        least, most = int(truth.min()), int(truth.max())
+        if least < 0 or most >= self.classes:
             raise ExpediteError(
-                f"a label {int(truth.max())} was found, and the model has the classes 0 to "
-                f"{self.classes - 1}; if it stands for pixels that do not count, say so with "
-                f"--ignore-index {int(truth.max())}"
+                f"a label {least if least < 0 else most} was found, and the model has the classes "
+                f"0 to {self.classes - 1}; {self._remedy(least, most)}"
             )
+
+    def _remedy(self, least: int, most: int) -> str:
+        if least < 0:
+            return "labels are stored as numbers from 0 on"
+        ignored = f"if it stands for pixels that do not count, say so with --ignore-index {most}"
+        if most > self.classes:
+            return ignored
+        # As many labels as classes and one more: of 0 and up, or of 1 and up beside a void 0.
+        return f"if 0 does not count and classes begin at 1, --reduce-zero-label says so; {ignored}"

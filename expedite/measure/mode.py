@@ -3,16 +3,16 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import product
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import torch
-from torch import Tensor, nn
-
-from expedite.errors import ExpediteError
-from expedite.models.files import first_line
+from expedite.errors import ExpediteError, first_line
 from expedite.plan import Plan
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+DTYPES = ("float32", "bfloat16", "float16")
 PLAIN = "none"
 COMPILE_MODES = (PLAIN, "default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
 
@@ -53,11 +53,14 @@ class Mode:
         return " ".join(filter(None, ["" if self.dtype == "float32" else self.dtype, compiled]))
 
     @property
-    def torch_dtype(self) -> torch.dtype:
+    def torch_dtype(self) -> "torch.dtype":
         """The dtype itself."""
-        return DTYPES[self.dtype]
+        import torch
 
-    def compiled(self, model: nn.Module) -> Callable[[Tensor], Any]:
+        found: torch.dtype = getattr(torch, self.dtype)
+        return found
+
+    def compiled(self, model: "nn.Module") -> Callable[["Tensor"], Any]:
         """The model's call, compiled for each size of its input where that was asked.
 
         Raises:
@@ -84,11 +87,13 @@ def jobs_of(plans: Iterable[Plan], modes: Iterable[Mode] = (Mode(),)) -> list[Jo
 
 
 class _Compiled:
-    def __init__(self, model: nn.Module, mode: str) -> None:
+    def __init__(self, model: "nn.Module", mode: str) -> None:
+        import torch
+
         self.call = torch.compile(model, mode=mode, dynamic=False)
         self.mode = mode
 
-    def __call__(self, images: Tensor) -> Any:
+    def __call__(self, images: "Tensor") -> Any:
         from torch._dynamo.exc import TorchDynamoException
 
         try:

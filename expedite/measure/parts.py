@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from expedite.measure.speed import time_pairs, twin
+from expedite.patching.frame import Frame
 from expedite.patching.hooks import Hook, find_sessions
 from expedite.patching.session import Session
 
@@ -143,6 +144,7 @@ def with_marks(model: nn.Module, recorder: Recorder) -> nn.Module:
     (session,) = find_sessions(model)
     for index, block in enumerate(session.host.blocks):
         _mark_block(session, index, block, recorder)
+    _mark_session(session, recorder)
     operators = [(layer, CLUSTERING) for layer in session.clusterings.values()]
     back = session.reconstruction
     for module, part in [*operators, (back, RECONSTRUCTION), (back.weigh, RECONSTRUCTION)]:
@@ -154,15 +156,30 @@ def with_marks(model: nn.Module, recorder: Recorder) -> nn.Module:
 
 
 def _mark_block(session: Session, index: int, block: nn.Module, recorder: Recorder) -> None:
-    part = _part_of(session, index)
-    entering = CLUSTERING if index in session.clusterings else part
-    leaving = RECONSTRUCTION if part == CLUSTERED else part
-    _first(session, block, partial(recorder.enter, entering))
-    block.register_forward_pre_hook(Mark(session, partial(recorder.switch, part)))
-    block.register_forward_hook(Mark(session, partial(recorder.switch, leaving)), prepend=True)
+    _first(session, block, partial(recorder.enter, _part_of(session, index)))
     _last(session, block, recorder.leave)
     if index == len(session.host.blocks) - 1:
         _last(session, block, partial(recorder.switch, HEAD))
+
+
+def _mark_session(session: Session, recorder: Recorder) -> None:
+    """Tell the ends of a block's run from the block itself."""
+    enter, leave = session.enter, session.leave
+
+    def entering(frame: Frame, index: int, block: nn.Module, tokens: Tensor) -> Tensor:
+        recorder.enter(CLUSTERING if index in session.clusterings else _part_of(session, index))
+        found = enter(frame, index, block, tokens)
+        recorder.leave()
+        return found
+
+    def leaving(frame: Frame, index: int, tokens: Tensor, is_read: bool = False) -> Tensor:
+        part = _part_of(session, index)
+        recorder.enter(RECONSTRUCTION if part == CLUSTERED else part)
+        found = leave(frame, index, tokens, is_read)
+        recorder.leave()
+        return found
+
+    vars(session).update(enter=entering, leave=leaving)
 
 
 def _part_of(session: Session, index: int) -> str:

@@ -16,26 +16,33 @@ _NORM_EPS = 1e-6
 
 
 class ScaledBlock(Block):
-    """A block whose branches are scaled channel by channel, some of which attend in windows.
+    """A block whose branches may be scaled channel by channel, some of which attend in windows.
 
     Args:
         width: Of the tokens.
         heads: Of its attention.
         drop_path: How often a branch is left out in training.
         window: Side of the windows; None to attend to everything.
+        layer_scale: Whether its branches are scaled.
     """
 
     scales = ("gamma1", "gamma2")
 
     def __init__(
-        self, width: int, heads: int, drop_path: float = 0.0, window: int | None = None
+        self,
+        width: int,
+        heads: int,
+        drop_path: float = 0.0,
+        window: int | None = None,
+        layer_scale: bool = True,
     ) -> None:
         super().__init__(width, heads, drop_path=drop_path, norm_eps=_NORM_EPS)
         self.window = None if window is None else (window, window)
         if window is not None:
             self.attn = WindowAttention(width, heads, dropout=0.0)
         for name in self.scales:
-            self.register_parameter(name, nn.Parameter(torch.ones(width)))
+            scale = nn.Parameter(torch.ones(width)) if layer_scale else None
+            self.register_parameter(name, scale)
 
     def forward(
         self,
@@ -59,10 +66,14 @@ class ScaledBlock(Block):
             attended = attend(normed, mask)
         else:
             attended = attend(normed, grid, window or self.window, mask)
-        first, second = (self.get_parameter(name) for name in self.scales)
-        x = x + self.drop_path(first * attended)
-        out: Tensor = x + self.drop_path(second * self.mlp(self.norm2(x)))
+        first, second = self.scales
+        x = x + self.drop_path(self._scaled(first, attended))
+        out: Tensor = x + self.drop_path(self._scaled(second, self.mlp(self.norm2(x))))
         return out
+
+    def _scaled(self, name: str, branch: Tensor) -> Tensor:
+        scale: Tensor | None = getattr(self, name)
+        return branch if scale is None else scale * branch
 
 
 class WindowAttention(Attention):
@@ -96,14 +107,21 @@ class BeitBlock(ScaledBlock):
         drop_path: How often a branch is left out in training.
         grid: (H, W) of the tokens, or of a window of them.
         in_windows: Whether it attends in windows, without a class token.
+        layer_scale: Whether its branches are scaled.
     """
 
     scales = ("gamma_1", "gamma_2")
 
     def __init__(
-        self, width: int, heads: int, drop_path: float, grid: Grid, in_windows: bool = False
+        self,
+        width: int,
+        heads: int,
+        drop_path: float,
+        grid: Grid,
+        in_windows: bool = False,
+        layer_scale: bool = True,
     ) -> None:
-        super().__init__(width, heads, drop_path)
+        super().__init__(width, heads, drop_path, layer_scale=layer_scale)
         self.window = grid if in_windows else None
         kind = BeitWindowAttention if in_windows else BeitAttention
         self.attn = kind(width, heads, grid)

@@ -34,6 +34,7 @@ class AdapterConfig:
             attend to everything.
         beit: Whether the ViT is BEiT's: relative position biases and no position embedding; without
             windows, a class token, and images of `image_size` alone.
+        layer_scale: Whether the branches of blocks are scaled channel by channel.
         drop_path_rate: Stochastic depth in training, rising to this in the last block.
 
     Raises:
@@ -54,6 +55,7 @@ class AdapterConfig:
     window: int | None = None
     wide_window: int | None = None
     beit: bool = False
+    layer_scale: bool = True
     drop_path_rate: float = 0.0
 
     def __post_init__(self) -> None:

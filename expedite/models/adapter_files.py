@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from math import isqrt
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from torch import Tensor
@@ -17,11 +17,11 @@ from torch import Tensor
 from expedite.errors import ExpediteError
 from expedite.models.adapter_config import PATCH_SIZE, SIZES, AdapterConfig, for_meta
 from expedite.models.adapter_segmenter import HEADS, HIDDEN, AdapterSegmenter, Head
+from expedite.models.descriptions import describing, read_yaml, refuse_too_many
 from expedite.models.files import (
     count_modules,
-    load_weights,
+    filled,
     read_state_dict,
-    read_yaml,
     write_checkpoint,
 )
 from expedite.models.meta import META
@@ -131,8 +131,9 @@ def load_adapter(path: Path) -> tuple[AdapterSegmenter, Variant]:
     state = read_state_dict(path)
     beside = path.with_name("variant.yml")
     variant = _read_variant(beside) if beside.is_file() else variant_of(state, path)
-    model = variant.build()
-    load_weights(model, translate(state, "decode_head."), path)
+    with describing(beside if beside.is_file() else path, "ViT-Adapter"):
+        refuse_too_many(variant.config.layers, state, beside)
+        model = filled(variant.build, translate(state, "decode_head."), path)
     return model.eval(), variant
 
 
@@ -225,6 +226,7 @@ def config_of(state: State, prefix: str) -> AdapterConfig:
             window=window,
             wide_window=wide,
             beit=beit,
+            layer_scale=any(f"blocks.0.{name}" in names for name in ("gamma1", "gamma_1")),
         )
 
 
@@ -255,10 +257,21 @@ def _side_of_table(state: State, name: str) -> int:
 
 def _read_variant(path: Path) -> Variant:
     content: dict[str, Any] = read_yaml(path)
-    try:
+    with describing(path, "ViT-Adapter"):
         config = content.pop("config")
         config = AdapterConfig(**{**config, "image_size": tuple(config["image_size"])})
         queries = content.pop("queries", None)
-        return Variant(config, queries=queries and QuerySizes(**queries), **content)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ExpediteError(f"{path} does not describe a ViT-Adapter: {error}") from error
+        variant = Variant(config, queries=queries and QuerySizes(**queries), **content)
+        _check(variant)
+        return variant
+
+
+def _check(variant: Variant) -> None:
+    """Refuse what a model could be made with, and not be used."""
+    if type(variant.crop) is not int or variant.crop < 1:
+        raise ExpediteError(f"a crop of {variant.crop!r} was asked; a number of pixels is due")
+    if variant.normalization not in get_args(Normalization):
+        known = " and ".join(get_args(Normalization))
+        raise ExpediteError(f"the normalization {variant.normalization!r} was asked; {known} work")
+    if not isinstance(variant.dataset, str):
+        raise ExpediteError(f"the dataset {variant.dataset!r} was given; its name is due")

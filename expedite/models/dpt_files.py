@@ -11,14 +11,9 @@ from typing import Any
 import yaml
 
 from expedite.errors import ExpediteError
+from expedite.models.descriptions import describing, read_yaml, refuse_too_many
 from expedite.models.dpt import DPT, DPTConfig, check_integers
-from expedite.models.files import (
-    first_line,
-    load_weights,
-    read_state_dict,
-    read_yaml,
-    write_checkpoint,
-)
+from expedite.models.files import filled, read_state_dict, write_checkpoint
 
 _HYBRID = DPTConfig(768, 12, 12, (8, 11), (256, 512, 768, 768), stages=(3, 4, 9))
 _LARGE = DPTConfig(1024, 16, 24, (5, 11, 17, 23), (256, 512, 1024, 1024))
@@ -77,14 +72,9 @@ def load_dpt(path: Path) -> tuple[DPT, Variant]:
     """
     state = read_state_dict(path)
     variant = _variant_of(path)
-    try:
-        model = DPT(variant.config)
-    except (RuntimeError, TypeError, MemoryError) as error:  # in one way or another, too large
-        raise ExpediteError(
-            f"the DPT that {path.with_name('variant.yml')} describes cannot be made: "
-            f"{first_line(error)}"
-        ) from error
-    load_weights(model, state, path)
+    with describing(path.with_name("variant.yml"), "DPT"):
+        refuse_too_many(variant.config.layers, state, path.with_name("variant.yml"))
+        model = filled(lambda: DPT(variant.config), state, path)
     return model.eval(), variant
 
 
@@ -119,14 +109,12 @@ def _variant_of(path: Path) -> Variant:
 
 def _read_variant(path: Path) -> Variant:
     content = read_yaml(path)
-    try:
+    with describing(path, "DPT"):
         net = {name: _frozen(value) for name, value in content["net_kwargs"].items()}
         size = _frozen(content["inference_kwargs"]["image_size"])
         check_integers("image_size", size, 2)
         dataset = content.get("dataset_kwargs", {}).get("dataset", "")
-        return Variant(DPTConfig(**net), size, dataset)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ExpediteError(f"{path} does not describe a DPT: {error}") from error
+        return Variant(DPTConfig(**net), size, str(dataset))
 
 
 def _plain(value: Any) -> Any:

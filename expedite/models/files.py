@@ -4,26 +4,31 @@ Which keys an architecture expects is that architecture's own concern.
 """
 
 import contextlib
+import io
 import pickle
 import warnings
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-import yaml
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from expedite.errors import ExpediteError
+from expedite.errors import ExpediteError, MisfitError, first_line
 from expedite.models.arrays import read_arrays
+
+Model = TypeVar("Model", bound=nn.Module)
 
 _SHOWN_KEYS = 4
 # Keys under which training code stores a state dict, one inside another at times.
 _WRAPPING_KEYS = ("state_dict", "model", "module")
-# What DataParallel, Lightning and torch.compile put before the names of a model's tensors.
-_WRAPPING_PREFIXES = ("module.", "model.", "_orig_mod.")
+# What DataParallel, torch.compile and Lightning put before the names of a model's tensors.
+_WRAPPERS = ("module.", "_orig_mod.")
+_WRAPPING_PREFIXES = (*_WRAPPERS, "model.")
+# Buffers that models compute: files have them or not, and their values say nothing.
+_COMPUTED = ("relative_position_index", "relative_coords_table", "attn_mask")
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
@@ -46,18 +51,65 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
             f"{path} holds {_summary(content)}, not a state dict; a dict of tensors, or one under "
             f"a key {' or '.join(map(repr, _WRAPPING_KEYS))}, would load"
         )
-    return dict(state)
+    return _unwrapped(state, _WRAPPERS)
+
+
+def without_prefixes(
+    state: Mapping[str, Tensor], expected: Mapping[str, Tensor]
+) -> Mapping[str, Tensor]:
+    """Take off what wrappers put before every name, until one is expected."""
+    while state and not expected.keys() & state.keys():
+        shorter = _unwrapped(state, _WRAPPING_PREFIXES, most=1)
+        if shorter.keys() == state.keys():
+            break
+        state = shorter
+    return state
+
+
+def filled(make: Callable[[], Model], state: Mapping[str, Tensor], origin: Path) -> Model:
+    """The model that `make` makes, with weights; one that does not fit them takes no memory.
+
+    Raises:
+        MisfitError: See `load_weights`.
+    """
+    with torch.device("meta"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of layers without channels
+        check_weights(make(), state, origin)
+    model = make()
+    load_weights(model, state, origin)
+    return model
 
 
 def load_weights(model: nn.Module, state: Mapping[str, Tensor], origin: Path) -> None:
     """Load `state` into `model`, every key and shape matching; `origin` names it in errors.
 
-    Prefixes that wrappers of models put before every name are taken off.
+    Prefixes that wrappers of models put before every name are taken off. Buffers that a model
+    computes may be missing, or be there without being asked for.
+
+    Raises:
+        MisfitError: Something does not match.
+    """
+    state = check_weights(model, state, origin)
+    computed = {name: x for name, x in model.state_dict().items() if name.endswith(_COMPUTED)}
+    model.load_state_dict({**computed, **state})
+
+
+def check_weights(
+    model: nn.Module, state: Mapping[str, Tensor], origin: Path
+) -> Mapping[str, Tensor]:
+    """What `load_weights` would load: `state` by the model's own names, if all of it fits.
+
+    Raises:
+        MisfitError: Something does not.
     """
     expected = model.state_dict()
-    state = _without_prefixes(state, expected)
+    state = {
+        name: tensor
+        for name, tensor in without_prefixes(state, expected).items()
+        if name in expected or not name.endswith(_COMPUTED)
+    }
     problems = {
-        "missing": [name for name in expected if name not in state],
+        "missing": [n for n in expected if n not in state and not n.endswith(_COMPUTED)],
         "unexpected": [name for name in state if name not in expected],
         "of another shape": [
             f"{name} {tuple(state[name].shape)} for {tuple(tensor.shape)}"
@@ -73,8 +125,8 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor], origin: Path) ->
     }
     found = [f"{len(names)} {kind} ({_few(names)})" for kind, names in problems.items() if names]
     if found:
-        raise ExpediteError(f"the weights in {origin} do not fit the model: {'; '.join(found)}")
-    model.load_state_dict(state)
+        raise MisfitError(f"the weights in {origin} do not fit the model: {'; '.join(found)}")
+    return state
 
 
 def three(name: str, tensor: Tensor, one: str) -> dict[str, Tensor]:
@@ -103,22 +155,11 @@ def count_modules(names: Iterable[str], prefix: str) -> int:
 
 def write_checkpoint(content: Mapping[str, Any], path: Path) -> None:
     """Write a checkpoint that takes its place only when it is whole."""
+    written = io.BytesIO()  # PyTorch's own writer ends the process where a disk is full
+    torch.save(content, written)
     partial = path.with_name(f".{path.name}.partial")
-    torch.save(content, partial)
+    partial.write_bytes(written.getbuffer())
     partial.replace(path)
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML file whose top level is a mapping."""
-    if not path.is_file():
-        raise ExpediteError(f"settings were asked from {path}, which is not a file")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ExpediteError(f"{path} is not readable as YAML: {first_line(error)}") from error
-    if not isinstance(content, dict):
-        raise ExpediteError(f"{path} holds {type(content).__name__}, not a mapping of settings")
-    return content
 
 
 @contextlib.contextmanager
@@ -172,15 +213,14 @@ def _loses_kind(stored: Tensor, due: Tensor) -> bool:
     return due.is_floating_point() and not stored.is_floating_point()
 
 
-def _without_prefixes(
-    state: Mapping[str, Tensor], expected: Mapping[str, Tensor]
-) -> Mapping[str, Tensor]:
-    while state and not expected.keys() & state.keys():
-        prefix = next((p for p in _WRAPPING_PREFIXES if all(n.startswith(p) for n in state)), None)
-        if prefix is None:
-            break
+def _unwrapped(
+    state: Mapping[str, Tensor], prefixes: Iterable[str], most: int = 3
+) -> dict[str, Tensor]:
+    """Without the prefixes that all names begin with, of which there are so many at most."""
+    for _ in range(most):
+        prefix = next((p for p in prefixes if state and all(n.startswith(p) for n in state)), "")
         state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
-    return state
+    return dict(state)
 
 
 def _summary(content: object) -> str:
@@ -193,8 +233,3 @@ def _few(names: Iterable[str]) -> str:
     names = list(names)
     more = ", …" if len(names) > _SHOWN_KEYS else ""
     return ", ".join(names[:_SHOWN_KEYS]) + more
-
-
-def first_line(error: Exception) -> str:
-    """What an error is and the first line that it says."""
-    return f"{type(error).__name__}: {error}".strip().split("\n")[0]

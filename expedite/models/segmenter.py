@@ -119,7 +119,11 @@ class VisionTransformer(nn.Module):
         learned = [self.cls_token, self.dist_token] if self.config.distilled else [self.cls_token]
         prefix = [token.expand(images.shape[0], -1, -1) for token in learned]
         tokens = torch.cat([*prefix, patches.flatten(2).transpose(1, 2)], dim=1)  # (B, P + N, D)
-        tokens = self.dropout(tokens + resize_positions(self.pos_embed, self.config.grid, grid))
+        positions: Tensor = self.pos_embed
+        # As published, which looks at how many patches there are, and not at how they lie.
+        if tokens.shape[1] != positions.shape[1]:
+            positions = resize_positions(positions, self.config.grid, grid)
+        tokens = self.dropout(tokens + positions)
         for block in self.blocks:
             tokens = block(tokens)
         normed: Tensor = self.norm(tokens)

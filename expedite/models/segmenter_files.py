@@ -10,7 +10,8 @@ from typing import Any, Literal, cast
 import yaml
 
 from expedite.errors import ExpediteError
-from expedite.models.files import load_weights, read_state_dict, read_yaml, write_checkpoint
+from expedite.models.descriptions import describing, read_yaml, refuse_too_many
+from expedite.models.files import filled, read_state_dict, write_checkpoint
 from expedite.models.segmenter import Segmenter, SegmenterConfig
 
 _TINY = {"d_model": 192, "n_heads": 3, "n_layers": 12}
@@ -100,8 +101,10 @@ def load_segmenter(checkpoint: Path) -> tuple[Segmenter, Preprocessing]:
     state = read_state_dict(checkpoint)
     variant = read_yaml(variant_path)
     net = _section(variant, "net_kwargs", variant_path)
-    model = Segmenter(_config(net, variant_path))
-    load_weights(model, state, checkpoint)
+    with describing(variant_path, "Segmenter"):
+        config = _config(net, variant_path)
+        refuse_too_many(config.n_layers + config.decoder_layers, state, variant_path)
+        model = filled(lambda: Segmenter(config), state, checkpoint)
     inference = _section(variant, "inference_kwargs", variant_path)
     dataset = variant.get("dataset_kwargs", {})
     preprocessing = Preprocessing(
@@ -162,10 +165,11 @@ def _config(net: dict[str, Any], origin: Path) -> SegmenterConfig:
     size = net.get("image_size")
     if isinstance(size, int):
         size = [size, size]
-    if not isinstance(size, list) or len(size) != 2 or not all(isinstance(s, int) for s in size):
+    sides = size if isinstance(size, (list, tuple)) else ()
+    if len(sides) != 2 or not all(isinstance(side, int) for side in sides):
         raise ExpediteError(f"{origin} gives the image_size {size!r}; one or two integers are due")
     return SegmenterConfig(
-        image_size=(size[0], size[1]),
+        image_size=(sides[0], sides[1]),
         patch_size=_integer(net, "patch_size", origin),
         d_model=_integer(net, "d_model", origin),
         n_heads=_integer(net, "n_heads", origin),

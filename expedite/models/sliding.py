@@ -65,9 +65,14 @@ def window_starts(length: int, window: int, stride: int) -> list[int]:
 
 def _enlarge(image: Tensor, least: tuple[int, int]) -> Tensor:
     size = (image.shape[-2], image.shape[-1])
-    scale = max(wanted / side for wanted, side in zip(least, size, strict=True))
-    if scale <= 1:
+    if size[0] >= least[0] and size[1] >= least[1]:
         return image
-    # At least what is wanted: a rounded product could fall one pixel short.
-    enlarged = [max(wanted, int(side * scale)) for wanted, side in zip(least, size, strict=True)]
+    # The side that is shortest for what is wanted of it; of windows that are square, the shorter.
+    tight = min((0, 1), key=lambda axis: size[axis] / least[axis])
+    # The quotient first, as published: a product by another order can end one pixel off.
+    enlarged = [
+        max(wanted, int(side / size[tight] * least[tight]))
+        for wanted, side in zip(least, size, strict=True)
+    ]
+    enlarged[tight] = least[tight]
     return F.interpolate(image, size=enlarged, mode="bilinear")

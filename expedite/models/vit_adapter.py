@@ -135,8 +135,9 @@ def _block(config: AdapterConfig, index: int) -> ScaledBlock:
     window = config.window_of(index)
     if config.beit:
         grid = config.grid if window is None else (window, window)
-        return BeitBlock(config.width, config.heads, rate, grid, window is not None)
-    return ScaledBlock(config.width, config.heads, rate, window)
+        in_windows = window is not None
+        return BeitBlock(config.width, config.heads, rate, grid, in_windows, config.layer_scale)
+    return ScaledBlock(config.width, config.heads, rate, window, config.layer_scale)
 
 
 def _grids(images: Tensor) -> Pyramid:

@@ -6,12 +6,10 @@ A plain mean of unlike tokens is like none of them, and shorter than they are.
 import torch
 from torch import Tensor
 
-from expedite.errors import ExpediteError
 from expedite.operators.assignment import Assignment, HardAssignment, half_distances, own_values
 
 # Tokens that point everywhere have no direction that is worth keeping.
 _MOST_LONGER = 2.0
-_SHARPEST = 20  # e²⁰ is far from what float32 can hold
 _TINY = 1e-30
 
 
@@ -82,22 +80,6 @@ def lengthen(
     wanted = assignment.means(_length(tokens), _length(middle))
     longer = wanted / _length(centroids).clamp_min(_TINY)
     return centroids * longer.clamp_max(_MOST_LONGER) ** power
-
-
-def check_sharpness(sharpness: float, hard: bool) -> None:
-    """Refuse what no centroid can be made with.
-
-    Raises:
-        ExpediteError: It is below 0, or needs a hard last step that was not asked for.
-    """
-    is_number = isinstance(sharpness, (int, float)) and not isinstance(sharpness, bool)
-    if not (is_number and 0 <= sharpness <= _SHARPEST):
-        raise ExpediteError(f"sharpness={sharpness!r} was asked; a number from 0 to 20 works")
-    if sharpness and not hard:
-        raise ExpediteError(
-            f"sharpness={sharpness} was asked with hard=False; tokens of several clusters have no "
-            "distance to one centre, hard=True or sharpness=0 would work"
-        )
 
 
 def _length(x: Tensor) -> Tensor:

@@ -17,10 +17,11 @@ from expedite.errors import ExpediteError
 from expedite.geometry.constants import remembered
 from expedite.geometry.tiling import Tiles, make_tiles, middle_tokens, take_rows
 from expedite.operators.assignment import Assignment, HardAssignment, SoftAssignment
-from expedite.operators.centroids import check_sharpness, lengthen, sharpen
+from expedite.operators.centroids import lengthen, sharpen
+from expedite.operators.choices import Basis, check_sharpness
 from expedite.operators.closeness import closeness, keys_of, unreachable, with_one
 from expedite.operators.kernels import EMPTY_MASS, fits, fused
-from expedite.operators.metric import Basis, standardize
+from expedite.operators.metric import standardize
 from expedite.operators.relocation import check_relocated, relocate
 
 # The "auto" temperature over the mean squared distance between a token and its first centre.
@@ -28,6 +29,8 @@ AUTO_TEMPERATURE = 0.05
 # Where the largest feature is 1, smaller temperatures would only sharpen rounding errors.
 _LEAST_AUTO_TEMPERATURE = 1e-10
 _TINY = 1e-30
+# Scores that differ by no more, of themselves, are equal.
+TIE = 1e-5
 
 
 @dataclass(frozen=True)
@@ -273,7 +276,7 @@ def _em(
 
         for _ in range(iterations - 1):
             centers = em.soft_step(z, weight, centers, tau, tiles)
-        return _joined(em.nearest(z, weight, centers, tau, tiles), z, weight, centers)
+        return _joined(em.nearest(z, weight, centers, tau, tiles, TIE), z, weight, centers)
     counted = tiles.split(weight) * tiles.filled[..., None]  # (B, T, n, 1)
     points = tiles.split(with_one(z))  # (B, T, n, D + 1)
     weighted = points * counted  # by whose column of ones the M-step sums the mass as well
@@ -290,8 +293,17 @@ def _em(
         centers = torch.where(total > EMPTY_MASS, sums[..., :-1] / total.clamp_min(_TINY), centers)
     if not hard:
         return SoftAssignment(assignment * counted, total.squeeze(-1), tiles), centers
-    nearest = tiles.cells_at(scores(centers).argmax(-1, keepdim=True))
+    nearest = tiles.cells_at(first_of_best(scores(centers)))
     return _joined(tiles.join(nearest)[..., 0], z, weight, centers)
+
+
+def first_of_best(scores: Tensor) -> Tensor:
+    """The place (..., 1) of the largest of scores (..., m), the first of equals.
+
+    Centres that EM draws to one token are equally near, and rounding would choose among them.
+    """
+    best = scores.amax(-1, keepdim=True)
+    return (scores >= best - TIE * (1 + best.abs())).float().argmax(-1, keepdim=True)
 
 
 def _joined(

@@ -4,17 +4,14 @@ Either sums of channels with random signs, or the directions in which the tokens
 most, which keep less of what makes neighbours unlike but nothing for what follows.
 """
 
-from typing import Literal
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from expedite.geometry.constants import remembered
+from expedite.operators.choices import Basis
 from expedite.operators.inverse import inverse_root
 from expedite.operators.kernels import fused
-
-Basis = Literal["principal", "hashed"]
 
 # Products with the tokens' covariance, from random directions on, as good as many more.
 _STEPS = 2

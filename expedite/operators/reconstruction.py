@@ -6,7 +6,7 @@ its place, and the delta form that keeps each token's own detail. Records come f
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from expedite.errors import ExpediteError
 from expedite.geometry.tiling import Tiles, make_one_tile, make_tiles
 from expedite.operators.assignment import HardAssignment, flat_index, takes_bags
+from expedite.operators.choices import Scope, Weighting, check_weights
 from expedite.operators.closeness import closeness, half_squares, keys_of, unreachable, with_one
 from expedite.operators.clustering import Clustering, full_precision
 from expedite.operators.kernels import EMPTY_MASS
@@ -27,15 +28,10 @@ LOCAL_REACH = 3
 # around it: as near as EM's, since farther ones say next to nothing beside so many.
 _TILE_REACH = 2
 _WHOLE_SIDE = 16
-# Of the weights that are of the nearest clusters alone.
-NEAREST = 8
 # Locally linear weights: the ridge over the mean of the Gram matrix's diagonal.
 RIDGE = 0.01
 _TINY = 1e-30
 _HUGE = 1e30
-
-Scope = Literal["local", "knn"]
-Weighting = Literal["kriging", "linear", "softmax", "l2", "hard"]
 
 
 @dataclass(frozen=True)
@@ -261,8 +257,10 @@ def _linear_weights(found: _Neighbours) -> Tensor:
     # ‖s_i - s_j‖² is 2 (‖s_i‖²/2 - near_ij).
     gram = torch.add((squared - 2 * half)[:, None] + squared, near, alpha=2)  # (k, k, B·T·n)
     scale = squared.sum(0) / there.sum(0)  # the mean of half the diagonal
+    # On even ground distances are rounding, which grows with the length of what they are between.
+    rounding = torch.finfo(gram.dtype).eps * half.abs().where(there, 0).amax(0)
     # A pivot so large leaves nothing to neighbours that are not there.
-    ridge = torch.where(there, (2 * RIDGE * scale).clamp_min(_TINY), _HUGE)
+    ridge = torch.where(there, (2 * RIDGE * scale + 4 * rounding).clamp_min(_TINY), _HUGE)
     solution = solve_positive(gram, ridge, there.to(gram.dtype)).where(there, 0)
     return (solution / solution.sum(0)).mT.reshape(found.place.shape)
 
@@ -340,23 +338,6 @@ def _check_scope(reconstruction: str) -> None:
         raise ExpediteError(
             f"the reconstruction {reconstruction!r} was asked; 'local' and 'knn' are known"
         )
-
-
-def check_weights(weights: str, k: int | None) -> int | None:
-    """How many nearest clusters are weighed, None for all; refuse a `k` that nothing would use."""
-    if weights == "kriging":
-        if k is not None:
-            raise ExpediteError(
-                f"k={k} nearest clusters were asked with weights='kriging', which weighs all that "
-                "it reaches; weights='linear' takes k"
-            )
-        return None
-    if weights not in _WEIGHTINGS:
-        known = ", ".join(["kriging", *_WEIGHTINGS])
-        raise ExpediteError(f"the weights {weights!r} were asked; {known} are known")
-    if k is not None and k < 1:
-        raise ExpediteError(f"k={k} nearest clusters were asked; at least 1 is needed")
-    return NEAREST if k is None else k
 
 
 def check_count(k: int | None, clusters: tuple[int, int]) -> None:

@@ -14,15 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from expedite.errors import ExpediteError
+from expedite.operators.choices import Scope, Weighting, check_weights
 from expedite.operators.clustering import Clustering, TokenClustering, labels, pool
-from expedite.operators.reconstruction import (
-    Scope,
-    TokenReconstruction,
-    Weighting,
-    check_count,
-    check_weights,
-    token_weights,
-)
+from expedite.operators.reconstruction import TokenReconstruction, check_count, token_weights
 from expedite.operators.spreading import Spread
 
 Size = tuple[int, int]

@@ -12,8 +12,10 @@ from torch import nn
 from expedite.errors import ExpediteError
 from expedite.operators.reconstruction import check_count
 from expedite.patching.describing import the_host
-from expedite.patching.hooks import find_sessions, install, remove
+from expedite.patching.hooks import adopt, find_sessions, install, sessions_in_place
 from expedite.patching.host import Host
+from expedite.patching.methods import take_off
+from expedite.patching.ours import remove
 from expedite.patching.session import BringsSession, Session
 from expedite.plan import Method, Plan, make_plan
 
@@ -65,21 +67,27 @@ def patch(
     host = host or the_host(model)[1]
     _check_fit(plan, host)
     session = plan.session(host) if isinstance(plan, BringsSession) else Session(host, plan)
-    remove(model)
-    install(session)
-    _forget_compiled_code()
+    _put(model, session)
     return model
 
 
 def unpatch(model: Model) -> Model:
     """Make a model the one it was before `patch`, in place. A model not patched stays as it is.
 
+    What others put on it since stays. Calls that run in other threads end as they began; what they
+    need is taken off behind the last of them.
+
     Example:
         >>> import timm, expedite
         >>> model = timm.create_model("vit_tiny_patch16_224")
         >>> expedite.describe(expedite.unpatch(expedite.patch(model, alpha=4, clusters=7))).plan
     """
-    remove(model)
+    sessions = list(sessions_in_place(model))
+    for session in sessions:
+        session.is_on, session.is_leaving = False, True
+        take_off(session)
+    if not any(session.is_leaving for session in sessions):
+        remove(model)
     return model
 
 
@@ -105,9 +113,18 @@ def patched(model: Model, plan: Plan | None = None, **arguments: Any) -> Iterato
         yield model
     finally:
         if before:
-            patch(model, before[0].plan, host=before[0].host)
+            _put(model, before[0])
         else:
             unpatch(model)
+
+
+def _put(model: nn.Module, session: Session) -> None:
+    """Let a session be the one that a model is patched with."""
+    in_place = list(sessions_in_place(model))
+    if len(in_place) != 1 or not adopt(model, in_place[0], session):
+        remove(model)
+        install(session)
+    _forget_compiled_code()
 
 
 def _plan(

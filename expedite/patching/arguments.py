@@ -1,6 +1,5 @@
 """What blocks on clusters are called with, in place of what has the size of the full grid."""
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,28 +14,18 @@ from expedite.patching.rotary import cluster_positions, rotate
 Arguments = tuple[Any, ...]
 
 
-def unlisted(host: Host, args: Arguments) -> tuple[Arguments, Callable[[Arguments], Arguments]]:
-    """Arguments without the lists of one in which some blocks take them, and what puts them back.
+def unlisted(host: Host, args: Arguments) -> Arguments:
+    """Arguments without the lists of one in which some blocks take them.
 
     Raises:
         ExpediteError: A list holds the tokens of several images, whose grids differ.
     """
-    if not isinstance(args[0], list):
-        return args, _as_they_are
     if len(args[0]) != 1:
         raise ExpediteError(
             f"a block of the {host.family} was called with a list of {len(args[0])} tensors of "
             "tokens, and one grid is clustered at a time; call the model once for each size"
         )
-    return tuple(arg[0] if isinstance(arg, list) else arg for arg in args), _listed
-
-
-def _as_they_are(args: Arguments) -> Arguments:
-    return args
-
-
-def _listed(args: Arguments) -> Arguments:
-    return tuple([arg] for arg in args)
+    return tuple(arg[0] if isinstance(arg, list) else arg for arg in args)
 
 
 def with_mask(

@@ -1,7 +1,8 @@
 """Saying which host is inside a model, what is patched there, and how many tokens stay."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +32,7 @@ class Description:
     plan: Plan | None
     kept: tuple[tuple[int, int], ...]  # the cluster grid of every span, empty where not patched
     spans: tuple[str, ...]  # a line on every span
+    ran: tuple[int | None, ...] = ()  # on how many tokens each block last ran since it was patched
 
     def __str__(self) -> str:
         height, width = self.grid
@@ -42,7 +44,8 @@ class Description:
             f"{window}{self.prefix_tokens} prefix tokens",
             f"taps: {self.taps}; reconstruct_at: backbone{' or head' if self.head_exit else ''}",
         ]
-        return "\n".join([*lines, *(self.spans or ["not patched"])])
+        ran = [_last_run(self.ran)] if any(self.ran) else []
+        return "\n".join([*lines, *(self.spans or ["not patched"]), *ran])
 
 
 @dataclass(frozen=True)
@@ -100,7 +103,18 @@ def describe(model: nn.Module, grid: tuple[int, int] | None = None) -> Descripti
         plan=plan,
         kept=tuple(span.clusters for span in spans),
         spans=tuple(map(str, spans)),
+        ran=tuple(sessions[0].ran) if sessions else (),
     )
+
+
+def _last_run(ran: Sequence[int | None]) -> str:
+    """On how many tokens blocks last ran, in rows of blocks that ran on as many."""
+    parts = []
+    for count, row in groupby(enumerate(ran, 1), key=lambda numbered: numbered[1]):
+        first, *_, last = (number for number, _ in [*row] * 2)
+        blocks = f"block {first}" if first == last else f"blocks {first} to {last}"
+        parts.append(f"{blocks} on {count} tokens" if count else f"{blocks} not at all")
+    return f"last run: {', '.join(parts)}"
 
 
 def grid_of(model: nn.Module, images: Tensor) -> tuple[int, int]:

@@ -1,12 +1,17 @@
 """The families of models that are known, and the hosts that they find inside a model."""
 
 from collections.abc import Callable, Iterator, Sequence
+from importlib import import_module
 
 from torch import nn
 
 from expedite.patching.host import Host
 
 FindHost = Callable[[nn.Module], Host | None]
+
+# Makes its families known when it is imported. Families are written with what is here, so it is
+# imported by its name, and only when a model is first looked at.
+_SHIPPED = "expedite.patchers"
 
 _families: list[FindHost] = []
 _names: list[str] = []
@@ -25,11 +30,13 @@ def register(families: Sequence[FindHost], names: Sequence[str]) -> None:
 
 def family_names() -> tuple[str, ...]:
     """What the families that are known are called."""
+    import_module(_SHIPPED)
     return tuple(_names)
 
 
 def find_hosts(model: nn.Module) -> Iterator[tuple[str, Host]]:
     """Every host inside `model` (in itself, in DDP, in a compiled wrapper), with its path."""
+    import_module(_SHIPPED)
     claimed: list[str] = []
     for path, module in model.named_modules():
         if any(path.startswith(owner) for owner in claimed):

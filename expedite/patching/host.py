@@ -10,6 +10,8 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
+from expedite.errors import ExpediteError
+from expedite.patching.weak import weakly
 from expedite.plan import Depth
 
 # Along one side of a map: tokens, tokens of a window, clusters, clusters of a window.
@@ -22,11 +24,14 @@ Readout = Literal["prefix", "mean", "tokens", "taps"]
 
 @dataclass(frozen=True)
 class Reads:
-    """What a call reads of the blocks: outputs at `taps`, the last one's, what enters the first."""
+    """What a call reads of the blocks: outputs at `taps`, and the last one's."""
 
     taps: frozenset[int] = frozenset()
     last: bool = True
-    first: bool = False
+
+    def and_those_of(self, other: "Reads") -> "Reads":
+        """What one or the other reads."""
+        return Reads(self.taps | other.taps, self.last or other.last)
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,7 @@ class Method:
     reads: Callable[..., Reads]
 
 
+@weakly("last", "blocks")
 @dataclass(frozen=True)
 class TokenHead:
     """A head that works token by token, so that it can run on clusters.
@@ -61,6 +67,33 @@ def attribute(module: nn.Module, name: str) -> Any:
 def class_names(module: nn.Module) -> set[str]:
     """Full names of a module's class and its bases: a library is known without importing it."""
     return {f"{kind.__module__}.{kind.__name__}" for kind in type(module).__mro__}
+
+
+def own_class(module: nn.Module) -> type[nn.Module]:
+    """A module's class; where PyTorch put one of its own in front (FSDP2), the one behind it."""
+    kind = type(module)
+    while kind.__bases__[0].__module__.startswith("torch.distributed."):
+        kind = kind.__bases__[-1]
+    return kind
+
+
+def inner(block: nn.Module, library: str) -> nn.Module:
+    """A library's block inside of what others wrapped around it: torch.compile, FSDP and the like.
+
+    Raises:
+        ExpediteError: There is something else.
+    """
+    found = block
+    while not any(kind.__module__.startswith(library) for kind in type(found).__mro__):
+        children = list(found.children())
+        if len(children) != 1:
+            raise ExpediteError(
+                f"a block of class {type(block).__module__}.{type(block).__name__} was found where "
+                f"one of {library.rstrip('.')} is due; a wrapper around one alone can be seen "
+                "through, and host= says where other blocks are"
+            )
+        found = children[0]
+    return found
 
 
 def kind_of(module: nn.Module, kinds: Iterable[str]) -> str | None:
@@ -210,6 +243,7 @@ class Rotary:
         return found_in(args, kwargs, self.argument, self.position)
 
 
+@weakly("shared")
 @dataclass(frozen=True)
 class Bias:
     """How blocks add to attention scores what depends on the offset between two tokens.
@@ -251,6 +285,7 @@ class Stage:
         return -(-grid[0] // self.scale), -(-grid[1] // self.scale)
 
 
+@weakly("module")
 @dataclass(frozen=True)
 class Injection:
     """A module between blocks that adds to their tokens what it finds elsewhere.
@@ -285,9 +320,10 @@ class Queries:
     masked: bool = False
 
 
+@weakly("model", "backbone", "blocks", "embedding", "projection", "pooled")
 @dataclass(frozen=True)
 class Host:
-    """A model as the patchers see it.
+    """A model as the patchers see it. It does not keep the model's modules.
 
     Args:
         family: What kind of model it is, for people.
@@ -301,6 +337,8 @@ class Host:
         adds_between: Whether the model adds to all tokens between blocks, such as positions; each
             block's output is then reconstructed, and clusters get the mean of what was added.
         embedding: The module that makes tokens of an image.
+        projection: The convolution in it that others call in its place, whose output is a map of
+            the grid.
         grid: Maps (embedding, its arguments, its output) to (H, W).
         usual_grid: (H, W) at the size of image that the model was made for.
         any_size: Whether it takes images of other sizes.
@@ -341,6 +379,7 @@ class Host:
     first_norm: Callable[[nn.Module, Tensor], Tensor]
     mask: Mask | None
     readout: Callable[[nn.Module], Readout]
+    projection: nn.Module | None = None
     attention: Attention | None = None
     rotary: Rotary | None = None
     bias: Bias | None = None

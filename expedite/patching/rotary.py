@@ -54,6 +54,8 @@ def rotate(
     dtype = sin.dtype
     sin, cos = (table.float().reshape(-1, *table.shape[-2:]) for table in (sin, cos))
     # From the nearest token by a part of a step: errors of a half-precision table stay as they are.
+    # An image of NaN has no places, and keeps its NaN: its angles are any that there are.
+    positions = positions.nan_to_num(0.0)
     nearest = positions.round()
     index = (nearest[..., 0] * width + nearest[..., 1]).long()  # (B, n)
     away = (positions - nearest)[:, None]  # (B, 1, n, 2)

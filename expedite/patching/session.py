@@ -1,9 +1,10 @@
 """What happens to tokens where spans begin and end.
 
-The hooks that bring tokens here are in `hooks`. A call's state is a `Frame` that opens with the
-call and closes with it, exceptions included.
+The hooks that bring tokens here are in `hooks`, and what stands in place of methods in `methods`. A
+call's state is a `Frame` that opens with the call and closes with it, whatever happens.
 """
 
+import warnings
 from collections.abc import Callable, Container
 from dataclasses import replace
 from functools import partial
@@ -26,9 +27,10 @@ from expedite.operators.windows import (
     pool_windows,
 )
 from expedite.patching.bias import cluster_bias
-from expedite.patching.frame import Frame, Level, Store
-from expedite.patching.host import Cells, Host
+from expedite.patching.frame import Frame, Level, Shown, Store
+from expedite.patching.host import Cells, Host, Reads
 from expedite.patching.rotary import grid_positions
+from expedite.patching.watching import Watch
 from expedite.plan import Plan, Span
 
 # What a cluster without any token counts in attention: next to nothing, with a finite logarithm.
@@ -50,7 +52,14 @@ class Session:
         self.plan = plan
         self.settled = plan.settled(in_windows=host.window is not None)
         self.store = Store()
+        self.watch = Watch(host)
+        self.count = len(host.blocks)
+        self.is_on = True  # until the model is unpatched
+        self.is_leaving = False  # as soon as no call runs any more
+        self.has_warned = False
+        self.ran: list[int | None] = [None] * self.count  # tokens that each block last ran on
         ranges = plan.ranges(host.depth)
+        self.spans = [(first, end) for _, first, end in ranges]
         self.clusterings = self.make_clusterings()
         self.exits = {
             end - 1 for _, _, end in ranges if not self._hands_over(end, self.clusterings)
@@ -95,6 +104,8 @@ class Session:
 
     def measured(self, frame: Frame, index: int, block: nn.Module, body: Tensor) -> Any:
         """In what clustering is to measure distances between tokens; None for the tokens."""
+        if self.settled.space == "normalized":
+            return F.layer_norm(body, body.shape[-1:])
         return self.host.first_norm(block, body) if self.settled.space == "norm" else None
 
     def add_hooks(self) -> None:
@@ -108,60 +119,241 @@ class Session:
     @property
     def frame(self) -> Frame | None:
         """The innermost open frame of this thread, once its grid is known."""
-        frames = self.store.frames
-        return frames[-1] if frames and frames[-1].grid is not None else None
+        frame = self.store.frame
+        return None if frame is None or frame.grid is None else frame
 
-    def open(self, frame: Frame) -> None:
-        """Begin a call; the backbone's call inside that of its model shares the model's frame."""
-        frames = self.store.frames
-        shared = len(frames) > 0 and frames[-1].grid is None
-        frames.append(frames[-1] if shared else frame)
+    def call(
+        self,
+        frame: Frame,
+        method: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:
+        """Run what was called, in its frame."""
+        return method(*args, **kwargs)
 
-    def close(self) -> None:
-        self.store.frames.pop()
+    def frame_of(self, index: int, tokens: Tensor) -> Frame | None:
+        """The state in which a block that no call surrounds is to run on `tokens`.
+
+        Tokens carry it from block to block, and to where a block is run again in a backward pass.
+        None where it is to run as it would unpatched.
+        """
+        self.check_tensor(tokens)
+        found = self.store.recall(tokens, index)
+        if is_run_again():
+            if found is None:
+                self.check_again(index)
+            return found
+        if not self.is_on:
+            return None
+        if found is not None and found.is_foreign:
+            return found
+        grid = self.find_grid(index, tokens)
+        if grid is None:
+            return None
+        learns = torch.is_grad_enabled() or tokens.requires_grad
+        return Frame(self, False, Reads(), is_foreign=True, learns=learns, grid=grid)
+
+    def check_tensor(self, value: Any) -> None:
+        """Refuse what torch.fx hands modules to take a model apart."""
+        if not isinstance(value, Tensor):
+            raise ExpediteError(
+                f"a patched {self.host.family} was run on a {type(value).__name__}, as torch.fx "
+                "does; take the unpatched model apart, or read features with hooks on blocks"
+            )
+
+    def check_again(self, index: int) -> None:
+        """Refuse to run a block again on clusters that are not known."""
+        if any(first <= index < end for first, end in self.spans):
+            raise ExpediteError(
+                f"block {index} of the {self.host.family} is run again in the backward pass, where "
+                "its clusters are not known; checkpoint the whole model, or its blocks by "
+                "torch.utils.checkpoint"
+            )
+
+    def find_grid(self, index: int, tokens: Tensor) -> tuple[int, int] | None:
+        """The embedding's grid, where block `index` got `tokens` and no call knows it.
+
+        None, after a warning, where it cannot be told.
+        """
+        host, stage = self.host, self.host.stage_of(index)
+        shape = tuple(tokens.shape[1:-1])
+        own = [shape] if len(shape) == 2 and not stage else []  # maps say it themselves
+        for grid in (self.store.grid, *own, host.usual_grid):
+            if grid is not None and self._has_grid(index, host.grids(grid)[stage], shape):
+                return grid
+        self.warn(
+            f"block {index} of a patched {host.family} was run past a call of the model, on tokens "
+            f"of shape {tuple(tokens.shape)} whose grid is not known, so it ran unpatched; call "
+            "the model, or run its embedding before its blocks"
+        )
+        return None
+
+    def _has_grid(self, index: int, grid: tuple[int, int], shape: tuple[int, ...]) -> bool:
+        if len(shape) == 2:
+            return shape == grid
+        return shape[0] == sum(self.host.beside(index)) + prod(grid)
+
+    def warn(self, message: str) -> None:
+        """Warn of what a patched model does, once for every time that it is patched."""
+        if not self.has_warned and not torch.compiler.is_compiling():
+            self.has_warned = True
+            warnings.warn(message, UserWarning, stacklevel=2)
+
+    def is_reached(self, frame: Frame) -> bool:
+        """Whether a call reads anything behind the first span's beginning."""
+        taps = frame.reads.taps
+        return frame.with_head or frame.reads.last or max(taps, default=-1) >= self.spans[0][0]
+
+    def check_clustered(self) -> None:
+        """Say it where a call ended and no span began."""
+        if self.clusterings and not is_traced() and not self.store.has_clustered:
+            self.warn(
+                f"a patched {self.host.family} was called and none of the blocks ran that are to "
+                "run on clusters, so nothing was saved; patch it again if it was changed since"
+            )
 
     def check_end(self, frame: Frame) -> None:
         """Refuse to return clusters where the full grid is due."""
-        goes_on = any(other is frame for other in self.store.frames)
-        if goes_on or frame.keeps_every_token:
+        if frame.keeps_every_token or self._stays_clustered(frame, self.count - 1):
             return
-        if not self._stays_clustered(frame, len(self.host.blocks) - 1):
-            raise ExpediteError(
-                f"a call of a {self.host.family} ended before the block after which the full grid "
-                "returns; blocks changed after it was patched, so patch it again"
-            )
+        raise ExpediteError(
+            f"a call of a {self.host.family} ended before the block after which the full grid "
+            "returns; blocks changed after it was patched, so patch it again"
+        )
+
+    def remember(self, frame: Frame, index: int, tokens: Tensor) -> None:
+        """Have tokens carry what block `index` needs where it is run again for gradients."""
+        if frame.learns and not torch.compiler.is_compiling() and index < self.spans[-1][1]:
+            self.store.carry(tokens, index, frame)
 
     def enter(self, frame: Frame, index: int, block: nn.Module, tokens: Tensor) -> Tensor:
         """What block `index` is to run on, given what reached it: (B, prefix + N, C) or a map."""
+        if frame.levels:
+            self._check_gradients(frame, tokens.requires_grad)
         if frame.stream is not None:
-            tokens = self._resume(frame, index, tokens)
-        queries = self.host.queries
-        if frame.levels and queries is not None and index == queries.before:
+            tokens = self._go_on(frame, index, tokens)
+        if frame.levels and self.host.queries and index == self.host.queries.before:
             frame.mask = self._mask(frame, tokens, *self.host.beside(index))
-        if index not in self.clusterings:
-            return tokens
-        if index == 0 and frame.reads.first:
-            raise ExpediteError(
-                f"alpha=0 was asked of a {self.host.family}, and this call reads what enters its "
-                "first block, which would be clusters; alpha=1 works"
-            )
+        if frame.grid is not None and (layer := self._layer_at(frame, index, tokens)) is not None:
+            tokens = self._enter_span(frame, index, layer, block, tokens)
+        if not is_traced():
+            self.ran[index] = prod(tokens.shape[1:-1])
+        return tokens
+
+    def _enter_span(
+        self, frame: Frame, index: int, layer: nn.Module, block: nn.Module, tokens: Tensor
+    ) -> Tensor:
         beside = self.host.beside(index)
-        tokens = _on_grid(tokens, *beside, lambda body: self._cluster(frame, index, block, body))
+        tokens = _on_grid(
+            tokens, *beside, lambda body: self._cluster(frame, index, layer, block, body)
+        )
         if self.host.window is None:
             frame.mask = self._with_shared_bias(frame, self._mask(frame, tokens, *beside))
         else:
             frame.cells = self._cells(frame, index)
         frame.positions = None
+        frame.has_clustered = True
         return tokens
+
+    def _check_gradients(self, frame: Frame, flows_in: bool) -> None:
+        """Refuse clusters through which gradients would have to flow and cannot."""
+        is_cut = any(level.is_cut for level in frame.levels)
+        if is_cut and (flows_in or torch.is_grad_enabled()):
+            self._refuse_reentrant()
+
+    def _refuse_reentrant(self) -> None:
+        raise ExpediteError(
+            f"blocks of a patched {self.host.family} were checkpointed with use_reentrant=True "
+            "one by one, where gradients would be wrong; use_reentrant=False works"
+        )
+
+    def _layer_at(self, frame: Frame, index: int, tokens: Tensor) -> nn.Module | None:
+        """What clusters the tokens that enter block `index`; None where they stay as they are."""
+        if index in self.clusterings:
+            return self.clusterings[index]
+        if frame.levels or not self.clusterings:
+            return None
+        # The first block that runs, where the span's own first was left out.
+        starts = [first for first, end in self.spans if first < index < end]
+        if starts and tokens.requires_grad and not torch.is_grad_enabled():
+            self._refuse_reentrant()
+        return self.clusterings[starts[0]] if starts else None
+
+    def _go_on(self, frame: Frame, index: int, tokens: Tensor) -> Tensor:
+        """The clusters that were set aside, or the means of what readers made of their tokens."""
+        stream, shown, queries = frame.stream, frame.shown, self.host.queries
+        frame.stream = frame.shown = None
+        assert stream is not None
+        joined = tokens[:, : queries.count] if queries and index == queries.before else None
+        if joined is not None:
+            tokens = tokens[:, joined.shape[1] :]
+        went_on = self._changed(frame, index, stream, shown, tokens)
+        return went_on if joined is None else torch.cat([joined, went_on], 1)
+
+    def _changed(
+        self, frame: Frame, index: int, stream: Tensor, shown: Shown | None, tokens: Tensor
+    ) -> Tensor:
+        if shown is None or shown.is_unchanged(tokens):
+            return stream
+        if tokens.shape != shown.tokens.shape:
+            raise ExpediteError(
+                f"tokens of shape {tuple(shown.tokens.shape)} were changed to "
+                f"{tuple(tokens.shape)} between blocks of a {self.host.family} that run on "
+                "clusters; a hook there must leave the shape, or the model must be unpatched"
+            )
+        beside = self.host.beside(max(index - 1, 0))
+        if self.host.adds_between:
+            added = tokens - shown.tokens
+            return stream + _on_grid(added, *beside, lambda body: self._mean(frame, body))
+        return _on_grid(tokens, *beside, lambda body: self._mean(frame, body))
+
+    def query_mask(
+        self, frame: Frame, index: int, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Tensor | None:
+        """The mask among clusters in place of one that says to which tokens queries attend.
+
+        Args:
+            frame: The call's.
+            index: Of the block.
+            args: Those of its call, with a mask (B, heads, n, n) over the full grid that is added
+                to scores, the same for all heads.
+            kwargs: Likewise.
+
+        Returns:
+            (B, 1, n, n) for n tokens of which the grid's are clusters: each counts as the share of
+            its tokens to which a query may attend. None where there is no mask.
+        """
+        queries, slot = self.host.queries, self.host.mask
+        given = slot.find(args, kwargs) if slot and queries and queries.masked else None
+        if queries is None or given is None or frame.keeps_every_token:
+            return given
+        rows = given[:, 0, : queries.count].float()  # (B, queries, n)
+        weights = (rows - rows.amax(-1, keepdim=True)).exp().mT
+        beside = self.host.beside(index)
+        weights = _on_grid(weights, *beside, lambda body: self._mean(frame, body))
+        masked = weights.clamp_min(_LEAST_MASS).log().mT.to(given.dtype)
+        mask = F.pad(masked, (0, 0, 0, masked.shape[-1] - masked.shape[1]))[:, None]
+        return mask if frame.mask is None else mask + frame.mask
 
     def leave(self, frame: Frame, index: int, tokens: Tensor, is_read: bool = False) -> Tensor:
         """What is shown of block `index`'s output, (B, prefix + N or h·w, C).
 
         `is_read` says that somebody reads it of whom the host does not know.
         """
-        is_last = index == len(self.host.blocks) - 1
-        stays = is_last and not is_read and self._stays_clustered(frame, index)
-        if not frame.levels or stays:
+        shown = tokens
+        if frame.levels:
+            shown = self._shown(frame, index, tokens, is_read or frame.is_foreign)
+        # Where no call keeps the frame open, the next block finds it with its tokens.
+        if is_run_again() or (frame.is_foreign and frame.levels):
+            self.store.carry(shown, index + 1, frame)
+        return shown
+
+    def _shown(self, frame: Frame, index: int, tokens: Tensor, is_read: bool) -> Tensor:
+        is_last = index == self.count - 1
+        if is_last and self._stays_clustered(frame, index) and not self._has_plain_head:
+            return self._show(frame, index, tokens, is_read) if is_read else tokens
+        if is_last and self._has_plain_head and frame.with_head and not is_read:
             return tokens
         if index in self.exits:
             restored = self.restore(frame, tokens, *self.host.beside(index))
@@ -171,72 +363,51 @@ class Session:
                 frame.forget()
             return restored
         if is_read or index in frame.reads.taps or self.host.adds_between:
-            frame.stream = tokens
-            frame.shown = self.restore(frame, tokens, *self.host.beside(index))
-            return frame.shown
+            return self._show(frame, index, tokens, is_read or self.host.adds_between)
         return tokens
 
-    def _resume(self, frame: Frame, index: int, tokens: Tensor) -> Tensor:
-        """The cluster tokens set aside, with what joined or was added while `tokens` was shown."""
-        assert frame.stream is not None and frame.shown is not None
-        stream, shown, queries = frame.stream, frame.shown, self.host.queries
-        frame.stream = frame.shown = None
-        if queries is not None and index == queries.before:
-            return torch.cat([tokens[:, : queries.count], stream], 1)
-        if self.host.adds_between:
-            added, beside = tokens - shown, self.host.beside(index)
-            return stream + _on_grid(added, *beside, lambda body: self._mean(frame, body))
-        return stream
+    def _show(self, frame: Frame, index: int, tokens: Tensor, may_change: bool) -> Tensor:
+        """The full grid for readers, while the clusters are set aside."""
+        restored = self.restore(frame, tokens, *self.host.beside(index))
+        frame.stream, frame.shown = tokens, Shown.of(restored) if may_change else None
+        return restored
 
-    def query_mask(self, frame: Frame, index: int, given: Tensor) -> Tensor:
-        """The mask among clusters in place of one that says to which tokens queries attend.
-
-        Args:
-            frame: The call's.
-            index: Of the block.
-            given: (B, heads, n, n) over the full grid, added to scores, the same for all heads.
-
-        Returns:
-            (B, 1, n, n) for n tokens of which the grid's are clusters: each counts as the share of
-            its tokens to which a query may attend.
-        """
-        assert self.host.queries is not None
-        before, behind = self.host.beside(index)
-        rows = given[:, 0, : self.host.queries.count].float()  # (B, queries, n)
-        weights = (rows - rows.amax(-1, keepdim=True)).exp().mT
-        weights = _on_grid(weights, before, behind, lambda body: self._mean(frame, body))
-        masked = weights.clamp_min(_LEAST_MASS).log().mT.to(given.dtype)
-        mask = F.pad(masked, (0, 0, 0, masked.shape[-1] - masked.shape[1]))[:, None]
-        return mask if frame.mask is None else mask + frame.mask
-
-    def take_stream(self, frame: Frame, device: torch.device) -> tuple[Tensor, Tensor]:
+    def take_stream(
+        self, frame: Frame, tokens: Tensor, device: torch.device
+    ) -> tuple[Tensor, Tensor]:
         """The cluster tokens set aside, for a module that hands them on to the next block.
 
         With where they stand: the means of their tokens' places, (B, h·w, 2) across and down.
         """
-        assert frame.stream is not None and frame.grid is not None
-        tokens, frame.stream, frame.shown = frame.stream, None, None
+        assert frame.grid is not None
+        tokens = self._go_on(frame, 0, tokens)
         places = grid_positions(frame.grid, device).expand(tokens.shape[0], -1, -1)
         rows, columns = self._mean(frame, places).unbind(-1)
         height, width = frame.grid
         return tokens, torch.stack([(columns + 0.5) / width, (rows + 0.5) / height], -1)
 
-    def add_to_stream(self, frame: Frame, added: Tensor) -> None:
+    def add_to_stream(self, frame: Frame, before: Tensor, after: Tensor) -> None:
         """Add to the cluster tokens set aside the means of what was added to their tokens."""
         assert frame.stream is not None
-        prefix = self.host.prefix_tokens
+        prefix, added = self.host.prefix_tokens, after - before
         mean = _on_grid(added, prefix, 0, lambda body: self._mean(frame, body))
         frame.stream = frame.stream + mean
+        frame.shown = None if frame.shown is None else Shown.of(after)
 
     def _mean(self, frame: Frame, body: Tensor) -> Tensor:
-        """Means (B, h·w, C) over the clusters in force of what tokens (B, N, C) have."""
+        """Means (B, h·w, C) over the clusters in force of what tokens (B, N, C) have, or maps."""
+        is_flat = self._is_flat_map(body)
         for level in frame.levels:
             if isinstance(level.record, Clustering):
                 body = pool(body, level.record)
             else:
                 as_a_map = as_map(body, level.record.grid)
-                body = pool_windows(as_a_map, level.record).flatten(1, 2)
-        return body
+                body = pool_windows(as_a_map, level.record)
+        return body.flatten(1, 2) if is_flat else body
+
+    def is_in_head(self, frame: Frame) -> bool:
+        """Whether blocks of the head are to run on clusters."""
+        return bool(frame.levels) and self.plan.reconstruct_at == "head"
 
     def enter_head(self, frame: Frame, tokens: Tensor, queries: int) -> Tensor:
         """Average the tokens of the head's blocks, (B, N + queries, C), over the clusters."""
@@ -258,8 +429,23 @@ class Session:
         resized = self.plan.position_tables == "resized"
         return cluster_bias(table, frame.grid, frame.levels[-1].record.clusters, resized)
 
-    def average(self, frame: Frame, tokens: Tensor) -> Tensor:
-        """One token, the mean that the clusters' masses weigh, in place of all but the prefix."""
+    def average(self, frame: Frame, pooled: nn.Module, tokens: Tensor, output: Tensor) -> Tensor:
+        """What a module that is averaged next makes of tokens, with the clusters' mean.
+
+        That is one token, the mean that the clusters' masses weigh, in place of all but the prefix.
+        Where somebody reads the full grid, it is all of them with that mean.
+        """
+        if frame.stream is None:
+            return self._with_mean(frame, output)
+        if frame.shown is not None and not frame.shown.is_unchanged(tokens):
+            return output  # the mean of what a reader made of them
+        of_clusters: Tensor = type(pooled).forward(pooled, frame.stream)
+        prefix = self.host.prefix_tokens
+        mean = self._with_mean(frame, of_clusters)[:, prefix:]
+        missing = mean - output[:, prefix:].mean(1, keepdim=True)
+        return torch.cat([output[:, :prefix], output[:, prefix:] + missing], 1)
+
+    def _with_mean(self, frame: Frame, tokens: Tensor) -> Tensor:
         mass = frame.levels[-1].record.mass
         share = (mass / mass.sum(1, keepdim=True))[:, None]  # (B, 1, h·w)
         prefix = self.host.prefix_tokens
@@ -273,6 +459,7 @@ class Session:
         is_flat = self._is_flat_map(body)
         if is_flat:
             body = as_map(body, frame.levels[-1].record.clusters)
+        self._check_gradients(frame, flows_in=False)
         for level in reversed(frame.levels):
             if level.weights is None and not level.record.is_identity:
                 level.weights = self.reconstruction.weigh(level.record)
@@ -283,7 +470,9 @@ class Session:
         """Whether tokens that windows are to be cut from came as (B, H·W, C)."""
         return self.host.window is not None and body.dim() == 3
 
-    def _cluster(self, frame: Frame, index: int, block: nn.Module, body: Tensor) -> Tensor:
+    def _cluster(
+        self, frame: Frame, index: int, layer: nn.Module, block: nn.Module, body: Tensor
+    ) -> Tensor:
         last = frame.levels[-1].record if frame.levels else None
         assert frame.grid is not None  # `frame` hands out frames with a grid alone
         stage = self.host.stage_of(index)
@@ -295,15 +484,29 @@ class Session:
             )
         if not last and self.host.stages:
             _check_size(self.host, index, grid)
+        self._check_weights(index, body)
         features = self.measured(frame, index, block, body)
         mass = last.mass if last else None
         if is_flat := self._is_flat_map(body):
             body = as_map(body, grid)
             features = None if features is None else as_map(features, grid)
         centroids: Tensor
-        centroids, record = self.clusterings[index](body, grid, features, mass)
-        frame.levels.append(Level(record))
+        centroids, record = layer(body, grid, features, mass)
+        is_cut = frame.learns and not torch.is_grad_enabled()
+        frame.levels.append(Level(record, is_cut=is_cut))
         return centroids.flatten(1, 2) if is_flat else centroids
+
+    def _check_weights(self, index: int, body: Tensor) -> None:
+        """Refuse weights that are elsewhere until a module is called, where ours reads them."""
+        if body.is_meta or (self.host.run is None and self.host.bias is None):
+            return
+        end = next(end for first, end in self.spans if first <= index < end)
+        if any(next(block.parameters()).is_meta for block in self.host.blocks[index:end]):
+            raise ExpediteError(
+                f"blocks {index} to {end - 1} of a patched {self.host.family} were to run with "
+                "offloaded weights, which are read there besides modules' own calls; a model whose "
+                "weights stay on their device works"
+            )
 
     def _mask(self, frame: Frame, tokens: Tensor, prefix: int, suffix: int) -> Tensor | None:
         """What is added to attention scores: the log of each key's mass, (B, 1, 1, keys)."""
@@ -373,8 +576,12 @@ class Session:
             return False
         if not frame.with_head:
             return not frame.reads.last
-        plain_head = self.plan.reconstruct_at == "head" and not self.plan.delta
-        return plain_head or self.host.readout(self.host.model) != "tokens"
+        return self._has_plain_head or self.host.readout(self.host.model) != "tokens"
+
+    @property
+    def _has_plain_head(self) -> bool:
+        """Whether the head runs on the clusters as they are."""
+        return self.plan.reconstruct_at == "head" and not self.plan.delta
 
     @property
     def _clusters_head_blocks(self) -> bool:
@@ -390,6 +597,18 @@ def _check_size(host: Host, index: int, grid: tuple[int, int]) -> None:
             f"smaller than a window of {window[0]}×{window[1]}; a larger image or an earlier stage "
             "works"
         )
+
+
+def is_traced() -> bool:
+    """Whether a graph is made of a call."""
+    return torch.compiler.is_compiling() or torch._C._is_tracing()
+
+
+def is_run_again() -> bool:
+    """Whether a backward pass is under way, in which blocks run again that were checkpointed."""
+    if torch.compiler.is_compiling():
+        return False
+    return bool(torch._C._current_graph_task_id() != -1)
 
 
 def _pool_levels(frame: Frame, body: Tensor) -> Tensor:

@@ -57,8 +57,19 @@ def make_host(
 def blocks_of(part: nn.Module, kinds: Iterable[str]) -> tuple[nn.Module, ...]:
     """The blocks of a stage; none where it is something else than a stage of such blocks."""
     holder = dict(part.named_children()).get("blocks", part)
-    blocks = tuple(holder.children())
+    blocks = tuple(_unwrapped(block, kinds) for block in holder.children())
     return blocks if blocks and kind_of(blocks[0], kinds) else ()
+
+
+def _unwrapped(block: nn.Module, kinds: Iterable[str]) -> nn.Module:
+    """The block inside of wrappers around it alone; itself where there is none."""
+    found, children = block, [block]
+    while len(children) == 1:
+        (found,) = children
+        if kind_of(found, kinds):
+            return found
+        children = list(found.children())
+    return block
 
 
 def project(attention: nn.Module, x: Tensor) -> Projections:

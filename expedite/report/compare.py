@@ -4,13 +4,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
-
 from expedite.errors import ExpediteError
 from expedite.evaluate.results import Results
 from expedite.evaluate.sweep import Row
 from expedite.evaluate.table import label, measures
+from expedite.terminal.table import Column, Listing
 
 
 @dataclass(frozen=True)
@@ -68,16 +66,13 @@ def _differing(one: Mapping[str, Any], two: Mapping[str, Any]) -> tuple[str, ...
     return tuple(name for name in dict.fromkeys([*one, *two]) if one.get(name) != two.get(name))
 
 
-def comparison_table(comparison: Comparison) -> Table:
-    """The pairs as a table of rich: each figure before, after and by how much it changed."""
-    table = Table(box=SIMPLE_HEAD, padding=0)
-    table.add_column("plan")
+def comparison_table(comparison: Comparison) -> Listing:
+    """The pairs as a table for the terminal: each figure before, after and how much it changed."""
     # FPS of two runs drift too far to stand side by side.
     figures = {name: of for name, of in _figures(comparison).items() if name != "FPS"}
-    for name in figures:
-        table.add_column(name, justify="right")
+    table = Listing([Column("plan"), *(Column(name, right=True) for name in figures)])
     for one, two in comparison.pairs:
-        table.add_row(label(one), *(_change(of(one), of(two)) for of in figures.values()))
+        table.add(label(one), *(_change(of(one), of(two)) for of in figures.values()))
     return table
 
 

@@ -5,20 +5,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from rich.console import Console
 
 from expedite.evaluate.demo import PICTURED, unseen_scenes
 from expedite.evaluate.recommend import recommend
 from expedite.evaluate.results import Results
 from expedite.evaluate.run import Request, run_sweep
 from expedite.evaluate.sweep import Row
-from expedite.evaluate.table import label
+from expedite.evaluate.table import label, terminal_table
 from expedite.evaluate.tasks import TASKS, task_of
 from expedite.evaluate.visualize import visualize
 from expedite.loading import load_model
+from expedite.loading.fingerprint import fingerprint
 from expedite.measure.mode import jobs_of
 from expedite.plan import Plan, make_plan
 from expedite.report.report import Section, write_report
+from expedite.terminal.status import Status
+from expedite.terminal.table import Listing
 from expedite.version import __version__
 
 
@@ -47,22 +49,35 @@ _INSTRUMENTS = [
 ]
 
 
-def run_demo(out: Path, count: int, seconds: float, console: Console, command: str) -> Path:
+@dataclass(frozen=True)
+class Demo:
+    """What the demo comes to.
+
+    Args:
+        page: The report.
+        told: A table and a sentence for each model.
+    """
+
+    page: Path
+    told: Sequence[str | Listing]
+
+
+def run_demo(out: Path, count: int, seconds: float, status: Status, command: str) -> Demo:
     """Sweep the shipped models on `count` unseen scenes and write report, plots and pictures.
 
     Args:
         out: Folder for everything that is written.
         count: How many scenes.
         seconds: How long to time each plan.
-        console: Where progress and the outcome are shown.
+        status: What says how far it is.
         command: What repeats it.
-
-    Returns:
-        The report.
     """
+    status.step(f"drawing {count} scenes")
     samples = unseen_scenes(count)
     sections = []
+    told: list[str | Listing] = []
     for instrument in _INSTRUMENTS:
+        status.step(f"loading {instrument.spec}")
         loaded = load_model(instrument.spec)
         request = Request(
             loaded=loaded,
@@ -70,18 +85,23 @@ def run_demo(out: Path, count: int, seconds: float, console: Console, command: s
             samples=samples,
             jobs=jobs_of(make_plan(alpha, clusters) for alpha, clusters in instrument.plans),
             out=out / instrument.folder,
-            identity={"expedite": __version__, "model": loaded.name, "scenes": count},
+            identity={
+                "expedite": __version__,
+                "model": loaded.name,
+                **fingerprint(loaded, instrument.spec),
+                "scenes": count,
+            },
             command=command,
             device=torch.device("cpu"),
             seconds=seconds,
         )
-        results = run_sweep(request, console)
-        console.print(f"\n{_verdict(results)}")
+        results = run_sweep(request, status)
+        told += [terminal_table(results), f"{_verdict(results)}\n"]
+        status.step("drawing a picture")
         _draw(request, results)
         sections.append(Section(results, request.out))
-    page = write_report(out, sections)
-    console.print(f"look at {page}")
-    return page
+    status.step("writing the report")
+    return Demo(write_report(out, sections), told)
 
 
 def _draw(request: Request, results: Results) -> None:

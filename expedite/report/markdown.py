@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from expedite.evaluate.recommend import code, recommend, verdict
 from expedite.evaluate.results import Results
 from expedite.evaluate.table import columns, pareto_front
-from expedite.report.notes import COUNTING, TIMING, asked, front_note, title
+from expedite.report.notes import COUNTING, TIMING, asked, notes, title
 
 
 def markdown(sweeps: Sequence[Results]) -> str:
@@ -27,7 +27,7 @@ def _parts(results: Results) -> Iterable[str]:
     yield escaped(verdict(results))
     if (best := recommend(results)) and best.plan:
         yield fenced(code(best.plan), "python")
-    yield from map(escaped, [*front_note(results, "Bold"), *results.notes])
+    yield from map(escaped, notes(results, "Bold"))
     yield "<details><summary>Command and environment</summary>"
     if results.command:
         yield fenced(results.command, "sh")

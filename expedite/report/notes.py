@@ -4,6 +4,7 @@ import json
 
 from expedite.evaluate.results import Results
 from expedite.evaluate.table import main_measures
+from expedite.measure.environment import other_versions
 
 COUNTING = "GFLOPs count multiply-adds, those of clustering and reconstruction included."
 TIMING = (
@@ -32,7 +33,13 @@ def asked(results: Results) -> dict[str, str]:
     return {**request, **results.environment}
 
 
-def front_note(results: Results, marked: str) -> list[str]:
+def notes(results: Results, marked: str) -> list[str]:
+    """The sentences under a table whose best rows are marked in some way."""
+    versions = other_versions(results.environment)
+    return [*_front_note(results, marked), *results.notes, *versions]
+
+
+def _front_note(results: Results, marked: str) -> list[str]:
     """The sentence on the rows that are marked, where any are."""
     if not (mains := main_measures(results)):
         return []

@@ -17,7 +17,7 @@ from expedite.evaluate.results import Results, replacing
 from expedite.evaluate.table import columns, main_measures, pareto_front
 from expedite.report import charts
 from expedite.report.markdown import markdown
-from expedite.report.notes import COUNTING, TIMING, asked, front_note, title
+from expedite.report.notes import COUNTING, TIMING, asked, notes, title
 from expedite.report.plot import COSTS, plot
 
 _PICTURES = "picture*.png"
@@ -83,7 +83,7 @@ def _content(section: Section) -> dict[str, Any]:
             {"cells": cells, "front": row in front}
             for row, cells in zip(results.rows, rows, strict=True)
         ],
-        "notes": [*front_note(results, "Shaded"), *results.notes],
+        "notes": notes(results, "Shaded"),
         "charts": charts.charts_of(results),
         "pictures": [_picture(path) for path in sorted(section.folder.glob(_PICTURES))],
         # What a plot says of a row that is pointed at.

@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import numpy as np
@@ -6,7 +7,7 @@ from PIL import Image
 
 from expedite import ExpediteError
 from expedite.data.datasets import open_folder
-from expedite.data.truths import VOID, DepthRule
+from expedite.data.truths import VOID, DepthRule, LabelRule
 from expedite.scenes.scenes import FARTHEST, render_scene, scene_seed, write_scenes
 
 
@@ -150,3 +151,66 @@ def test_a_truncated_image(tmp_path: Path) -> None:
     (tmp_path / "x.jpg").write_bytes(content[: len(content) // 2])
     with pytest.raises(ExpediteError, match="cannot be read as an image"):
         open_folder(tmp_path)[0]
+
+
+def test_hidden_files_and_what_is_no_file_are_no_images(tmp_path: Path) -> None:
+    """macOS writes a ._NAME beside each on other disks; a pipe would be waited for."""
+    write(tmp_path, "a", [[1]], (1, 1))
+    folder = tmp_path / "images/val"
+    (folder / "._a.png").write_bytes(b"Mac OS X")
+    (folder / ".b.png").write_bytes(b"")
+    (folder / "c.png").mkdir()
+    os.mkfifo(folder / "d.png")
+    assert [sample.name for sample in open_folder(tmp_path)] == ["a"]
+
+
+def test_labels_of_a_turned_image_lie_as_it_is_shown(tmp_path: Path) -> None:
+    write(tmp_path, "a", [[1], [2]], (1, 2))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    pixels = Image.fromarray(np.array([[[9] * 3, [200] * 3]], np.uint8))
+    pixels.save(tmp_path / "images/val/a.png", exif=exif)
+    (sample,) = open_folder(tmp_path)
+    assert sample.image[:, 0, 0].tolist() == [9, 200]
+    Image.fromarray(np.array([[1, 2]], np.uint8)).save(tmp_path / "annotations/val/a.png")
+    with pytest.raises(ExpediteError, match=r"for an image of \(2, 1\), turned as its file says"):
+        open_folder(tmp_path)[0]
+
+
+def test_masks_of_0_and_255_are_refused(tmp_path: Path) -> None:
+    write(tmp_path, "a", [[0, 255]], (1, 2))
+    write(tmp_path, "b", [[0, 0]], (1, 2))
+    said = "are 0 and 255 alone, of which 255 does not count; masks of two classes are due as 0"
+    for rule in (LabelRule(), LabelRule(reduce_zero_label=True)):
+        with pytest.raises(ExpediteError, match=said):
+            open_folder(tmp_path, rule=rule)
+    write(tmp_path, "c", [[1, 0]], (1, 2))  # a class beside what does not count
+    assert len(open_folder(tmp_path)) == 3
+
+
+def test_masks_of_1_bit_are_of_two_classes(tmp_path: Path) -> None:
+    write(tmp_path, "a", None, (1, 2))
+    Image.fromarray(np.array([[False, True]])).save(tmp_path / "annotations/val/a.png")
+    labels = open_folder(tmp_path)[0].labels
+    assert labels is not None
+    assert labels.tolist() == [[0, 1]]
+
+
+@pytest.mark.parametrize("mode", ["RGB", "LA", "RGBA"])
+def test_labels_in_colours_are_refused(tmp_path: Path, mode: str) -> None:
+    write(tmp_path, "a", None, (1, 2))
+    Image.new(mode, (2, 1)).save(tmp_path / "annotations/val/a.png")
+    with pytest.raises(ExpediteError, match=rf"of mode {mode}; labels are due in one channel"):
+        open_folder(tmp_path)
+
+
+def test_another_file_is_another_fingerprint(tmp_path: Path) -> None:
+    write(tmp_path, "a", [[1]], (1, 1))
+    found = [open_folder(tmp_path).fingerprint()]
+    for kind in ("images", "annotations"):
+        os.utime(tmp_path / kind / "val/a.png", ns=(0, 0))
+        found.append(open_folder(tmp_path).fingerprint())
+    write(tmp_path, "b", [[1]], (1, 1))
+    found.append(open_folder(tmp_path).fingerprint())
+    assert len({*found}) == 4
+    assert open_folder(tmp_path).fingerprint() == found[-1]

@@ -15,6 +15,7 @@ from expedite.data.truths import LABEL_RULES, NO_DEPTH, VOID, DepthRule, LabelRu
     [
         (LabelRule(), [0, 1, 11, VOID]),
         (LABEL_RULES["camvid"], [0, 1, VOID, 255]),
+        (LabelRule(ignore_index=65535), [0, 1, 11, 255]),
         (LABEL_RULES["ade20k"], [VOID, 0, 10, VOID]),
     ],
 )

@@ -24,6 +24,7 @@ from expedite.evaluate.tasks import task_of
 from expedite.loading import LoadedModel, TaskName
 from expedite.measure.mode import jobs_of
 from expedite.plan import make_plan
+from expedite.terminal.status import Status
 from tests.evaluate.tasks.query_outputs import SURE, output_class
 from tests.hosts import depth_vit, segmenter, timm_vit
 
@@ -104,7 +105,7 @@ def run_all(folder: Path, ranks: Ranks = ALONE) -> None:
             seconds=0.0,
             ranks=ranks,
         )
-        run_sweep(request, Console(file=io.StringIO()))
+        run_sweep(request, Status(Console(file=io.StringIO()), ""))
 
 
 if __name__ == "__main__":

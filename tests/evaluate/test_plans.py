@@ -1,12 +1,15 @@
+import random
 from pathlib import Path
 
 import pytest
+import yaml
 
 from expedite import ExpediteError, Plan, Span
 from expedite.evaluate.comparators import plan_of
 from expedite.evaluate.plans import grid_of_plans, parse_size, read_plans
 from expedite.measure.mode import Job, Mode
 from expedite.plan import make_plan
+from tests.damaged import ODD_YAML, damaged
 
 FILE = """
 - {method: expedite, alpha: 4, clusters: 14}
@@ -101,3 +104,23 @@ def test_sizes() -> None:
     assert parse_size("15x52") == (15, 52)
     with pytest.raises(ExpediteError, match="'four' was given where a number is due"):
         parse_size("four")
+
+
+def test_damaged_plans_end_in_one_sentence(tmp_path: Path) -> None:
+    """A part left out or replaced by what nobody meant; a sample of some 900 of these."""
+    plans = [
+        {"method": "expedite", "alpha": 4, "clusters": [14, 14], "keep": None, "iterations": 3},
+        {"spans": [{"alpha": 1, "clusters": 8, "beta": 2}], "method": "paper", "dtype": "float16"},
+        {"method": "downsample", "clusters": "14x20", "compile": "none"},
+    ]
+    path = tmp_path / "plans.yml"
+    refused = 0
+    for content in random.Random(0).sample([*damaged(plans, ODD_YAML)], 300):
+        path.write_text(yaml.dump(content))
+        try:
+            read_plans(path)
+        except ExpediteError as error:
+            refused += 1
+            assert str(path) in str(error)
+            assert "\n" not in str(error)
+    assert refused > 150

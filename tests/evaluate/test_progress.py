@@ -1,13 +1,13 @@
-"""What is shown of a sweep while it runs: time on a terminal, the table alone elsewhere."""
+"""What is shown of a sweep while it runs: time on a terminal, a line for each plan elsewhere."""
 
 import io
 import time
-from collections.abc import Callable
 
 import pytest
 from rich.console import Console
 
 from expedite.evaluate.progress import SweepProgress
+from expedite.terminal.status import Status
 
 
 class Clock:
@@ -34,7 +34,8 @@ def clock() -> Clock:
 @pytest.fixture
 def progress(clock: Clock) -> SweepProgress:
     """Of four plans on ten images, a minute each: longer than rich looks back by itself."""
-    found = SweepProgress(Console(file=io.StringIO(), get_time=clock), plans=4, images=10)
+    status = Status(Console(file=io.StringIO(), get_time=clock), "loading")
+    found = SweepProgress(status, plans=4, images=10)
     found.bars.start_task(found._plans)
     return found
 
@@ -73,39 +74,42 @@ def test_nothing_is_left_at_the_end(progress: SweepProgress, clock: Clock) -> No
     assert "left 0:00:00" in plans
 
 
-def run(console: Console, measure: Callable[[], None] = lambda: None) -> None:
-    progress = SweepProgress(console, plans=1, images=1)
-    with progress.shown(lambda: "the table"):
-        progress.on_image(1, 1)
-        measure()
-        progress.on_plan()
-
-
-def test_where_nobody_looks_there_is_the_table_alone() -> None:
+def test_elsewhere_each_plan_is_said() -> None:
     file = io.StringIO()
-    run(Console(file=file))
-    assert file.getvalue() == "the table\n"
+    progress = SweepProgress(Status(Console(file=file), "loading"), plans=2, images=1)
+    for name in ("unpatched", "α4 20x20"):
+        progress.on_start(name)
+        progress.on_image(1, 1)
+        progress.on_plan()
+    assert file.getvalue().splitlines() == [
+        "[0:00] measuring unpatched, 1 of 2",
+        "[0:00] measuring α4 20x20, 2 of 2",
+    ]
 
 
 def test_on_a_terminal_there_are_bars_until_the_end() -> None:
     file = io.StringIO()
+    console = Console(file=file, force_terminal=True, width=80)
+    with Status(console, "loading") as status:
+        progress = SweepProgress(status, plans=1, images=1)
+        with progress.shown(lambda: "the table"):
+            progress.on_image(1, 1)
+            while "left" not in file.getvalue():  # a thread of rich shows it
+                time.sleep(0.01)
+    assert "the table" in file.getvalue()
+    # The last frame is wiped out: the table that stays is on standard output.
+    assert file.getvalue().endswith("\x1b[2K")
 
-    def until_seen() -> None:
-        while "left" not in file.getvalue():  # a thread of rich shows it
-            time.sleep(0.01)
 
-    run(Console(file=file, force_terminal=True, width=80), until_seen)
-    assert "plans" in file.getvalue()
-    last = file.getvalue().rsplit("\x1b[2K", 1)[-1]
-    assert "the table" in last
-    assert "plans" not in last
-
-
-def test_an_interruption_goes_through() -> None:
-    def interrupted() -> None:
-        raise KeyboardInterrupt
+def test_what_was_measured_before_an_interruption_stays() -> None:
+    def interrupted(progress: SweepProgress) -> None:
+        with progress.shown(lambda: "the table"):
+            raise KeyboardInterrupt
 
     file = io.StringIO()
-    with pytest.raises(KeyboardInterrupt):
-        run(Console(file=file, force_terminal=True), interrupted)
-    assert file.getvalue().rstrip().endswith("\x1b[?25h")  # the cursor is back
+    console = Console(file=file, force_terminal=True, width=80)
+    with pytest.raises(KeyboardInterrupt), Status(console, "loading") as status:
+        interrupted(SweepProgress(status, plans=1, images=1))
+    last = file.getvalue().rsplit("\x1b[2K", 1)[-1]
+    assert "the table" in last
+    assert last.rstrip().endswith("\x1b[?25h")  # the cursor is back

@@ -1,25 +1,15 @@
 """Counts of published rows, on recipes small enough to be counted here."""
 
-from io import StringIO
 from typing import Any
 
 import pytest
-from rich.console import Console, RenderableType
 
-from expedite.evaluate.recipes import (
-    AGREEMENT,
-    EXPLAINED,
-    Check,
-    check_recipe,
-    check_table,
-    recipes_table,
-    rows_view,
-)
+from expedite.evaluate.recipes import AGREEMENT, EXPLAINED, Check, check_recipe
 from expedite.loading import load_model
 from expedite.measure.flops import count_flops
 from expedite.patching import patch
 from expedite.plan import make_plan
-from expedite.recipes import RECIPES, Recipe, Row
+from expedite.recipes import Recipe, Row
 from tests.hosts import images
 
 MODEL = "timm:vit_tiny_patch16_224"
@@ -42,12 +32,6 @@ def recipe(*rows: Row, **changes: Any) -> Recipe:
 def check(plan: Any, gflops: float | None, reason: str = "", **changes: Any) -> Check:
     (found,) = check_recipe(recipe(Row(plan, gflops, None, None, reason=reason), **changes))
     return found
-
-
-def text(renderable: RenderableType) -> str:
-    stream = StringIO()
-    Console(file=stream, width=200).print(renderable)
-    return stream.getvalue()
 
 
 def test_a_row_is_counted_with_its_plan(counts: tuple[float, float]) -> None:
@@ -88,18 +72,3 @@ def test_what_cannot_be_counted_fails_and_says_why() -> None:
     found = check(None, 1.0, model="timm:vit_tinny")
     assert found.fails
     assert "which timm does not know" in found.reason
-
-
-def test_tables(counts: tuple[float, float]) -> None:
-    rows = (Row(None, counts[0], 3.5, 70.1), Row(PLAN, 99.0, None, None, note="as it was"))
-    tiny = recipe(*rows, flops_per_multiply_add=1)
-    printed = text(check_table(tiny, check_recipe(tiny)))
-    assert "+0.0%" in printed
-    assert printed.count("FAILS: no reason is known") == 1
-    missing = Check("tiny", rows[0], None, None, None, False, "pip install 'expedite-vit[sam]'", {})
-    assert "expedite-vit[sam]" in text(check_table(tiny, [missing]))
-    printed = text(rows_view(tiny))
-    for part in ("7×7", "99", "3.5", "70.1", "as it was", "temperature=50.0", "nowhere/tiny.pth"):
-        assert part in printed
-    printed = text(recipes_table(RECIPES.values()))
-    assert all(f" {name} " in printed for name in RECIPES)

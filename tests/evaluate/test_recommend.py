@@ -1,4 +1,5 @@
 from dataclasses import replace
+from math import nan
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from expedite.evaluate.comparators.rival import Rival
 from expedite.evaluate.recommend import code, recommend, verdict
 from expedite.evaluate.results import Results
 from expedite.evaluate.sweep import Row
+from expedite.evaluate.table import pareto_front
 from expedite.plan import make_plan
 
 
@@ -47,6 +49,22 @@ def test_what_is_hardly_faster_does_not_pay() -> None:
     found = results(row(8, 1.01, 1.0), row(7, 0.9, 0.5))
     assert recommend(found) is None
     assert verdict(found).startswith("No plan pays: the fastest, α2 8x8, is 1.01 times as fast")
+
+
+def test_what_is_no_number_is_never_recommended() -> None:
+    broken = replace(row(6, 3.0, 1.0), fidelity={"miou": nan})
+    other = replace(row(5, 4.0, 1.0), metrics={"miou": nan}, retention=None)
+    found = results(row(8, 1.2, 0.9), broken, other)
+    assert recommend(found) == found.rows[1]
+    assert recommend(found, least_speedup=0) == found.rows[1]
+    assert verdict(results(broken, other)).startswith("Nothing to recommend: figures of every plan")
+    assert pareto_front(results(broken)) == [results().rows[0]]
+
+
+def test_a_fidelity_counts_for_nothing_beside_retentions() -> None:
+    lost = replace(row(6, 3.0, 1.0), retention=None, fidelity={"miou": 0.99})
+    found = results(row(8, 1.2, 0.97), lost)
+    assert recommend(found) == found.rows[1]
 
 
 def test_random_weights_say_nothing_of_accuracy() -> None:

@@ -10,8 +10,9 @@ import torch
 
 import expedite
 from expedite import ExpediteError, Plan
+from expedite.evaluate.budget import Budget
 from expedite.evaluate.tasks.depth import Depth
-from expedite.evaluate.tune import _SIDES, Bench, Budget, Search, Trial, _plan, first_true, peak
+from expedite.evaluate.tune import _SIDES, Bench, Search, Trial, _plan, first_true, peak
 from expedite.patching import describe
 from expedite.patching.families import find_hosts
 from expedite.plan import make_plan

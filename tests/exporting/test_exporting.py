@@ -1,6 +1,6 @@
 """A file that was exported is the model, or there is no file."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,9 @@ from torch import Tensor, nn
 import expedite
 from expedite import ExpediteError
 from expedite.evaluate.comparators import plan_of
-from expedite.exporting import export
-from expedite.exporting.formats import FORMATS, Format, Run, named
+from expedite.exporting.exporting import export
+from expedite.exporting.formats import FORMATS, Format, Run
+from expedite.exporting.outputs import named
 from tests.host_table import transformers_model
 from tests.hosts import huggingface_swin, images, segmenter, timm_vit
 
@@ -201,6 +202,26 @@ def test_models_that_cannot_be_exported(
         export(Outputs(change).eval(), images(2), tmp_path / "model.pt2", "torch-export")
     assert "\n" not in str(raised.value)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture
+def no_room() -> Iterator[None]:
+    """No file grows beyond 4 KB, which writing finds as it finds a full disk."""
+    resource = pytest.importorskip("resource")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+@pytest.mark.usefixtures("no_room")
+def test_a_full_disk_ends_in_one_sentence(tmp_path: Path) -> None:
+    out = tmp_path / "model.pt2"
+    out.write_text("what was there")
+    with pytest.raises(ExpediteError, match=r"model\.pt2 cannot be written: OSError"):
+        export(Same().eval(), images(1), out, "torch-export")
+    assert out.read_text() == "what was there"
+    assert [path.name for path in tmp_path.iterdir()] == ["model.pt2"]
 
 
 def test_what_is_asked_is_checked_before_anything_is_done(

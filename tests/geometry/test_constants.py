@@ -60,3 +60,16 @@ def test_no_more_than_so_many_are_kept(count: Build, calls: list[tuple[int, str]
     for stop in [*range(200), 0]:
         count(stop, CPU)
     assert len(calls) == 201
+
+
+def test_what_is_kept_is_bounded_by_bytes() -> None:
+    made: list[int] = []
+
+    @remembered
+    def large(side: int, device: torch.device) -> tuple[Tensor]:
+        made.append(side)
+        return (torch.empty(side, 2**20, dtype=torch.uint8, device=device),)
+
+    for side in (40, 30, 40, 40, 80, 80):  # in MiB, of which 64 are kept
+        large(side, torch.device("cpu"))
+    assert made == [40, 30, 40, 80, 80]

@@ -107,3 +107,12 @@ def test_work_grows_linearly(reach: int) -> None:
         return make_tiles((2 * side, 2 * side), (side, side), reach, CPU).reachable.numel()
 
     assert pairs(64) / pairs(32) < 4.3
+
+
+@pytest.mark.parametrize("cells", [1, 3, 9, 14])
+def test_no_reach_is_wider_than_the_grid(cells: int) -> None:
+    grid, clusters = (2 * cells, 3 * cells), (cells, cells)
+    wide = make_tiles(grid, clusters, 499, CPU)
+    assert wide.is_one
+    assert wide.reachable.all()
+    assert wide.reachable.numel() == grid[0] * grid[1] * cells**2

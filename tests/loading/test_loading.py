@@ -1,8 +1,10 @@
 """Models by name; what names and files that cannot be loaded are told is in test_cli too."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+import timm
 import torch
 
 import expedite
@@ -222,3 +224,23 @@ def test_a_recipe_with_its_checkpoint_is_trained(tiny: Recipe, tmp_path: Path) -
     loaded = load_model("tiny", checkpoint=tmp_path / "checkpoint.pth")
     assert loaded.trained
     assert torch.equal(loaded.model(images()), model(images()))
+
+
+@pytest.mark.parametrize("kind", ["", "_reg4"])
+@pytest.mark.parametrize("wrapper", ["", "module."])
+def test_files_of_dinov2s_hub_under_timms_names(tmp_path: Path, kind: str, wrapper: str) -> None:
+    """Against timm's own reading of such files."""
+    from timm.models.vision_transformer import checkpoint_filter_fn
+
+    name = f"vit_small_patch14{kind}_dinov2"
+    model: Any = timm.create_model(name)
+    state = {key: torch.randn_like(tensor) for key, tensor in model.state_dict().items()}
+    state["pos_embed"] = torch.randn(1, 1 + 37 * 37, 384)
+    state["mask_token"] = torch.randn(1, 384)
+    if kind:
+        state["register_tokens"] = state.pop("reg_token")
+    torch.save({f"{wrapper}{key}": x for key, x in state.items()}, tmp_path / "dinov2.pth")
+    loaded = expedite.load(f"timm:{name}", tmp_path / "dinov2.pth").state_dict()
+    expected = checkpoint_filter_fn(state, model)
+    assert loaded.keys() == expected.keys()
+    assert all(torch.equal(loaded[key], expected[key]) for key in expected)

@@ -59,6 +59,32 @@ def test_what_is_saved_of_the_encoder_alone_loads(shallow: Any, tmp_path: Path) 
     assert load_model(f"sam:{tmp_path / 'encoder.pth'}").trained
 
 
+@pytest.mark.parametrize("wrapper", ["module.", "module._orig_mod.", "model."])
+def test_a_whole_model_in_a_wrapper(shallow: Any, tmp_path: Path, wrapper: str) -> None:
+    state = {f"{wrapper}{name}": tensor for name, tensor in shallow.state_dict().items()}
+    torch.save({"model": state}, tmp_path / "wrapped.pth")
+    for loaded in (
+        load_model(f"sam:{tmp_path / 'wrapped.pth'}"),
+        load_model("sam:vit_b", checkpoint=tmp_path / "wrapped.pth"),
+    ):
+        positions = loaded.model.state_dict()["pos_embed"]
+        assert torch.equal(positions, shallow.image_encoder.pos_embed)
+
+
+def test_an_encoder_of_512_pixels(tmp_path: Path, shallow: Any) -> None:
+    """As training code makes it of 1024: fewer positions, shorter tables in the global block."""
+    state = {**shallow.image_encoder.state_dict()}
+    state["pos_embed"] = torch.randn(1, 32, 32, 768)
+    for name in ("rel_pos_h", "rel_pos_w"):
+        state[f"blocks.0.attn.{name}"] = torch.randn(63, 64)
+    torch.save(state, tmp_path / "small.pth")
+    loaded = load_model(f"sam:{tmp_path / 'small.pth'}")
+    assert loaded.image_size == (512, 512)
+    assert torch.equal(loaded.model.state_dict()["pos_embed"], state["pos_embed"])
+    with torch.inference_mode():
+        assert loaded.model(torch.zeros(1, 3, 512, 512)).shape == (1, 256, 32, 32)
+
+
 def test_a_variant_is_told_by_its_width() -> None:
     with torch.device("meta"):
         for width, name in sam._VARIANTS.items():

@@ -30,6 +30,13 @@ def test_a_file_says_its_data_set(tmp_path: Path) -> None:
     assert load_model(f"vit_adapter:{saved}").dataset == "camvid"
 
 
+@pytest.mark.parametrize(("crop", "stride"), [(512, 341), (640, 426), (896, 512)])
+def test_windows_step_as_published(crop: int, stride: int, tmp_path: Path) -> None:
+    variant = Variant(ADAPTER, "semantic-fpn", n_cls=3, crop=crop)
+    loaded = load_model(f"vit_adapter:{save_adapter(variant.build(), variant, tmp_path)}")
+    assert (loaded.short_side, loaded.window_stride) == (crop, stride)
+
+
 def test_a_published_name_takes_weights_and_classes(
     saved: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from expedite.cli import main
-from expedite.measure.environment import machine
+from expedite.measure.environment import machine, other_versions
 
 
 def test_what_is_not_installed_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -47,3 +47,21 @@ def test_the_command_prints_it(
     text = capsys.readouterr().out
     found = json.loads(text) if options else dict(line.split(": ", 1) for line in text.splitlines())
     assert found == machine()
+
+
+def test_libraries_that_are_others_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    here = {"torch": "2.15.0+cpu", "timm": "1.0.31"}
+
+    def version(name: str) -> str:
+        if name not in here:
+            raise PackageNotFoundError
+        return here[name]
+
+    monkeypatch.setattr("expedite.measure.environment.version", version)
+    assert other_versions({"torch": "2.15.0", "timm": "1.0.31", "numpy": "1"}) == []
+    assert other_versions({"torch": "2.15.0+cu130"}) == []  # the same, built otherwise
+    before = {"torch": "2.14.0; then 2.15.0", "timm": "1.0.31", "transformers": "5.23.0"}
+    assert other_versions(before) == [
+        "Made with torch 2.14.0; then 2.15.0 (2.15.0+cpu here), transformers 5.23.0 (none here): "
+        "figures can differ."
+    ]

@@ -50,6 +50,28 @@ def test_labels_beyond_the_classes_are_refused_with_a_hint() -> None:
         Agreement(11).add(torch.tensor([3, 11]), torch.tensor([3, 3]))
 
 
+def test_labels_up_to_the_number_of_classes_may_have_a_void_0() -> None:
+    """ADE20K's, with a model of its 150 classes."""
+    with pytest.raises(ExpediteError, match=r"a label 150 .*--reduce-zero-label says so"):
+        Agreement(150).add(torch.arange(1, 151), torch.arange(150))
+    with pytest.raises(ExpediteError, match="a label 200 was found") as error:
+        Agreement(150).add(torch.tensor([200]), torch.tensor([0]))
+    assert "reduce-zero-label" not in str(error.value)
+
+
+def test_labels_below_0_are_refused() -> None:
+    with pytest.raises(ExpediteError, match=r"a label -5 was found.*numbers from 0 on"):
+        Agreement(3).add(torch.tensor([-5]), torch.tensor([0]))
+
+
+def test_every_class_of_many_counts() -> None:
+    agreement = Agreement(300)
+    agreement.add(torch.tensor([254, 255, 256, VOID]), torch.tensor([254, 255, 0, 0]))
+    assert agreement.counts.sum(1).nonzero().flatten().tolist() == [254, 255, 256]
+    assert agreement.seen == 3
+    assert agreement.mean_iou() == pytest.approx(2 / 3)
+
+
 def test_nothing_counted_is_not_a_number() -> None:
     agreement = Agreement(2)
     agreement.add(torch.tensor([VOID]), torch.tensor([1]))

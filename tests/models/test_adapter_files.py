@@ -67,6 +67,41 @@ def test_a_file_as_published_loads(tmp_path: Path) -> None:
     torch.testing.assert_close(loaded(x), model(x))
 
 
+def test_what_published_beits_compute_may_be_missing(tmp_path: Path) -> None:
+    config = replace(PUBLISHED, image_size=(64, 64), beit=True)
+    variant = Variant(config, "upernet", n_cls=3, hidden=8, crop=64)
+    model = variant.build().eval()
+    state = model.state_dict()
+    fewer = {name: x for name, x in state.items() if not name.endswith("relative_position_index")}
+    assert len(fewer) == len(state) - config.layers
+    torch.save({"state_dict": fewer}, tmp_path / "beit.pth")
+    loaded, _ = load_adapter(tmp_path / "beit.pth")
+    x = images(1, 64, 64)
+    assert torch.equal(loaded(x), model(x))
+
+
+@pytest.mark.parametrize("beit", [False, True])
+def test_backbones_without_layer_scale_load(tmp_path: Path, beit: bool) -> None:
+    config = replace(PUBLISHED, layer_scale=False, image_size=(64, 64), beit=beit)
+    variant = Variant(config, "upernet", n_cls=3, hidden=8, crop=64 if beit else 512)
+    model = variant.build().eval()
+    assert not any(name.endswith(("gamma1", "gamma_1")) for name in model.state_dict())
+    torch.save({"state_dict": model.state_dict()}, tmp_path / "plain.pth")
+    loaded, found = load_adapter(tmp_path / "plain.pth")
+    assert found == variant
+    x = images(1, 64, 64)
+    assert torch.equal(loaded(x), model(x))
+    assert expedite.patch(loaded, alpha=1, clusters=2)(x).shape == (1, 3, 64, 64)
+
+
+def test_branches_without_layer_scale_are_those_scaled_by_one() -> None:
+    scaled = Variant(PUBLISHED, "upernet", n_cls=3, hidden=8).build().eval()
+    plain = Variant(replace(PUBLISHED, layer_scale=False), "upernet", 3, hidden=8).build().eval()
+    state = {name: x for name, x in scaled.state_dict().items() if name in plain.state_dict()}
+    plain.load_state_dict(state)
+    assert torch.equal(plain(images(1, 64, 64)), scaled(images(1, 64, 64)))
+
+
 def test_a_file_with_a_published_query_head_loads(tmp_path: Path) -> None:
     variant = Variant(PUBLISHED, "mask2former", n_cls=CLASSES, hidden=HIDDEN, queries=SIZES_OF_HEAD)
     model = variant.build()

@@ -7,8 +7,13 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from expedite.errors import ExpediteError
-from expedite.models.files import load_weights, read_state_dict
+from expedite.errors import ExpediteError, MisfitError
+from expedite.models.files import (
+    filled,
+    load_weights,
+    read_state_dict,
+    write_checkpoint,
+)
 
 
 class Evil:
@@ -146,3 +151,40 @@ def test_keys_that_do_not_fit_are_named() -> None:
     assert "1 missing (bias)" in message
     assert "1 unexpected (scale)" in message
     assert "weight (2, 4) for (2, 3)" in message
+
+
+class Indexed(nn.Linear):
+    """With a buffer that it computes, as Swins and BEiTs have them."""
+
+    def __init__(self) -> None:
+        super().__init__(3, 2)
+        self.register_buffer("relative_position_index", torch.tensor([[1, 0]]))
+
+
+@pytest.mark.parametrize("given", [{}, {"relative_position_index": torch.tensor([[1, 0]])}])
+def test_what_a_model_computes_may_be_missing_or_too_much(given: dict[str, torch.Tensor]) -> None:
+    weights = {"weight": torch.randn(2, 3), "bias": torch.zeros(2), **given}
+    model = Indexed()
+    load_weights(model, weights, Path("file.pth"))
+    assert model.state_dict()["relative_position_index"].tolist() == [[1, 0]]
+    assert torch.equal(model.weight, weights["weight"])
+    load_weights(nn.Linear(3, 2), weights, Path("file.pth"))
+
+
+def test_a_model_that_does_not_fit_takes_no_memory() -> None:
+    """Weights of a table of 4 TB: the sizes of a damaged file can be any."""
+    with pytest.raises(MisfitError, match=r"weight \(2, 3\) for \(1000000, 1000000\)"):
+        filled(
+            lambda: nn.Linear(1000000, 1000000, bias=False),
+            {"weight": torch.zeros(2, 3)},
+            Path("file.pth"),
+        )
+
+
+def test_a_checkpoint_is_written_whole_or_in_one_error(tmp_path: Path) -> None:
+    write_checkpoint({"a": torch.ones(2)}, tmp_path / "a.pth")
+    assert torch.equal(read_state_dict(tmp_path / "a.pth")["a"], torch.ones(2))
+    if Path("/dev/full").exists():
+        (tmp_path / ".b.pth.partial").symlink_to("/dev/full")
+        with pytest.raises(OSError, match="No space left"):  # PyTorch's own writer aborts here
+            write_checkpoint({"a": torch.ones(2)}, tmp_path / "b.pth")

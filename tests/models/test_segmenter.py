@@ -65,6 +65,18 @@ def test_sliding_windows_equal_the_published_inference(
     torch.testing.assert_close(probabilities, REFERENCE[name], rtol=1e-4, atol=2e-5)
 
 
+def test_as_many_patches_in_another_grid_keep_their_positions_as_they_lie() -> None:
+    """16×64 pixels are 2×8 patches, as many as the 4×4 that the positions are of."""
+    model = published()
+    seen: list[Tensor] = []
+    model.encoder.blocks[0].register_forward_pre_hook(lambda block, args: seen.append(args[0]))
+    wide = image(1, 3, 16, 64)
+    with torch.inference_mode():
+        model(wide)
+        patches = model.encoder.patch_embed.proj(wide).flatten(2).mT
+    torch.testing.assert_close(seen[0][:, 1:], patches + model.encoder.pos_embed[:, 1:])
+
+
 def test_attention_mask_of_minus_infinity_hides_a_token() -> None:
     model = published()
     block, tokens = model.encoder.blocks[0], torch.randn(1, 6, 64)

@@ -118,3 +118,14 @@ def test_a_broken_variant(tmp_path: Path) -> None:
 def test_an_unknown_backbone() -> None:
     with pytest.raises(ExpediteError, match="'vit_huge' was asked; known are deit_tiny"):
         build_segmenter("vit_huge")
+
+
+def test_a_size_as_the_published_training_code_dumps_it(tmp_path: Path) -> None:
+    model, path = save(tmp_path)
+    variant = path.with_name("variant.yml")
+    content = yaml.safe_load(variant.read_text())
+    content["net_kwargs"]["image_size"] = (32, 32)
+    variant.write_text(yaml.dump(content))
+    assert "!!python/tuple" in variant.read_text()
+    images = torch.randn(1, 3, 32, 48)
+    assert torch.equal(load_segmenter(path)[0](images), model(images))

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from expedite.errors import ExpediteError
 from expedite.operators.assignment import HardAssignment
-from expedite.operators.centroids import check_sharpness, lengthen, sharpen
+from expedite.operators.centroids import lengthen, sharpen
+from expedite.operators.choices import check_sharpness
 
 
 def sharpened_loop(labels: Tensor, z: Tensor, centers: Tensor, sharpness: float) -> Tensor:

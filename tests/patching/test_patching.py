@@ -23,6 +23,7 @@ import expedite
 from expedite import ExpediteError, Plan, Span
 from expedite.measure.speed import attention_kernel, twin
 from expedite.patching.hooks import find_sessions
+from tests.host_table import called
 from tests.hosts import (
     enlarged_dpt,
     enlarged_meta,
@@ -100,6 +101,17 @@ def fingerprint(model: nn.Module) -> dict[str, Any]:
 
 def hook_tables(module: nn.Module) -> list[dict[int, Any]]:
     return [value for name, value in vars(module).items() if "hooks" in name and value is not None]
+
+
+def test_an_image_alone_and_in_a_batch_is_the_same_but_for_rounding(make: Make) -> None:
+    model = make()
+    expedite.patch(model, PLAN)
+    x = images(3)
+    together, alone, nudged = (called(model, y) for y in (x, x[1:2], x[1:2] * (1 + 1e-6)))
+    for one, expected, other in zip(together, alone, nudged, strict=True):
+        most = expected.abs().max()
+        assert (one[1:2] - expected).abs().max() <= 1e-4 * most
+        assert (other - expected).abs().max() <= 1e-4 * most
 
 
 def test_parameters_buffers_and_keys_stay_the_same(make: Make) -> None:

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from rich.console import Console
 
 from expedite.loading.demo import SHIPPED
 from expedite.report import demo
+from expedite.terminal.status import Status
 
 FACTORY = """
 from tests.hosts import depth_vit
@@ -28,8 +30,9 @@ def test_the_demo_sweeps_reports_and_draws(tmp_path: Path, monkeypatch: pytest.M
     depth = demo.Instrument("depth", f"{tmp_path}/stand_in.py:make", [(1, (4, 6))])
     monkeypatch.setattr(demo, "_INSTRUMENTS", [segmenter, depth])
     out = tmp_path / "out"
-    with (tmp_path / "shown.txt").open("w") as shown:
-        page = demo.run_demo(out, 2, 0.0, Console(file=shown, width=80), "expedite demo")
+    status = Status(Console(file=StringIO()), "loading")
+    found = demo.run_demo(out, 2, 0.0, status, "expedite demo")
+    page = found.page
     assert page == out / "report.html"
     for task, metric in (("segmentation", "miou"), ("depth", "rmse")):
         names = {path.name for path in (out / task).iterdir()}
@@ -44,7 +47,7 @@ def test_the_demo_sweeps_reports_and_draws(tmp_path: Path, monkeypatch: pytest.M
             assert plan["retention"] > 0.9
     assert page.read_text().count("data:image/webp") == 2
     assert page.with_name("report.md").read_text().count("\n| plan |") == 2
-    text = (tmp_path / "shown.txt").read_text()
+    text = " ".join(map(str, found.told))
     assert text.count("times as fast at a retention of") == 2
     assert "in RMSE" in text
 

@@ -1,10 +1,14 @@
 import re
 from dataclasses import replace
+from importlib.metadata import version
 
 import pytest
+import timm
+import torch
 
 from expedite.evaluate.results import Results
 from expedite.report.markdown import escaped, fenced, markdown, table
+from expedite.report.notes import notes
 from tests.evaluate.rows import SEGMENTATION, depth_results
 
 HOSTILE = "a|b <script>`*_~#$x$ [l](u)\nc\\"
@@ -61,3 +65,12 @@ def test_words_are_shown_as_they_are() -> None:
     assert escaped("a|b\n*c*") == r"a\|b \*c\*"
     assert escaped("<&>") == "&lt;&amp;&gt;"
     assert fenced("a ``` b", "sh") == "````sh\na ``` b\n````"
+
+
+def test_a_report_says_that_libraries_are_others_here() -> None:
+    measured = replace(SEGMENTATION, environment={"torch": "1.0", "timm": timm.__version__})
+    said = f"Made with torch 1.0 ({version('torch')} here): figures can differ."
+    assert escaped(said) in markdown([measured])
+    assert said in notes(measured, "Shaded")
+    now = replace(SEGMENTATION, environment={"torch": torch.__version__})
+    assert "Made with" not in markdown([now])

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from expedite.errors import ExpediteError
 from expedite.patching.frame import Frame
-from expedite.patching.hooks import Hook, after
+from expedite.patching.hooks import Hook
+from expedite.patching.ours import after
 from expedite.patching.session import Session
 
 _FUSED = ("attn.qkv",)

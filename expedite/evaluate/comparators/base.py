@@ -1,7 +1,7 @@
 """What methods that merge tokens have in common: sessions, layers and how the full grid returns."""
 
 from abc import abstractmethod
-from typing import ClassVar, Literal, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from expedite.errors import ExpediteError
 from expedite.evaluate.comparators.attention import Attention
 from expedite.evaluate.comparators.records import Copying, Measuring, Upsampling, record_of
+from expedite.evaluate.comparators.ways import Return
 from expedite.operators.assignment import Assignment
 from expedite.operators.clustering import Clustering, check_shapes, full_precision, unmerged
 from expedite.operators.reconstruction import TokenReconstruction
@@ -17,9 +18,6 @@ from expedite.patching.frame import Frame
 from expedite.patching.host import Host
 from expedite.patching.session import Session
 from expedite.plan import Plan, Span
-
-# "weights" is reconstruction as `reconstruction.token_weights` has it.
-Return = Literal["weights", "bilinear", "copy"]
 
 
 class Measured(NamedTuple):

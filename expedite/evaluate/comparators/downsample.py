@@ -1,14 +1,16 @@
 """Uniform downsampling (Figure 6 of arXiv 2210.01035): a smaller image in, its output enlarged."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from inspect import signature
 from typing import Any, ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from expedite.errors import ExpediteError
-from expedite.evaluate.comparators.base import Return, RivalSession
-from expedite.patching.hooks import Hook, after, before
+from expedite.evaluate.comparators.base import RivalSession
+from expedite.evaluate.comparators.ways import Return
+from expedite.patching.frame import Frame
 from expedite.patching.host import Host
 from expedite.plan import Plan
 
@@ -16,6 +18,10 @@ Size = tuple[int, int]
 # What models of transformers call images and the maps that they make of them.
 _INPUT = "pixel_values"
 _OUTPUTS = ("logits", "predicted_depth", "last_hidden_state")
+# How some of them are told that images are of another size than usual.
+_ANY_SIZE = "interpolate_pos_encoding"
+# What their Swins overwrite on small maps, for good; backbones for dense tasks do not.
+_KEPT_WINDOWS = "set_shift_and_window_size"
 
 
 class Resizing(nn.Module):
@@ -34,44 +40,6 @@ class Resizing(nn.Module):
         # The filter knows no half precision.
         resized = F.interpolate(maps.float(), size=size, mode="bilinear", antialias=smaller)
         return resized.to(maps.dtype)
-
-
-@dataclass(eq=False)
-class ShrinkImages(Hook):
-    """Before the model runs."""
-
-    session: "DownsampleSession"
-
-    def __call__(
-        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        images = args[0] if args else kwargs[_INPUT]
-        large = _size(images)
-        size = self.session.size_for(large)
-        self.session.store.frames[-1].notes["sizes"] = large, size
-        smaller = self.session.resizing(images, size)
-        return ((smaller, *args[1:]), kwargs) if args else (args, {**kwargs, _INPUT: smaller})
-
-
-class EnlargeOutput(Hook):
-    """After the model ran."""
-
-    session: "DownsampleSession"
-
-    def __call__(
-        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
-    ) -> Any:
-        large, small = self.session.store.frames[-1].notes.pop("sizes")
-        if isinstance(output, Tensor):
-            return self.session.enlarge(output, large, small)
-        name = next((name for name in _OUTPUTS if hasattr(output, name)), None)
-        if name is None or (name == "last_hidden_state" and output[name].dim() == 3):
-            raise ExpediteError(
-                f"downsampling was asked of a {self.session.host.family}, which gives "
-                f"{type(output).__name__}; maps, depth and scores of a whole image can be enlarged"
-            )
-        output[name] = self.session.enlarge(output[name], large, small)
-        return output
 
 
 class DownsampleSession(RivalSession):
@@ -93,6 +61,13 @@ class DownsampleSession(RivalSession):
                 "tokens are not made by one convolution that tells how many pixels each has",
                 "expedite, paper and pool work",
             )
+        is_dense = type(host.backbone).__name__.endswith("Backbone")
+        if not is_dense and any(hasattr(block, _KEPT_WINDOWS) for block in host.blocks):
+            self.refuse(
+                host,
+                "blocks keep the windows of the smallest image that they saw",
+                "expedite and paper work",
+            )
 
     def make_clusterings(self) -> dict[int, nn.Module]:
         return {}
@@ -101,9 +76,36 @@ class DownsampleSession(RivalSession):
     def operators(self) -> list[nn.Module]:
         return [self.resizing]
 
-    def add_hooks(self) -> None:
-        before(self.host.model, ShrinkImages(self))
-        after(self.host.model, EnlargeOutput(self))
+    def call(
+        self,
+        frame: Frame,
+        method: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:
+        if not frame.with_head:
+            return method(*args, **kwargs)
+        images = args[0] if args else kwargs[_INPUT]
+        large = _size(images)
+        size = self.size_for(large)
+        smaller = self.resizing(images, size)
+        if _ANY_SIZE in signature(method).parameters:
+            kwargs = {_ANY_SIZE: True, **kwargs}
+        given = ((smaller, *args[1:]), kwargs) if args else (args, {**kwargs, _INPUT: smaller})
+        return self._enlarged(method(*given[0], **given[1]), large, size)
+
+    def _enlarged(self, output: Any, large: Size, small: Size) -> Any:
+        """What the model returned for the smaller image, as for the large one."""
+        if isinstance(output, Tensor):
+            return self.enlarge(output, large, small)
+        name = next((name for name in _OUTPUTS if hasattr(output, name)), None)
+        if name is None or (name == "last_hidden_state" and output[name].dim() == 3):
+            raise ExpediteError(
+                f"downsampling was asked of a {self.host.family}, which gives "
+                f"{type(output).__name__}; maps, depth and scores of a whole image can be enlarged"
+            )
+        output[name] = self.enlarge(output[name], large, small)
+        return output
 
     def size_for(self, size: Size) -> Size:
         """The size of image that makes the plan's grid, for one of `size` (height, width)."""

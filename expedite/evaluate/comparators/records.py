@@ -9,13 +9,14 @@ from torch import Tensor, nn
 
 from expedite.geometry.tiling import make_tiles
 from expedite.operators.assignment import Assignment, HardAssignment, own_values
+from expedite.operators.choices import Basis
 from expedite.operators.clustering import (
     Clustering,
     average_pool,
     pool,
     resolve_temperature,
 )
-from expedite.operators.metric import Basis, standardize
+from expedite.operators.metric import standardize
 from expedite.operators.spreading import Spread
 from expedite.plan import Plan
 

@@ -1,28 +1,16 @@
 """A plan of a rival method: spans like any plan's, with operators of its own."""
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, get_args
 
 from expedite.errors import ExpediteError
-from expedite.evaluate.comparators.base import Return, RivalSession, UpsamplingSession
-from expedite.evaluate.comparators.downsample import DownsampleSession
-from expedite.evaluate.comparators.evit import EViTSession
-from expedite.evaluate.comparators.pool import PoolSession
-from expedite.evaluate.comparators.tome import ToMeSession
-from expedite.evaluate.comparators.tome_blocks import BlockMergingSession
-from expedite.patching.host import Host
+from expedite.evaluate.comparators.ways import Merge, Return
 from expedite.plan import Plan
 
-Merge = Literal["clusters", "pool", "tome", "evit", "blocks", "image"]
+if TYPE_CHECKING:
+    from expedite.evaluate.comparators.base import RivalSession
+    from expedite.patching.host import Host
 
-_SESSIONS: dict[Merge, type[RivalSession]] = {
-    "clusters": UpsamplingSession,
-    "pool": PoolSession,
-    "tome": ToMeSession,
-    "evit": EViTSession,
-    "blocks": BlockMergingSession,
-    "image": DownsampleSession,
-}
 # How the full grid can return from each; the first where nothing else is said.
 _RETURNS: dict[Merge, tuple[Return, ...]] = {
     "clusters": ("bilinear",),
@@ -91,6 +79,9 @@ class Rival(Plan):
             _WEIGHING if self.returns == "weights" else (),
         )
 
-    def session(self, host: Host) -> RivalSession:
+    def session(self, host: "Host") -> "RivalSession":
         """The state of a host that is patched with this plan."""
-        return _SESSIONS[self.merge](host, self, self.returns)
+        # A plan is read without PyTorch, which its sessions need.
+        from expedite.evaluate.comparators.sessions import SESSIONS
+
+        return SESSIONS[self.merge](host, self, self.returns)

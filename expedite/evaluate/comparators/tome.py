@@ -72,7 +72,8 @@ class KeyMerging(Merging):
         assert measured.attention is not None
         count = clusters[0] * clusters[1]
         keys = measured.attention.keys[:, measured.prefix :]  # (B, N, heads, D)
-        return grouped(soft_matching(keys.float().mean(2), mass, count), mass, mass, count)
+        group = soft_matching(keys.float().mean(2), mass, count, measured.prefix)
+        return grouped(group, mass, mass, count)
 
 
 class ToMeSession(AttentionSession):
@@ -82,7 +83,7 @@ class ToMeSession(AttentionSession):
     layer: ClassVar[type[Merging]] = KeyMerging
 
 
-def soft_matching(metric: Tensor, mass: Tensor, count: int) -> Tensor:
+def soft_matching(metric: Tensor, mass: Tensor, count: int, prefix: int = 0) -> Tensor:
     """Match tokens until `count` are left.
 
     A round can at most halve the tokens, so several follow each other where fewer are asked.
@@ -91,6 +92,7 @@ def soft_matching(metric: Tensor, mass: Tensor, count: int) -> Tensor:
         metric: (B, N, D), compared by cosine.
         mass: (B, N) how much each token counts in means.
         count: How many are to be left.
+        prefix: How many tokens come before these, see `match`.
 
     Returns:
         Into which of `count` each token goes, (B, N) int64; what is left keeps its order.
@@ -104,7 +106,7 @@ def soft_matching(metric: Tensor, mass: Tensor, count: int) -> Tensor:
     group = torch.arange(tokens, device=metric.device).expand(metric.shape[:2])
     while tokens > count:
         fewer = min(tokens - count, tokens // 2)
-        step = match(metric, fewer)
+        step = match(metric, fewer, prefix)
         tokens -= fewer
         metric = HardAssignment.of(step, mass[..., None], tokens).means(metric, metric[:, :tokens])
         mass = group_sums(mass, step, tokens)
@@ -112,17 +114,20 @@ def soft_matching(metric: Tensor, mass: Tensor, count: int) -> Tensor:
     return group
 
 
-def match(metric: Tensor, fewer: int) -> Tensor:
+def match(metric: Tensor, fewer: int, prefix: int = 0) -> Tensor:
     """One bipartite matching of tokens (B, n, D): where each goes among the n - `fewer` left.
 
     Tokens go to two sets in turn; each of the first set draws an edge to the most similar of the
-    second, and the tokens of the `fewer` most similar edges merge.
+    second, and the tokens of the `fewer` most similar edges merge. The turns begin `prefix` tokens
+    before: class tokens and the like take theirs, as published, though none of them merges.
     """
     batch, count = metric.shape[:2]
+    first, second = prefix % 2, 1 - prefix % 2
     unit = F.normalize(metric, dim=-1)
-    similarity, partner = (unit[:, ::2] @ unit[:, 1::2].mT).max(-1)  # (B, ⌈n/2⌉)
+    similarity, partner = (unit[:, first::2] @ unit[:, second::2].mT).max(-1)  # (B, about n/2)
     edge = similarity.topk(fewer, dim=1).indices  # (B, fewer)
     place = torch.arange(count, device=metric.device).expand(batch, -1)
-    into = place.scatter(1, 2 * edge, 2 * partner.gather(1, edge) + 1)
-    left = torch.ones_like(place).scatter(1, 2 * edge, 0).cumsum(1) - 1
+    source, target = 2 * edge + first, 2 * partner.gather(1, edge) + second
+    into = place.scatter(1, source, target)
+    left = torch.ones_like(place).scatter(1, source, 0).cumsum(1) - 1
     return left.gather(1, into)

@@ -16,8 +16,9 @@ from expedite.evaluate.comparators.base import RivalSession
 from expedite.evaluate.comparators.tome import soft_matching
 from expedite.operators.assignment import HardAssignment
 from expedite.operators.clustering import full_precision
-from expedite.patching.hooks import Hook, after, before
+from expedite.patching.hooks import Hook
 from expedite.patching.host import Host
+from expedite.patching.ours import after, before
 from expedite.plan import Span
 
 _PARTS = (("attn", "attention"), ("mlp",))
@@ -39,7 +40,7 @@ class PartMerging(nn.Module):
         body = tokens[:, self.prefix :]
         ones = torch.ones(body.shape[:2], device=body.device)
         with full_precision(body.device):
-            group = soft_matching(body.float(), ones, rows * columns)
+            group = soft_matching(body.float(), ones, rows * columns, self.prefix)
             assignment = HardAssignment.of(group, ones[..., None], rows * columns)
             merged = assignment.means(body, body[:, : rows * columns]).to(body.dtype)
         return torch.cat([tokens[:, : self.prefix], merged], 1), group

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from expedite.errors import ExpediteError
-from expedite.evaluate.tasks.base import Task
+from expedite.evaluate.tasks.base import NoNumberError, Task
 from expedite.evaluate.tasks.classes import Classification, Segmentation
 from expedite.evaluate.tasks.depth import Depth
 from expedite.evaluate.tasks.features import Features
@@ -60,10 +60,25 @@ def read_answer(loaded: LoadedModel, output: Any, size: tuple[int, int]) -> Any:
     """What a model's output says of one image of `size`, in its task's form.
 
     Raises:
+        NoNumberError: There are numbers in it that are none.
         ExpediteError: The output is not of the model's task, or not of any.
     """
     kind = _kind(loaded, output)
-    return kind.read(kind.find(output), size)
+    found = kind.find(output)
+    # A class would win among such scores, and no object be found.
+    if any(part.isnan().any() for part in _tensors(found)):
+        raise NoNumberError(
+            f"'{loaded.name}' gives what is no number (nan), which cannot be compared; another "
+            "dtype, as bfloat16 or float32, has a wider range than float16"
+        )
+    return kind.read(found, size)
+
+
+def _tensors(found: Any) -> list[Tensor]:
+    if isinstance(found, Tensor):
+        return [found]
+    parts = found.values() if isinstance(found, Mapping) else vars(found).values()
+    return [part for part in parts if isinstance(part, Tensor)]
 
 
 def _kind(loaded: LoadedModel, output: Any) -> type[Task[Any]]:

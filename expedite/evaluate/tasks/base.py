@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from math import inf, isfinite
 from statistics import fmean
 from typing import Any, ClassVar, Generic, NamedTuple, Protocol, Self, TypeVar
 
@@ -9,10 +10,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from expedite.data.truths import Sample, Truths
+from expedite.errors import ExpediteError
 from expedite.loading import LoadedModel, TaskName
 
 Answer = TypeVar("Answer")  # what a model says of an image
 Answer_contra = TypeVar("Answer_contra", contravariant=True)
+
+
+class NoNumberError(ExpediteError):
+    """A model's answer holds what is no number, so nothing can be compared with it."""
 
 
 class Metric(NamedTuple):
@@ -46,19 +52,32 @@ class Meter(Protocol[Answer_contra]):
 
     def values(self) -> dict[str, float]: ...
 
+    def notes(self) -> list[str]:
+        """Sentences on what the values are not of: classes that were never seen, ..."""
+
 
 class MeanMeter(ABC, Generic[Answer]):
     """Means over images of each image's metrics; an image that says nothing does not count."""
 
     def __init__(self) -> None:
         self.images: list[dict[str, float]] = []
+        self.silent = 0  # images whose truth says nothing
 
     def add(self, truth: Any, answer: Answer) -> None:
         if found := self.measure(truth, answer):
             self.images.append(found)
+        else:
+            self.silent += 1
 
     def merge(self, later: Self) -> None:
         self.images += later.images
+        self.silent += later.silent
+
+    def notes(self) -> list[str]:
+        if not self.silent:
+            return []
+        total = self.silent + len(self.images)
+        return [f"In {self.silent} of {total} images the truth says nothing; they do not count."]
 
     def values(self) -> dict[str, float]:
         names = self.images[0] if self.images else ()
@@ -142,7 +161,8 @@ class Task(ABC, Generic[Answer]):
     def retention(self, values: Mapping[str, float], base: Mapping[str, float]) -> float | None:
         """The share of the first metric that is kept, so that 1 is always nothing lost.
 
-        None where there is no such share: of a best value that was 0 and is not any more.
+        None where there is no such share: of a best value that was 0 and is not any more, or of
+        what is no number.
 
         Args:
             values: Against labels, of the patched model; nothing where there are no labels.
@@ -155,7 +175,8 @@ class Task(ABC, Generic[Answer]):
         if before == after:
             return 1.0
         part, whole = (before, after) if metric.lower_is_better else (after, before)
-        return part / whole if whole else None
+        share = part / whole if whole else inf
+        return share if isfinite(share) else None
 
 
 def at_size(maps: Tensor, size: tuple[int, int]) -> Tensor:

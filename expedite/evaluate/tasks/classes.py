@@ -154,7 +154,7 @@ class _PixelMeter:
         self.agreement = self.agreement or later.agreement
 
     def values(self) -> dict[str, float]:
-        if (found := self.agreement) is None:
+        if (found := self.agreement) is None or not found.seen:
             return {}
         by_class = {f"iou_{index}": iou for index, iou in enumerate(found.iou().tolist())}
         return {
@@ -163,6 +163,16 @@ class _PixelMeter:
             "pixel_accuracy": found.accuracy(),
             **{name: iou for name, iou in by_class.items() if not isnan(iou)},
         }
+
+    def notes(self) -> list[str]:
+        if (found := self.agreement) is None or found.seen == found.classes:
+            return []
+        if not found.seen:
+            return ["No pixel of the labels counts, so there is no figure against them."]
+        return [
+            f"mIoU and mAcc are means over the {found.seen} of {found.classes} classes that the "
+            "labels have."
+        ]
 
 
 class _RankMeter(MeanMeter[Ranking]):

@@ -121,6 +121,18 @@ class _PrecisionMeter:
     def merge(self, later: Self) -> None:
         self.pairs += later.pairs
 
+    def notes(self) -> list[str]:
+        seen = {int(number) for truth, _ in self.pairs for number in truth.classes}
+        known = {number for truth, _ in self.pairs for number in truth.numberings[:1] or ()}
+        numbers = {number for numbering in known for number in numbering}
+        if not seen:
+            return ["The truth has no object, so there is no figure against it."]
+        if seen >= numbers:
+            return []
+        return [
+            f"AP is the mean over the {len(seen)} of {len(numbers)} classes that the truth has."
+        ]
+
     def values(self) -> dict[str, float]:
         return {
             f"{what}_{name}": value

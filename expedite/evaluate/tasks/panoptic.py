@@ -87,6 +87,14 @@ class _QualityMeter:
             self.counts.merge(later.counts)
         self.counts = self.counts or later.counts
 
+    def notes(self) -> list[str]:
+        if self.counts is None or (seen := int(self.counts.seen.sum())) == self.counts.classes:
+            return []
+        return [
+            f"PQ, SQ and RQ are means over the {seen} of {self.counts.classes} classes that occur "
+            "in the truth or in the unpatched model's answers."
+        ]
+
     def values(self) -> dict[str, float]:
         if self.counts is None or (all_classes := self.counts.quality()) is None:
             return {}

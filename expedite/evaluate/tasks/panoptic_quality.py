@@ -79,15 +79,28 @@ class PanopticCounts:
         self.missed += other.missed
         self.false += other.false
 
+    @property
+    def seen(self) -> NDArray[np.bool_]:
+        """Which classes occur in truth or answers, (classes,)."""
+        return self._total > 0
+
+    @property
+    def _found(self) -> NDArray[np.int64]:
+        return np.array([len(ious) for ious in self.ious])
+
+    @property
+    def _total(self) -> NDArray[np.float64]:
+        total: NDArray[np.float64] = self._found + (self.missed + self.false) / 2
+        return total
+
     def quality(self, of: NDArray[np.bool_] | None = None) -> Quality | None:
         """Means over the classes that occur in truth or answers; None where none does.
 
         Args:
             of: Which classes to look at, (classes,); None takes all.
         """
-        found = np.array([len(ious) for ious in self.ious])
-        total = found + (self.missed + self.false) / 2
-        seen = (total > 0) if of is None else (total > 0) & of
+        found, total = self._found, self._total
+        seen = self.seen if of is None else self.seen & of
         if not seen.any():
             return None
         # Exact sums, in which the order of images has no part.

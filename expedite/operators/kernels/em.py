@@ -32,9 +32,14 @@ def soft_step(points: Tensor, weight: Tensor, centers: Tensor, tau: Tensor, tile
     return _soft_step(*arguments, tiles.place, tiles.shown)
 
 
-def nearest(points: Tensor, weight: Tensor, centers: Tensor, tau: Tensor, tiles: Tiles) -> Tensor:
-    """The nearest centre within reach of each token, (B, N) int64; arguments of `soft_step`."""
-    return _nearest(points, weight, centers, tau, *_tables(tiles))
+def nearest(
+    points: Tensor, weight: Tensor, centers: Tensor, tau: Tensor, tiles: Tiles, tie: float
+) -> Tensor:
+    """The nearest centre within reach of each token, (B, N) int64, the first of equals.
+
+    Arguments are those of `soft_step`, and by what share of themselves equal scores may differ.
+    """
+    return _nearest(points, weight, centers, tau, *_tables(tiles), tie)
 
 
 def _tables(tiles: Tiles) -> tuple[Tensor, ...]:
@@ -65,15 +70,16 @@ def _soft_step(points: Tensor, weight: Tensor, centers: Tensor, *others: Tensor)
 
 
 @operation(
-    f"nearest({_ARGUMENTS}) -> Tensor",
+    f"nearest({_ARGUMENTS}, float tie) -> Tensor",
     lambda points, *others: points.new_empty(points.shape[:2], dtype=torch.int64),
 )
-def _nearest(points: Tensor, weight: Tensor, centers: Tensor, *tables: Tensor) -> Tensor:
+def _nearest(points: Tensor, weight: Tensor, centers: Tensor, *others: Any) -> Tensor:
+    *tables, tie = others
     points, centers = points.contiguous(), centers.contiguous()
     sizes, blocks = _sizes(points, centers, *tables[1:4]), _blocks(points, tables[3])
     labels = points.new_empty(points.shape[:2], dtype=torch.int64)
     _choose[(len(tables[3]), points.shape[0])](
-        points, weight.contiguous(), centers, *tables, labels, *sizes, **blocks
+        points, weight.contiguous(), centers, *tables, labels, *sizes, tie, **blocks
     )
     return labels
 
@@ -194,10 +200,10 @@ def _move(
 @triton.jit
 def _choose(
     points, weight, centers, tau, token, filled, cell, reachable, labels,
-    tokens, cells, slots, window, depth,
+    tokens, cells, slots, window, depth, tie,
     TOKENS: tl.constexpr, WINDOW: tl.constexpr, DEPTH: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """The nearest centre of each token of a tile."""
+    """The nearest centre of each token of a tile, the first of equals."""
     scale = 2 / tl.load(tau + tl.program_id(1))
     shown, found, half = _window(centers, cell, cells, window, depth, WINDOW, DEPTH)
     for start in range(0, slots, TOKENS):
@@ -205,7 +211,9 @@ def _choose(
             points, token, reachable, start, found, half, scale, tokens, slots, window, depth,
             TOKENS, WINDOW, DEPTH, PRECISION,
         )  # fmt: skip
-        best = tl.argmax(score, 1)
+        most = tl.max(score, 1)
+        is_best = score >= (most - tie * (1 + tl.abs(most)))[:, None]
+        best = tl.argmax(is_best.to(tl.int32), 1)
         label = tl.sum(tl.where(best[:, None] == tl.arange(0, WINDOW)[None], shown[None], 0), 1)
         slot = start + tl.arange(0, TOKENS)
         full = tl.load(filled + tl.program_id(0) * slots + slot, mask=slot < slots, other=0)

@@ -5,7 +5,16 @@ from typing import Any
 
 from torch import nn
 
-from expedite.patching.host import Host, Mask, Readout, Reads, apply_child, attribute, map_grid
+from expedite.patching.host import (
+    Host,
+    Mask,
+    Readout,
+    Reads,
+    apply_child,
+    attribute,
+    inner,
+    map_grid,
+)
 
 
 def find_host(module: nn.Module) -> Host | None:
@@ -22,7 +31,7 @@ def find_host(module: nn.Module) -> Host | None:
         family="DPT",
         model=module,
         backbone=encoder,
-        blocks=tuple(encoder.blocks),
+        blocks=tuple(inner(block, "expedite.") for block in encoder.blocks),
         prefix_tokens=1,
         embedding=encoder.patch_embed.proj,
         grid=map_grid,

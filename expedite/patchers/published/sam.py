@@ -13,7 +13,7 @@ from torch import nn
 
 from expedite.errors import ExpediteError
 from expedite.patchers.timm.methods import methods
-from expedite.patchers.transformers.vit import refuse_attentions, requested_states
+from expedite.patchers.transformers.vit import asked_for, refuse_attentions, requested_states
 from expedite.patching.host import (
     Host,
     Method,
@@ -21,6 +21,7 @@ from expedite.patching.host import (
     apply_child,
     attribute,
     every_token,
+    inner,
     kind_of,
     map_of_tokens,
     nothing_more,
@@ -49,7 +50,8 @@ def find_host(module: nn.Module) -> Host | None:
     if name is None or not runs_as(module, name.partition(".")[0], "forward"):
         return None
     library = _LIBRARIES[name]
-    blocks = tuple(module.get_submodule(library.blocks).children())
+    of = name.partition(".")[0]
+    blocks = tuple(inner(block, of) for block in module.get_submodule(library.blocks).children())
     return Host(
         family=library.family,
         model=module,
@@ -90,11 +92,11 @@ def _reads_states(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any
     config = attribute(model, "config")
     # Where attention is fused, nothing is recorded in any case.
     is_shown = type(model.get_submodule("layers.0.attn")).__name__ == "SamVisionAttention"
-    if is_shown and kwargs.get("output_attentions", config.output_attentions):
+    if is_shown and asked_for("output_attentions", model, args, kwargs):
         refuse_attentions(model)
-    wanted = kwargs.get("output_hidden_states", config.output_hidden_states)
+    wanted = asked_for("output_hidden_states", model, args, kwargs)
     states = requested_states(wanted, config.num_hidden_layers)
-    return Reads(frozenset(state - 1 for state in states if state > 0), first=0 in states)
+    return Reads(frozenset(state - 1 for state in states if state > 0))
 
 
 def _square_grid(model: nn.Module) -> tuple[int, int]:

@@ -4,7 +4,15 @@ from functools import partial
 
 from torch import nn
 
-from expedite.patching.host import Host, Mask, TokenHead, apply_child, every_token, map_grid
+from expedite.patching.host import (
+    Host,
+    Mask,
+    TokenHead,
+    apply_child,
+    every_token,
+    inner,
+    map_grid,
+)
 
 
 def find_host(module: nn.Module) -> Host | None:
@@ -25,7 +33,7 @@ def find_host(module: nn.Module) -> Host | None:
         family="Segmenter",
         model=module,
         backbone=encoder,
-        blocks=tuple(encoder.blocks),
+        blocks=tuple(inner(block, "expedite.") for block in encoder.blocks),
         prefix_tokens=encoder.prefix_tokens,
         embedding=encoder.patch_embed,
         grid=map_grid,

@@ -18,6 +18,7 @@ from expedite.patching.host import (
     Reads,
     apply_child,
     attribute,
+    inner,
     map_grid,
 )
 from expedite.patching.window_blocks import log_mass_in_windows
@@ -39,7 +40,7 @@ def find_host(module: nn.Module) -> Host | None:
         family="META" if isinstance(module, META) else "ViT-Adapter",
         model=module,
         backbone=module,
-        blocks=tuple(module.blocks),
+        blocks=tuple(inner(block, "expedite.") for block in module.blocks),
         prefix_tokens=config.prefix_tokens,
         embedding=module.patch_embed,
         grid=map_grid,

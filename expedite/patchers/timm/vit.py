@@ -14,6 +14,7 @@ from expedite.patching.host import (
     Rotary,
     apply_child,
     attribute,
+    inner,
     kind_of,
     runs_as,
 )
@@ -41,9 +42,10 @@ def find_host(module: nn.Module) -> Host | None:
         family=family,
         model=module,
         backbone=module,
-        blocks=tuple(module.get_submodule("blocks").children()),
+        blocks=tuple(inner(block, "timm.") for block in module.get_submodule("blocks").children()),
         prefix_tokens=attribute(module, "num_prefix_tokens"),
         embedding=embedding,
+        projection=dict(embedding.named_children()).get("proj"),
         grid=_grid,
         usual_grid=attribute(embedding, "grid_size"),
         any_size=getattr(module, "dynamic_img_size", False),
@@ -60,16 +62,14 @@ def find_host(module: nn.Module) -> Host | None:
 
 def first_norm(block: nn.Module, tokens: Tensor) -> Tensor:
     """What a block's first norm makes of the tokens; post-norm blocks leave them as they are."""
-    kind = type(block).__name__
     name = {
         "Block": "norm1",
         "EvaBlock": "norm1",
         "ParallelScalingBlock": "in_norm",
         "DiffParallelScalingBlock": "in_norm",
     }
-    if kind not in name:
-        return tokens
-    return apply_child(block, tokens, name[kind])
+    kind = next((kind.__name__ for kind in type(block).__mro__ if kind.__name__ in name), None)
+    return tokens if kind is None else apply_child(block, tokens, name[kind])
 
 
 def _grid(embedding: nn.Module, args: tuple[Any, ...], output: Tensor) -> tuple[int, int]:

@@ -11,6 +11,7 @@ from expedite.patching.host import (
     apply_child,
     attribute,
     class_names,
+    inner,
     map_grid,
     runs_as,
 )
@@ -23,11 +24,12 @@ def find_host(module: nn.Module) -> Host | None:
     if not runs_as(module, "torchvision.", "forward"):
         return None
     side = attribute(module, "image_size") // attribute(module, "patch_size")
+    layers = module.get_submodule("encoder.layers")
     return Host(
         family="torchvision VisionTransformer",
         model=module,
         backbone=module,
-        blocks=tuple(module.get_submodule("encoder.layers").children()),
+        blocks=tuple(inner(block, "torchvision.") for block in layers.children()),
         prefix_tokens=1,
         embedding=module.get_submodule("conv_proj"),
         grid=map_grid,

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from expedite.patching.host import Bias, attribute
+from expedite.patching.host import Bias, attribute, own_class
 
 SEGMENTERS = ("BeitForSemanticSegmentation", "Data2VecVisionForSemanticSegmentation")
 
@@ -17,10 +17,10 @@ SEGMENTERS = ("BeitForSemanticSegmentation", "Data2VecVisionForSemanticSegmentat
 def find_bias(backbone: nn.Module) -> Bias | None:
     """How the blocks of `backbone` get relative position biases; None where it is no BEiT."""
     for module in backbone.modules():
-        if type(module).__name__ == "BeitModel":
+        if own_class(module).__name__ == "BeitModel":
             shared = attribute(module, "shared_position_bias")
             return Bias("forward", _own_bias, shared, _resized_table)
-        if type(module).__name__ == "Data2VecVisionModel":
+        if own_class(module).__name__ == "Data2VecVisionModel":
             shared = getattr(module.get_submodule("encoder"), "relative_position_bias", None)
             return Bias("forward", _bias_of_attention, shared, _resized_table, of_each_image=True)
     return None
@@ -28,7 +28,7 @@ def find_bias(backbone: nn.Module) -> Bias | None:
 
 def pooled(backbone: nn.Module) -> nn.Module | None:
     """The module after which a BEiT averages its tokens; None where it is no BEiT."""
-    is_beit = type(backbone).__name__ == "BeitModel"
+    is_beit = own_class(backbone).__name__ == "BeitModel"
     return backbone.get_submodule("layernorm") if is_beit else None
 
 

@@ -11,8 +11,17 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from expedite.patchers.transformers.vit import pair, refuse_attentions, usual_grid
-from expedite.patching.host import Cells, Host, Reads, apply_child, attribute, map_grid
+from expedite.patchers.transformers.vit import asked_for, pair, refuse_attentions, usual_grid
+from expedite.patching.host import (
+    Cells,
+    Host,
+    Reads,
+    apply_child,
+    attribute,
+    inner,
+    map_grid,
+    own_class,
+)
 from expedite.patching.shifted_blocks import Layout, Projections
 from expedite.patching.swin import make_host, mlp_of_offsets, table_of_offsets
 
@@ -40,12 +49,15 @@ class _Blocks:
 
 def find_host(module: nn.Module) -> Host | None:
     """See `module` as a Swin or SwinV2 of transformers; None where it is something else."""
-    name = type(module).__name__
-    if name not in _MODELS or not type(module).__module__.startswith("transformers."):
+    name = own_class(module).__name__
+    if name not in _MODELS or not own_class(module).__module__.startswith("transformers."):
         return None
     backbone = next(m for m in module.modules() if "embeddings" in dict(m.named_children()))
     layers = backbone.get_submodule("encoder.layers").children()
-    stages = [tuple(layer.get_submodule("blocks").children()) for layer in layers]
+    stages = [
+        tuple(inner(block, "transformers.") for block in layer.get_submodule("blocks").children())
+        for layer in layers
+    ]
     kind = _kind_of(stages[0][0])
     return make_host(
         module,
@@ -71,17 +83,12 @@ def _kind_of(block: nn.Module) -> _Blocks:
 
 
 def _reads(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Reads:
-    if _asks_for("output_attentions", model, kwargs):
+    if asked_for("output_attentions", model, args, kwargs):
         refuse_attentions(model)
-    shows_blocks = type(model).__name__.startswith("MaskFormerSwin")
-    if not shows_blocks or not _asks_for("output_hidden_states", model, kwargs):
+    shows_blocks = own_class(model).__name__.startswith("MaskFormerSwin")
+    if not shows_blocks or not asked_for("output_hidden_states", model, args, kwargs):
         return Reads()
     return Reads(frozenset(range(sum(attribute(model, "config").depths))))
-
-
-def _asks_for(name: str, model: nn.Module, kwargs: dict[str, Any]) -> bool:
-    asked = kwargs.get(name)
-    return bool(getattr(attribute(model, "config"), name) if asked is None else asked)
 
 
 def _is_shifted(block: nn.Module, cells: Cells, keywords: dict[str, Any]) -> tuple[bool, bool]:

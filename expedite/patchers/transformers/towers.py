@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from expedite.patchers.transformers.vit import (
+    asked_for,
     check_attention,
     check_version,
     is_of_transformers,
@@ -36,6 +37,7 @@ from expedite.patching.host import (
     attribute,
     class_names,
     map_grid,
+    own_class,
 )
 
 # Blocks that map (B, N, C) to the same, by attention of all tokens to all others.
@@ -98,7 +100,7 @@ def find_host(module: nn.Module) -> Host | None:
     windows = _windows(config)
     rows, columns = _usual_grid(config)
     return Host(
-        family=f"transformers {type(module).__name__}",
+        family=f"transformers {own_class(module).__name__}",
         model=module,
         backbone=tower,
         blocks=blocks,
@@ -273,23 +275,21 @@ def _reads(
     """Which outputs of blocks the model reads itself, and which its caller asked for."""
     config = attribute(model, "config")
     check_attention(model, model, attention)
-    states = requested_states(_wanted(config, kwargs), config.num_hidden_layers)
+    states = requested_states(_wanted(model, args, kwargs), config.num_hidden_layers)
     if hasattr(model, "out_features"):
         names = attribute(model, "stage_names")
         states |= {names.index(name) for name in attribute(model, "out_features")}
     states |= _masked_states(model, config)
-    # The first hidden state is what enters the first block.
+    # The first hidden state is what the first block is called with, the full grid in any case.
     taps = frozenset(state - 1 for state in states if state > 0)
-    return Reads(taps, last=_readout(model) == "tokens", first=0 in states)
+    return Reads(taps, last=_readout(model) == "tokens")
 
 
-def _wanted(config: Any, kwargs: dict[str, Any]) -> Any:
+def _wanted(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Which hidden states a call is to return, or a model around the tower records."""
     from transformers.utils import output_capturing
 
-    wanted = kwargs.get("output_hidden_states")
-    if wanted is None:
-        wanted = config.output_hidden_states
+    wanted = asked_for("output_hidden_states", model, args, kwargs)
     collector: Any = output_capturing._active_collector
     # What the library keeps while it is compiled, when it cannot ask for the other.
     recording = collector.global_var if torch.compiler.is_compiling() else collector.get()

@@ -23,6 +23,7 @@ from expedite.patching.host import (
     apply_child,
     attribute,
     map_grid,
+    own_class,
 )
 
 # The oldest version whose models are patched.
@@ -73,21 +74,21 @@ _BACKBONES = {
 
 def find_host(module: nn.Module) -> Host | None:
     """See `module` as a plain ViT of transformers; None where it is something else."""
-    name = type(module).__name__
+    name = own_class(module).__name__
     if name not in _READOUTS.keys() | _BACKBONES or not is_of_transformers(module):
         return None
     backbone = _backbone(module)
     if backbone is None:
         return None  # a model of theirs around some other backbone
     check_version()
-    blocks = tuple(m for m in backbone.modules() if type(m).__name__ in _BLOCKS)
+    blocks = tuple(m for m in backbone.modules() if own_class(m).__name__ in _BLOCKS)
     config = attribute(backbone, "config")
     return Host(
         family=f"transformers {name}",
         model=module,
         backbone=backbone,
         blocks=blocks,
-        prefix_tokens=_BLOCKS[type(blocks[0]).__name__][1]
+        prefix_tokens=_BLOCKS[own_class(blocks[0]).__name__][1]
         + getattr(config, "num_register_tokens", 0),
         embedding=_projection(backbone),
         grid=map_grid,
@@ -109,8 +110,8 @@ def check_attention(model: nn.Module, backbone: nn.Module, attention: str) -> No
     now = attribute(backbone, "config")._attn_implementation
     if now != attention:
         raise ExpediteError(
-            f"a {type(model).__name__} was patched with the attention '{attention}' and is run "
-            f"with '{now}'; patch it again"
+            f"a {own_class(model).__name__} was patched with the attention '{attention}' and is "
+            f"run with '{now}'; patch it again"
         )
 
 
@@ -134,15 +135,15 @@ def is_of_transformers(module: nn.Module) -> bool:
 
 
 def _backbone(module: nn.Module) -> nn.Module | None:
-    return next((m for m in module.modules() if type(m).__name__ in _BACKBONES), None)
+    return next((m for m in module.modules() if own_class(m).__name__ in _BACKBONES), None)
 
 
 def _mask(config: Any, block: nn.Module) -> Mask | None:
     """How the attention that a model was loaded with takes a mask of floats, if it does."""
     kind = config._attn_implementation
-    if type(block).__name__ == "Data2VecVisionLayer":
+    if own_class(block).__name__ == "Data2VecVisionLayer":
         return Mask("relative_position_bias", position=2)
-    if type(block).__name__ != "DPTViTLayer":
+    if own_class(block).__name__ != "DPTViTLayer":
         takes_floats = kind in ("sdpa", "eager")
         return Mask("attention_mask", made_for_exports=True) if takes_floats else None
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -171,7 +172,7 @@ def usual_grid(config: Any) -> tuple[int, int]:
 def refuse_attentions(model: nn.Module) -> NoReturn:
     """Say that attention among tokens is not there to be shown."""
     raise ExpediteError(
-        f"output_attentions=True was asked of a transformers {type(model).__name__} whose "
+        f"output_attentions=True was asked of a transformers {own_class(model).__name__} whose "
         "blocks run on clusters; unpatch it to see attention among tokens"
     )
 
@@ -182,7 +183,7 @@ def pair(side: Any) -> tuple[int, int]:
 
 
 def _first_norm(block: nn.Module, tokens: Tensor) -> Tensor:
-    return apply_child(block, tokens, _BLOCKS[type(block).__name__][0])
+    return apply_child(block, tokens, _BLOCKS[own_class(block).__name__][0])
 
 
 def swap(cos_and_sin: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
@@ -197,7 +198,7 @@ def join(sin: Tensor, cos: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _readout(model: nn.Module) -> Readout:
-    return _READOUTS.get(type(model).__name__, "tokens")
+    return _READOUTS.get(own_class(model).__name__, "tokens")
 
 
 def _reads(
@@ -212,20 +213,27 @@ def _reads(
     check_attention(model, backbone, attention)
     own_config = attribute(backbone, "config")
     depth: int = own_config.num_hidden_layers
-    wanted = kwargs.get("output_hidden_states", config.output_hidden_states)
-    states = requested_states(wanted, depth)
-    if type(backbone).__name__.endswith("Backbone"):
+    states = requested_states(asked_for("output_hidden_states", model, args, kwargs), depth)
+    if own_class(backbone).__name__.endswith("Backbone"):
         names = attribute(backbone, "stage_names")
         states |= {names.index(name) for name in attribute(backbone, "out_features")}
-    elif type(model).__name__ in ("DPTForDepthEstimation", "DPTForSemanticSegmentation"):
+    elif own_class(model).__name__ in ("DPTForDepthEstimation", "DPTForSemanticSegmentation"):
         # A hybrid's first two come from its convolutions.
         indices = config.backbone_out_indices[2 if config.is_hybrid else 0 :]
         states |= {1 + index for index in indices}
-    elif type(model).__name__ in huggingface_beit.SEGMENTERS:
+    elif own_class(model).__name__ in huggingface_beit.SEGMENTERS:
         states |= huggingface_beit.head_states(config, depth)
-    # The first hidden state is what enters the first block.
+    # The first hidden state is what the first block is called with, the full grid in any case.
     taps = frozenset(state - 1 for state in states if state > 0)
-    return Reads(taps, last=_readout(model) == "tokens", first=0 in states)
+    return Reads(taps, last=_readout(model) == "tokens")
+
+
+def asked_for(name: str, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """What a call asks for by keyword or position, or else the model's configuration."""
+    asked = kwargs.get(name)
+    if len(args) > 1:  # behind the images, where nobody counts places in every call
+        asked = signature(model.forward).bind_partial(*args).arguments.get(name, asked)
+    return getattr(attribute(model, "config"), name) if asked is None else asked
 
 
 def requested_states(wanted: Any, depth: int) -> set[int]:

@@ -60,3 +60,34 @@ def test_outputs_of_transformers() -> None:
     whole = model(pixel_values=images(1, 64, 64)).predicted_depth
     expedite.patch(model, plan_of("downsample", clusters=4))
     assert model(pixel_values=images(1, 64, 64)).predicted_depth.shape == whole.shape
+
+
+@pytest.mark.parametrize("kind", ["ViT", "DeiT", "Beit"])
+def test_classifiers_of_transformers_are_told_that_images_are_small(kind: str) -> None:
+    import transformers
+
+    sizes: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    sizes |= {"intermediate_size": 64, "image_size": 32, "patch_size": 4}
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{kind}Config")(**sizes)
+    model: Any = getattr(transformers, f"{kind}ForImageClassification")(config)
+    model.eval()
+    smaller = F.interpolate(images(1), size=(16, 16), mode="bilinear", antialias=True)
+    expected = model(smaller, interpolate_pos_encoding=True).logits
+    whole = model(images(1)).logits
+    expedite.patch(model, plan_of("downsample", clusters=4))
+    torch.testing.assert_close(model(images(1)).logits, expected)
+    torch.testing.assert_close(model(pixel_values=images(1)).logits, expected)
+    assert torch.equal(expedite.unpatch(model)(images(1)).logits, whole)
+
+
+def test_swins_that_keep_the_windows_of_a_small_image_are_refused() -> None:
+    from transformers import SwinConfig, SwinForImageClassification
+
+    sizes: dict[str, Any] = {"embed_dim": 16, "depths": [2, 2], "num_heads": [2, 2]}
+    config = SwinConfig(**sizes, image_size=64, patch_size=4, window_size=4)
+    model: Any = SwinForImageClassification(config)
+    model.eval()
+    with pytest.raises(ExpediteError, match="keep the windows of the smallest image that they saw"):
+        expedite.patch(model, plan_of("downsample", clusters=4))
+    assert model(images(1, 64, 64)).logits.isfinite().all()

@@ -17,10 +17,14 @@ from tests.hosts import images, open_frames, segmenter, timm_vit, torchvision_vi
 pytestmark = pytest.mark.usefixtures("no_gradients")
 
 
-def match_loop(metric: Tensor, fewer: int) -> list[int]:
-    """Section 3 of arXiv 2210.09461 for one image: into which of those left every token goes."""
+def match_loop(metric: Tensor, fewer: int, prefix: int = 0) -> list[int]:
+    """Section 3 of arXiv 2210.09461 for one image: into which of those left every token goes.
+
+    Tokens before these take turns in the split and stay, as a class token does in published code.
+    """
     unit = metric.double() / metric.double().norm(dim=1, keepdim=True)
-    first, second = range(0, len(metric), 2), range(1, len(metric), 2)
+    first = [token for token in range(len(metric)) if (prefix + token) % 2 == 0]
+    second = [token for token in range(len(metric)) if (prefix + token) % 2 == 1]
     edges = []
     for a in first:
         similarities = {b: float(unit[a] @ unit[b]) for b in second}
@@ -31,11 +35,12 @@ def match_loop(metric: Tensor, fewer: int) -> list[int]:
     return [left.index(merged.get(token, token)) for token in range(len(metric))]
 
 
-@pytest.mark.parametrize(("count", "fewer"), [(12, 1), (12, 6), (13, 5), (7, 3), (2, 1)])
-def test_matching_is_the_papers(count: int, fewer: int) -> None:
+@pytest.mark.parametrize("prefix", [0, 1, 2, 5])
+@pytest.mark.parametrize(("count", "fewer"), [(12, 1), (12, 6), (13, 5), (13, 6), (7, 3), (2, 1)])
+def test_matching_is_the_papers(count: int, fewer: int, prefix: int) -> None:
     metric = torch.randn(3, count, 5)
-    found = match(metric, fewer)
-    assert found.tolist() == [match_loop(one, fewer) for one in metric]
+    found = match(metric, fewer, prefix)
+    assert found.tolist() == [match_loop(one, fewer, prefix) for one in metric]
 
 
 def test_several_rounds_go_on_from_the_means_that_sizes_weigh() -> None:
@@ -51,9 +56,10 @@ def test_several_rounds_go_on_from_the_means_that_sizes_weigh() -> None:
     assert soft_matching(metric, sizes, 4)[0].tolist() == [twice[n] for n in once]
 
 
+@pytest.mark.parametrize("prefix", [0, 1])
 @pytest.mark.parametrize("count", [1, 5, 20, 35, 69])
-def test_every_count_is_met(count: int) -> None:
-    group = soft_matching(torch.randn(2, 70, 4), torch.ones(2, 70), count)
+def test_every_count_is_met(count: int, prefix: int) -> None:
+    group = soft_matching(torch.randn(2, 70, 4), torch.ones(2, 70), count, prefix)
     for one in group:
         assert one.unique().tolist() == list(range(count))
 
@@ -62,7 +68,7 @@ def test_merged_tokens_are_means_that_sizes_weigh() -> None:
     tokens, keys, mass = torch.randn(1, 12, 3), torch.randn(1, 13, 2, 4), torch.rand(1, 12) + 0.5
     measured = Measured(attention=Attention(keys, keys), prefix=1)
     merged, record = KeyMerging(Span(0, (2, 3)))(tokens, (3, 4), measured, mass)
-    group = soft_matching(keys[:, 1:].mean(2), mass, 6)[0]
+    group = soft_matching(keys[:, 1:].mean(2), mass, 6, prefix=1)[0]
     for n in range(6):
         weight = mass[0, group == n]
         torch.testing.assert_close(record.mass[0, n], weight.sum())
@@ -88,7 +94,7 @@ def test_keys_are_those_of_the_block_before() -> None:
     keys = seen[0] @ attention.qkv.weight[width : 2 * width].T
     keys = keys + attention.qkv.bias[width : 2 * width]  # (B, 1 + N, C)
     mean = keys[:, 1:].unflatten(2, (2, -1)).mean(2)
-    assert torch.equal(assigned[0].labels, soft_matching(mean, torch.ones(2, 64), 16))
+    assert torch.equal(assigned[0].labels, soft_matching(mean, torch.ones(2, 64), 16, 1))
     assert open_frames(model) == 0
 
 

@@ -18,7 +18,7 @@ def around(part: torch.nn.Module, tokens: Tensor, count: int) -> Tensor:
     """A part of a block on merged tokens (B, 1 + N, C), copied back, one image after the other."""
     outputs = []
     for one in tokens:
-        group = soft_matching(one[None, 1:], torch.ones(1, len(one) - 1), count)[0]
+        group = soft_matching(one[None, 1:], torch.ones(1, len(one) - 1), count, 1)[0]
         means = [one[1:][group == n].mean(0) for n in range(count)]
         output = part(torch.stack([one[0], *means])[None])[0]
         outputs.append(torch.cat([output[:1], output[1:][group]]))

@@ -74,7 +74,7 @@ def launch_all(dtype: torch.dtype) -> None:
     weight, tau = torch.ones(batch, tokens, 1), torch.ones(batch, 1, 1)
     labels = torch.zeros(batch, tokens, dtype=torch.int64)
     em.soft_step(points, weight, centers, tau, tiles)
-    em.nearest(points, weight, centers, tau, tiles)
+    em.nearest(points, weight, centers, tau, tiles, 1e-5)
     there = torch.ones(batch, *tiles.cell.shape, 1)
     weights = kriging.weigh(points, centers, there, tau, 0.1, tiles)
     mass, board = torch.ones(batch, cells), torch.zeros(392, 4, dtype=torch.int64)

@@ -5,7 +5,7 @@ import torch
 
 from expedite.geometry.tiling import make_tiles
 from expedite.operators import kernels
-from expedite.operators.clustering import _em, average_pool
+from expedite.operators.clustering import TIE, _em, average_pool
 from expedite.operators.kernels import em, fits
 from tests.operators.kernels.conftest import DEVICE
 
@@ -30,7 +30,7 @@ def test_steps_are_those_of_the_operators(
     _, soft = _em(z, weight, centers, tau, 1, tiles, False)
     torch.testing.assert_close(em.soft_step(z, weight, centers, tau, tiles), soft)
     hard, _ = _em(z, weight, centers, tau, 1, tiles, True)
-    assert em.nearest(z, weight, centers, tau, tiles).equal(hard.labels)
+    assert em.nearest(z, weight, centers, tau, tiles, TIE).equal(hard.labels)
 
 
 def test_a_center_without_mass_stays() -> None:

@@ -321,12 +321,30 @@ def test_masks_over_the_full_grid_are_refused() -> None:
         model(x, attention_mask=torch.cat([torch.ones(2, 64), torch.zeros(2, 1)], 1))
 
 
-def test_what_enters_the_first_block_cannot_be_read_at_alpha_0() -> None:
+def test_what_enters_the_first_block_is_the_full_grid_at_alpha_0() -> None:
     model, x = made("ViT")
+    plain = model(x, output_hidden_states=True).hidden_states
     expedite.patch(model, alpha=0, clusters=4)
-    assert model(x).last_hidden_state.shape == (2, 65, 32)
-    with pytest.raises(ExpediteError, match="alpha=1 works"):
-        model(x, output_hidden_states=True)
+    patched = model(x, output_hidden_states=True).hidden_states
+    assert torch.equal(patched[0], plain[0])
+    assert [state.shape for state in patched] == [state.shape for state in plain]
+
+
+@pytest.mark.parametrize("how", ["keyword", "position", "configuration", "configuration and None"])
+def test_hidden_states_are_of_the_full_grid_however_they_are_asked_for(how: str) -> None:
+    model, x = made("Depth Anything")
+    expedite.patch(model, alpha=1, clusters=4)
+    expected = model(x, output_hidden_states=True).hidden_states
+    model.config.output_hidden_states = "configuration" in how
+    calls = {
+        "keyword": lambda: model(x, output_hidden_states=True),
+        "position": lambda: model(x, None, None, True),
+        "configuration": lambda: model(x),
+        "configuration and None": lambda: model(x, output_hidden_states=None),
+    }
+    found = calls[how]().hidden_states
+    assert len(found) == 5
+    assert all(torch.equal(*states) for states in zip(found, expected, strict=True))
 
 
 def test_a_patched_model_in_a_pipeline() -> None:

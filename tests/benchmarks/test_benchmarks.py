@@ -11,10 +11,10 @@ import typer
 from rich.table import Table
 
 import expedite
-from benchmarks import accuracy, gpu, models, quantised
+from benchmarks import accuracy, gpu, models, quantised, startup
 from benchmarks.accuracy_report import write_report
 from benchmarks.cases import SMALL, Measured, find_case
-from benchmarks.instruments import Depth, demo_instruments
+from benchmarks.instruments import DEMOS, Depth, demo_instrument
 from expedite.evaluate.demo import demo_model
 from expedite.measure.speed import PairedTiming, Timing
 from expedite.patching.families import find_hosts
@@ -105,7 +105,8 @@ def test_plans_of_accuracy_fit_their_hosts(make: Callable[..., Any], changes: An
     model = make(**changes)
     ((_, host),) = find_hosts(model)
     usual, later, paper = (
-        list(accuracy.plans(way, host)) for way in ("expedite", "γ=1", "paper, τ auto")
+        [accuracy.plan_at(accuracy.WAYS[way], host, (1, keep)) for keep in accuracy.KEEPS]
+        for way in ("expedite", "γ=1", "paper, τ auto")
     )
     for plan, shorter in zip(usual, later, strict=True):
         ((_, alpha, end),) = plan.ranges(host.depth)
@@ -115,10 +116,11 @@ def test_plans_of_accuracy_fit_their_hosts(make: Callable[..., Any], changes: An
         assert all(expedite.patch(model, plan) is model for plan in paper)
 
 
-@pytest.mark.parametrize("index", [0, 1])
-def test_an_instrument_agrees_with_itself(index: int) -> None:
-    instrument = list(demo_instruments(2))[index]
+@pytest.mark.parametrize("name", DEMOS)
+def test_an_instrument_agrees_with_itself(name: str) -> None:
+    instrument = demo_instrument(name, 2)
     answers = instrument.answers()
+    assert instrument.truth is not None
     assert answers.shape == instrument.truth.shape
     own = instrument.counts(answers, answers).sum(0)
     labels = instrument.counts(instrument.truth, answers).sum(0)
@@ -128,7 +130,8 @@ def test_an_instrument_agrees_with_itself(index: int) -> None:
 def measured(gflops: list[float], rmse: list[float]) -> accuracy.Measured:
     """A way of as many points, on three images of four pixels each."""
     counts = np.array([[[4 * error**2, 4.0]] * 3 for error in rmse])
-    return accuracy.Measured(np.array(gflops), counts, counts)
+    points = np.array([(2, 1 / (2 + index)) for index in range(len(gflops))])
+    return accuracy.Measured(points, np.array(gflops), counts, counts)
 
 
 def test_tables_of_accuracy(tmp_path: Path) -> None:
@@ -150,3 +153,15 @@ def test_tables_of_accuracy(tmp_path: Path) -> None:
     assert "| no delta | 1.25 (1.25 to 1.25) |" in lines  # 1.5 and 1
     assert "| other | scenes (withheld) |" in lines
     assert (tmp_path / "accuracy.png").stat().st_size > 0
+
+
+def test_startup_compares_what_processes_take(capsys: pytest.CaptureFixture[str]) -> None:
+    quick, slow = (
+        (startup.HERE, ["-c", "pass"]),
+        (startup.HERE, ["-c", "import time; time.sleep(.2)"]),
+    )
+    found = startup.compared(quick, slow, pairs=2)
+    assert len(found) == 2
+    assert all(wall >= 0.2 for _, (wall, _) in found)
+    startup.report("nothing", found)
+    assert capsys.readouterr().out.count("nothing, ") == 2
