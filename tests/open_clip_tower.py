@@ -74,7 +74,7 @@ class VisionTransformer(nn.Module):
         outputs = self.transformer.outputs(self.embedded(x))
         chosen = range(4) if indices is None else indices
         chosen = range(4 - chosen, 4) if isinstance(chosen, int) else chosen
-        taken = [outputs[index][:, 1:].mT.unflatten(2, (8, 8)) for index in chosen]
+        taken = [outputs[index][:, 1:].mT.reshape(len(x), -1, 8, 8) for index in chosen]
         found: dict[str, Any] = {"image_intermediates": taken}
         return found if intermediates_only else {**found, "image": self.pooled(outputs[-1])[0]}
 
