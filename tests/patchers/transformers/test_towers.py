@@ -1,6 +1,7 @@
 """Vision towers of transformers, made from their configs: states, oracles, queries, windows."""
 
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 import pytest
@@ -24,6 +25,17 @@ STAGES = ["stage1", "stage3"]
 
 def tower(name: str, config: str, **sizes: Any) -> Callable[[], Any]:
     return lambda: getattr(hf, name)(getattr(hf, config)(**sizes))
+
+
+def part(library: str, name: str, config: str, **changes: Any) -> Callable[[], Any]:
+    """A tower that the library does not name at its top."""
+
+    def make() -> Any:
+        models = import_module(f"transformers.models.{library}.modeling_{library}")
+        configs = import_module(f"transformers.models.{library}.configuration_{library}")
+        return getattr(models, name)(getattr(configs, config)(**VIT, **changes))
+
+    return make
 
 
 def eomt(shares: float, **changes: Any) -> Any:
@@ -79,6 +91,14 @@ TOWERS: dict[str, tuple[Callable[[], Any], bool]] = {
     "ViT MSN": (tower("ViTMSNModel", "ViTMSNConfig", **VIT), True),
     "BLIP": (tower("BlipVisionModel", "BlipVisionConfig", **VIT), True),
     "BLIP-2": (tower("Blip2VisionModel", "Blip2VisionConfig", **VIT), True),
+    "InstructBLIP": (tower("InstructBlipVisionModel", "InstructBlipVisionConfig", **VIT), True),
+    "GIT": (tower("GitVisionModel", "GitVisionConfig", **VIT), True),
+    "Janus": (tower("JanusVisionModel", "JanusVisionConfig", **VIT, projection_dim=32), True),
+    "Idefics 2": (part("idefics2", "Idefics2VisionTransformer", "Idefics2VisionConfig"), True),
+    "Idefics 3": (part("idefics3", "Idefics3VisionTransformer", "Idefics3VisionConfig"), True),
+    "SmolVLM": (part("smolvlm", "SmolVLMVisionTransformer", "SmolVLMVisionConfig"), True),
+    "Kosmos-2": (part("kosmos2", "Kosmos2VisionModel", "Kosmos2VisionConfig"), True),
+    "Ovis 2": (part("ovis2", "Ovis2VisionModel", "Ovis2VisionConfig", hidden_stride=1), True),
     "InternVL": (tower("InternVLVisionModel", "InternVLVisionConfig", **VIT), True),
     "Pixio": (tower("PixioModel", "PixioConfig", **DINO, n_cls_tokens=3), True),
     "Pixio backbone": (
@@ -178,4 +198,37 @@ def test_cells_of_equal_tokens_cluster_without_loss(name: str) -> None:
     plain = tensors(model(x))
     expedite.patch(model, alpha=1, clusters=clusters_of(model) // 2, **HARD)
     for found, expected in zip(tensors(model(x)), plain, strict=True):
+        torch.testing.assert_close(found, expected, rtol=2e-3, atol=2e-3)
+
+
+# How a tower is asked to take images of another size than its own.
+SHAPES: dict[str, dict[str, Any]] = {
+    "CLIP": {"interpolate_pos_encoding": True},
+    "SigLIP": {"interpolate_pos_encoding": True},
+    "I-JEPA": {"interpolate_pos_encoding": True},
+    "ViT MSN": {"interpolate_pos_encoding": True},
+    "BLIP": {"interpolate_pos_encoding": True},
+    "OWL-ViT": {"interpolate_pos_encoding": True},
+    "InternVL": {},
+    "Pixio": {},
+    "Pixio backbone": {},
+    "RADIO": {},
+    "Sapiens 2": {},
+    "TIPSv2": {},
+    "YOLOS, positions between": {},
+    "LW-DETR": {},
+}
+
+
+@pytest.mark.parametrize("name", list(SHAPES))
+def test_images_that_are_not_square(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, _ = made(name)
+    x, asked = images(2, 32, 64), {**SHAPES[name], "output_hidden_states": True}
+    plain = tensors(model(x, **asked))
+    expedite.patch(model, alpha=1, clusters=(3, 4))
+    assert [t.shape for t in tensors(model(x, **asked))] == [t.shape for t in plain]
+    monkeypatch.setattr(clustering, "_keeps_every_token", lambda grid, clusters: False)
+    grid = (4, 8) if name == "LW-DETR" else (8, 16)
+    expedite.patch(model, alpha=1, clusters=grid, **HARD)
+    for found, expected in zip(tensors(model(x, **asked)), plain, strict=True):
         torch.testing.assert_close(found, expected, rtol=2e-3, atol=2e-3)
