@@ -130,7 +130,7 @@ def assignments(settings: Sequence[str] | None) -> Iterator[tuple[str, str]]:
 
 def parse_yaml(name: str, value: str) -> Any:
     """The value of a setting."""
-    return descriptions.parse_yaml(value, f"--set {name}={value}")
+    return descriptions.parse_yaml(value, f"--set {name}={value} was asked; its value")
 
 
 def image_size_of(text: str | None) -> tuple[int, int] | None:
