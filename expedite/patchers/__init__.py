@@ -1,12 +1,13 @@
 """Families of models in a folder for each library; importing this makes them known."""
 
-from expedite.patchers.published import dpt, sam, segmenter, vit_adapter
+from expedite.patchers.published import dino, dpt, open_clip, sam, segmenter, vit_adapter
 from expedite.patchers.published import swin as published_swin
 from expedite.patchers.timm import swin as timm_swin
 from expedite.patchers.timm import vit as timm_vit
 from expedite.patchers.torchvision import swin as torchvision_swin
 from expedite.patchers.torchvision import vit as torchvision_vit
 from expedite.patchers.transformers import swin as transformers_swin
+from expedite.patchers.transformers import towers as transformers_towers
 from expedite.patchers.transformers import vit as transformers_vit
 from expedite.patching.families import register
 
@@ -18,18 +19,24 @@ register(
         timm_vit.find_host,
         torchvision_vit.find_host,
         transformers_vit.find_host,
+        transformers_towers.find_host,
         sam.find_host,
         timm_swin.find_host,
         torchvision_swin.find_host,
         transformers_swin.find_host,
         published_swin.find_host,
+        dino.find_host,
+        open_clip.find_host,
     ),
     names=(
         "Segmenter, DPT, ViT-Adapter and META (expedite.models)",
         "timm VisionTransformer, Eva and Beit",
         "torchvision VisionTransformer",
         "transformers ViT, DeiT, DINOv2, DINOv3, DPT and BEiT",
+        "transformers' vision towers (CLIP, SigLIP, AIMv2, OWL-ViT, ViTPose, EoMT, RF-DETR, ...)",
         "Swin and SwinV2 (timm, torchvision, transformers, and as published)",
+        "open_clip VisionTransformer",
+        "DINOv2 and DINOv3 as published, in Depth Anything too",
         "Segment Anything's image encoder (segment_anything, timm, transformers)",
     ),
 )

@@ -152,7 +152,8 @@ def _plan(
 
 def _check_fit(plan: Plan, host: Host) -> None:
     ranges = plan.ranges(host.depth)
-    if plan.log_mass and host.mask is None and host.run is None:
+    takes_mass = host.mask is not None or host.attention is not None or host.run is not None
+    if plan.log_mass and not takes_mass:
         raise ExpediteError(
             f"log_mass=True was asked of a {host.family} whose attention takes no mask; "
             "log_mass=False works, and so does another attn_implementation"

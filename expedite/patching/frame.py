@@ -95,6 +95,7 @@ class Frame:
     # Cluster tokens set aside while the reader of a tap is handed the full grid.
     stream: Tensor | None = None
     shown: Shown | None = None  # where the reader may change what goes on
+    query_mask: Tensor | None = None  # among clusters, in place of one that a block was handed
     # What the hooks of a plan's own session keep for each other.
     notes: dict[str, Any] = field(default_factory=dict)
 

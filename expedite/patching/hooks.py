@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from expedite.errors import ExpediteError
 from expedite.patching.arguments import with_mask
 from expedite.patching.host import Host, Reads, TokenHead
-from expedite.patching.methods import MakeBias, RunBlock, RunCall
+from expedite.patching.methods import Attend, MakeBias, RunBlock, RunCall
 from expedite.patching.ours import Ours, after, before, everything, in_place_of
 from expedite.patching.session import Session
 
@@ -224,6 +224,8 @@ def _hook_block(session: Session, index: int, block: nn.Module) -> None:
     in_place_of(block, "forward", RunBlock, session, index)
     if host.mask is not None and (attention := host.mask.module(block)) is not block:
         before(attention, AddMask(session))
+    if host.attention is not None:
+        in_place_of(host.attention.module(block), "forward", Attend, session)
     if host.bias is not None and (maker := host.bias.own(block)) is not None:
         in_place_of(maker, host.bias.method, MakeBias, session, index)
 

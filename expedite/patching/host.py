@@ -133,6 +133,22 @@ def nothing_more(model: nn.Module, *args: Any, **kwargs: Any) -> Reads:
     return Reads()
 
 
+def found_in(args: tuple[Any, ...], kwargs: dict[str, Any], name: str, position: int | None) -> Any:
+    """An argument of a call, None if it was not given."""
+    if position is not None and len(args) > position:
+        return args[position]
+    return kwargs.get(name)
+
+
+def placed_in(
+    args: tuple[Any, ...], kwargs: dict[str, Any], name: str, position: int | None, value: Any
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments of a call with another value for one of them."""
+    if position is not None and len(args) > position:
+        return (*args[:position], value, *args[position + 1 :]), kwargs
+    return args, {**kwargs, name: value}
+
+
 def _itself(block: nn.Module) -> nn.Module:
     return block
 
@@ -143,7 +159,7 @@ class Mask:
 
     Args:
         argument: The keyword.
-        position: Where it stands among positional arguments.
+        position: Where it stands among positional arguments; None where it is always a keyword.
         over: "scores" for a mask of shape (B, 1, 1, keys), "keys" for (B, keys).
         module: Maps a block to the module that has the keyword, most often the block itself.
         made_for_exports: Whether the library itself makes a mask, of booleans that are all true,
@@ -151,14 +167,27 @@ class Mask:
     """
 
     argument: str
-    position: int = 1
+    position: int | None = 1
     over: Literal["scores", "keys"] = "scores"
     module: Callable[[nn.Module], nn.Module] = _itself
     made_for_exports: bool = False
 
     def find(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """What stands there in a call, None if nothing does."""
-        return args[self.position] if len(args) > self.position else kwargs.get(self.argument)
+        return found_in(args, kwargs, self.argument, self.position)
+
+
+@dataclass(frozen=True)
+class Attention:
+    """Attention of a block that takes no mask, and what does the same under one.
+
+    Args:
+        module: Maps a block to the module that attends.
+        attend: Its output, given itself, a mask (B, 1, 1, keys) and the arguments of its call.
+    """
+
+    module: Callable[[nn.Module], nn.Module]
+    attend: Callable[..., Any]
 
 
 @dataclass(frozen=True)
@@ -193,17 +222,25 @@ class Cells:
 
 @dataclass(frozen=True)
 class Rotary:
-    """How blocks are given rotary positions, the same for all of them.
+    """How blocks are given rotary positions.
 
     Args:
         argument: The keyword.
-        split: Maps what stands there to sines and cosines, each (N, D).
+        split: Maps what stands there to sines and cosines, each (N, D) or (heads, N, D).
         join: The inverse.
+        position: Where it stands among positional arguments; None where it is always a keyword.
+        of_each: Whether every block has positions of its own, and not all the same.
     """
 
     argument: str
     split: Callable[[Any], tuple[Tensor, Tensor]]
     join: Callable[[Tensor, Tensor], Any]
+    position: int | None = None
+    of_each: bool = False
+
+    def find(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """What stands there in a call, None if nothing does."""
+        return found_in(args, kwargs, self.argument, self.position)
 
 
 @weakly("shared")
@@ -219,12 +256,14 @@ class Bias:
         own: Maps a block to the maker of its bias, None where it has none of its own.
         shared: The maker of the bias for all blocks.
         table: Maps a maker and a grid (H, W) to its table, laid out as `bias.cluster_bias` has it.
+        of_each_image: Whether what differs between images is added to a block's own bias in place.
     """
 
     method: str
     own: Callable[[nn.Module], nn.Module | None]
     shared: nn.Module | None
     table: Callable[[nn.Module, tuple[int, int]], Tensor]
+    of_each_image: bool = False
 
 
 @dataclass(frozen=True)
@@ -265,6 +304,22 @@ class Injection:
     places: int | None = None
 
 
+@dataclass(frozen=True)
+class Queries:
+    """Tokens that join in front of all others on the way, such as those of a segmenter.
+
+    Args:
+        before: The index of the first block that runs on them.
+        count: How many.
+        masked: Whether blocks may be handed a mask (B, heads, N, N) that says to which tokens each
+            query attends, and leaves all other tokens alone.
+    """
+
+    before: int
+    count: int
+    masked: bool = False
+
+
 @weakly("model", "backbone", "blocks", "embedding", "projection", "pooled")
 @dataclass(frozen=True)
 class Host:
@@ -277,6 +332,10 @@ class Host:
         blocks: In the order they run, each (B, prefix + N, C) → the same; a host with windows has
             blocks (B, H, W, C) → the same.
         prefix_tokens: How many tokens before the grid's are never clustered.
+        suffix_tokens: How many behind them are not.
+        queries: Set where more tokens join before the prefix on the way.
+        adds_between: Whether the model adds to all tokens between blocks, such as positions; each
+            block's output is then reconstructed, and clusters get the mean of what was added.
         embedding: The module that makes tokens of an image.
         projection: The convolution in it that others call in its place, whose output is a map of
             the grid.
@@ -286,6 +345,7 @@ class Host:
         first_norm: Maps a block and its tokens to what its first norm makes of them; to the tokens
             themselves where it has none.
         mask: How blocks take a mask that is added to attention scores; None where they cannot.
+        attention: Set where blocks take no mask, and their attention can be done under one.
         rotary: Set where blocks rotate queries and keys by their positions.
         bias: Set where blocks add relative position biases; only hosts with a `mask` can.
         readout: What the head reads; looked up at every call, since heads can be exchanged.
@@ -320,6 +380,7 @@ class Host:
     mask: Mask | None
     readout: Callable[[nn.Module], Readout]
     projection: nn.Module | None = None
+    attention: Attention | None = None
     rotary: Rotary | None = None
     bias: Bias | None = None
     pooled: nn.Module | None = None
@@ -333,6 +394,15 @@ class Host:
     moves: bool = False
     hands_masks: bool = False
     injections: tuple[Injection, ...] = ()
+    suffix_tokens: int = 0
+    queries: Queries | None = None
+    adds_between: bool = False
+
+    def beside(self, index: int) -> tuple[int, int]:
+        """How many tokens stand before and behind the grid's in what block `index` runs on."""
+        joined = self.queries is not None and index >= self.queries.before
+        before = self.prefix_tokens + (self.queries.count if self.queries and joined else 0)
+        return before, self.suffix_tokens
 
     @property
     def depth(self) -> Depth:

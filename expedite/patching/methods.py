@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from expedite.errors import ExpediteError
-from expedite.patching.arguments import of_full_grid, with_mask, with_positions
+from expedite.patching.arguments import of_full_grid, unlisted, with_mask, with_positions
 from expedite.patching.frame import Frame
 from expedite.patching.host import Reads
+from expedite.patching.key_bias import as_key_bias
 from expedite.patching.ours import MethodHook, remove
 from expedite.patching.session import Session, is_run_again
 
@@ -118,6 +119,8 @@ class RunBlock(SessionMethod):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if not args:
             args, kwargs = self._by_position(kwargs)
+        if isinstance(args[0], list):
+            return [self(*unlisted(self.session.host, args), **kwargs)]
         frame = self.session.store.frame
         if frame is None:
             return self._run_alone(args, kwargs)
@@ -160,7 +163,8 @@ class RunBlock(SessionMethod):
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """What the block is called with, in place of what has the size of the full grid."""
         host = frame.session.host
-        kwargs = with_positions(host, frame, kwargs)
+        args, kwargs = with_positions(host, frame, args, kwargs)
+        frame.query_mask = frame.session.query_mask(frame, self.index, args, kwargs)
         if of_full_grid(host, frame, args, kwargs):
             raise ExpediteError(
                 f"block {self.index} was called with a mask, which covers the full grid, and it is "
@@ -188,7 +192,21 @@ class MakeBias(SessionMethod):
             self.session.check_again(self.index)
         if frame is None or frame.keeps_every_token:
             return self.original(*args, **kwargs)
-        return frame.session.bias(frame, self.module)
+        bias, of_host = frame.session.bias(frame, self.module), frame.session.host.bias
+        is_due = of_host is not None and of_host.of_each_image
+        return bias.repeat(len(frame.levels[-1].record.mass), 1, 1, 1) if is_due else bias
+
+
+@dataclass(eq=False)
+class Attend(SessionMethod):
+    """Attends under a mask where clusters weigh by their mass, in place of attention without."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        frame = self.session.frame
+        attention = self.session.host.attention
+        if attention is None or frame is None or frame.mask is None:
+            return self.original(*args, **kwargs)
+        return attention.attend(self.module, as_key_bias(frame.mask), *args, **kwargs)
 
 
 def gives_mask(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:

@@ -33,39 +33,41 @@ def rotate(
     """Sines and cosines between those of a grid's tokens.
 
     Args:
-        sin: (H·W, D) of the angles of every token, in row-major order. Neighbours differ by less
-            than π, and by the same along each side.
-        cos: (H·W, D).
+        sin: (H·W, D) of the angles of every token, in row-major order, or (heads, H·W, D).
+            Neighbours differ by less than π, and by the same along each side.
+        cos: Of the same shape.
         grid: (H, W).
         positions: (B, n, 2) rows and columns.
 
     Returns:
-        Two tables (B, 1, n, D), which stand for all heads, in the dtype of those given.
+        Two tables (B, heads or 1, n, D) in the dtype of those given; 1 stands for all heads.
 
     Raises:
-        ExpediteError: The tables are of other than (H·W, D): some models have one for each head.
+        ExpediteError: The tables are of other shapes.
     """
     height, width = grid
-    if sin.dim() != 2 or len(sin) != height * width:
+    if sin.dim() not in (2, 3) or sin.shape[-2] != height * width:
         raise ExpediteError(
             f"rotary positions of shape {tuple(sin.shape)} were met on a grid of {height}×{width}; "
-            "one table for all heads and blocks can be given to clusters"
+            "tables with a row for each token, for all heads or for each, can be given to clusters"
         )
+    dtype = sin.dtype
+    sin, cos = (table.float().reshape(-1, *table.shape[-2:]) for table in (sin, cos))
     # From the nearest token by a part of a step: errors of a half-precision table stay as they are.
     # An image of NaN has no places, and keeps its NaN: its angles are any that there are.
     positions = positions.nan_to_num(0.0)
     nearest = positions.round()
     index = (nearest[..., 0] * width + nearest[..., 1]).long()  # (B, n)
-    away = positions - nearest
+    away = (positions - nearest)[:, None]  # (B, 1, n, 2)
     down, right = _step(sin, cos, width if height > 1 else 0), _step(sin, cos, min(1, width - 1))
-    angle = away[..., :1] * down + away[..., 1:] * right  # (B, n, D)
-    near_sin, near_cos = sin.float()[index], cos.float()[index]
+    angle = away[..., :1] * down + away[..., 1:] * right  # (B, heads, n, D)
+    near_sin, near_cos = sin[:, index].transpose(0, 1), cos[:, index].transpose(0, 1)
     turned_sin = near_sin * angle.cos() + near_cos * angle.sin()
     turned_cos = near_cos * angle.cos() - near_sin * angle.sin()
-    return turned_sin[:, None].to(sin.dtype), turned_cos[:, None].to(cos.dtype)
+    return turned_sin.to(dtype), turned_cos.to(dtype)
 
 
 def _step(sin: Tensor, cos: Tensor, token: int) -> Tensor:
-    """Angles (D,) from the first token to another."""
-    s, c, to_s, to_c = sin[0].float(), cos[0].float(), sin[token].float(), cos[token].float()
+    """Angles (heads, 1, D) from the first token to another."""
+    s, c, to_s, to_c = (table[:, i : i + 1] for i in (0, token) for table in (sin, cos))
     return torch.atan2(to_s * c - to_c * s, to_c * c + to_s * s)

@@ -180,7 +180,7 @@ class Session:
         shape = tuple(tokens.shape[1:-1])
         own = [shape] if len(shape) == 2 and not stage else []  # maps say it themselves
         for grid in (self.store.grid, *own, host.usual_grid):
-            if grid is not None and self._has_grid(host.grids(grid)[stage], shape):
+            if grid is not None and self._has_grid(index, host.grids(grid)[stage], shape):
                 return grid
         self.warn(
             f"block {index} of a patched {host.family} was run past a call of the model, on tokens "
@@ -189,10 +189,10 @@ class Session:
         )
         return None
 
-    def _has_grid(self, grid: tuple[int, int], shape: tuple[int, ...]) -> bool:
+    def _has_grid(self, index: int, grid: tuple[int, int], shape: tuple[int, ...]) -> bool:
         if len(shape) == 2:
             return shape == grid
-        return shape[0] == self.host.prefix_tokens + prod(grid)
+        return shape[0] == sum(self.host.beside(index)) + prod(grid)
 
     def warn(self, message: str) -> None:
         """Warn of what a patched model does, once for every time that it is patched."""
@@ -232,7 +232,9 @@ class Session:
         if frame.levels:
             self._check_gradients(frame, tokens.requires_grad)
         if frame.stream is not None:
-            tokens = self._go_on(frame, tokens)
+            tokens = self._go_on(frame, index, tokens)
+        if frame.levels and self.host.queries and index == self.host.queries.before:
+            frame.mask = self._mask(frame, tokens, *self.host.beside(index))
         if frame.grid is not None and (layer := self._layer_at(frame, index, tokens)) is not None:
             tokens = self._enter_span(frame, index, layer, block, tokens)
         if not is_traced():
@@ -242,12 +244,12 @@ class Session:
     def _enter_span(
         self, frame: Frame, index: int, layer: nn.Module, block: nn.Module, tokens: Tensor
     ) -> Tensor:
-        prefix = self.host.prefix_tokens
+        beside = self.host.beside(index)
         tokens = _on_grid(
-            tokens, prefix, 0, lambda body: self._cluster(frame, index, layer, block, body)
+            tokens, *beside, lambda body: self._cluster(frame, index, layer, block, body)
         )
         if self.host.window is None:
-            frame.mask = self._with_shared_bias(frame, self._mask(frame, tokens, prefix, 0))
+            frame.mask = self._with_shared_bias(frame, self._mask(frame, tokens, *beside))
         else:
             frame.cells = self._cells(frame, index)
         frame.positions = None
@@ -278,11 +280,20 @@ class Session:
             self._refuse_reentrant()
         return self.clusterings[starts[0]] if starts else None
 
-    def _go_on(self, frame: Frame, tokens: Tensor) -> Tensor:
+    def _go_on(self, frame: Frame, index: int, tokens: Tensor) -> Tensor:
         """The clusters that were set aside, or the means of what readers made of their tokens."""
-        stream, shown = frame.stream, frame.shown
+        stream, shown, queries = frame.stream, frame.shown, self.host.queries
         frame.stream = frame.shown = None
         assert stream is not None
+        joined = tokens[:, : queries.count] if queries and index == queries.before else None
+        if joined is not None:
+            tokens = tokens[:, joined.shape[1] :]
+        went_on = self._changed(frame, index, stream, shown, tokens)
+        return went_on if joined is None else torch.cat([joined, went_on], 1)
+
+    def _changed(
+        self, frame: Frame, index: int, stream: Tensor, shown: Shown | None, tokens: Tensor
+    ) -> Tensor:
         if shown is None or shown.is_unchanged(tokens):
             return stream
         if tokens.shape != shown.tokens.shape:
@@ -291,8 +302,39 @@ class Session:
                 f"{tuple(tokens.shape)} between blocks of a {self.host.family} that run on "
                 "clusters; a hook there must leave the shape, or the model must be unpatched"
             )
-        prefix = self.host.prefix_tokens
-        return _on_grid(tokens, prefix, 0, lambda body: self._mean(frame, body))
+        beside = self.host.beside(max(index - 1, 0))
+        if self.host.adds_between:
+            added = tokens - shown.tokens
+            return stream + _on_grid(added, *beside, lambda body: self._mean(frame, body))
+        return _on_grid(tokens, *beside, lambda body: self._mean(frame, body))
+
+    def query_mask(
+        self, frame: Frame, index: int, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Tensor | None:
+        """The mask among clusters in place of one that says to which tokens queries attend.
+
+        Args:
+            frame: The call's.
+            index: Of the block.
+            args: Those of its call, with a mask (B, heads, n, n) over the full grid that is added
+                to scores, the same for all heads.
+            kwargs: Likewise.
+
+        Returns:
+            (B, 1, n, n) for n tokens of which the grid's are clusters: each counts as the share of
+            its tokens to which a query may attend. None where there is no mask.
+        """
+        queries, slot = self.host.queries, self.host.mask
+        given = slot.find(args, kwargs) if slot and queries and queries.masked else None
+        if queries is None or given is None or frame.keeps_every_token:
+            return given
+        rows = given[:, 0, : queries.count].float()  # (B, queries, n)
+        weights = (rows - rows.amax(-1, keepdim=True)).exp().mT
+        beside = self.host.beside(index)
+        weights = _on_grid(weights, *beside, lambda body: self._mean(frame, body))
+        masked = weights.clamp_min(_LEAST_MASS).log().mT.to(given.dtype)
+        mask = F.pad(masked, (0, 0, 0, masked.shape[-1] - masked.shape[1]))[:, None]
+        return mask if frame.mask is None else mask + frame.mask
 
     def leave(self, frame: Frame, index: int, tokens: Tensor, is_read: bool = False) -> Tensor:
         """What is shown of block `index`'s output, (B, prefix + N or h·w, C).
@@ -310,23 +352,23 @@ class Session:
     def _shown(self, frame: Frame, index: int, tokens: Tensor, is_read: bool) -> Tensor:
         is_last = index == self.count - 1
         if is_last and self._stays_clustered(frame, index) and not self._has_plain_head:
-            return self._show(frame, tokens, is_read) if is_read else tokens
+            return self._show(frame, index, tokens, is_read) if is_read else tokens
         if is_last and self._has_plain_head and frame.with_head and not is_read:
             return tokens
         if index in self.exits:
-            restored = self.restore(frame, tokens, prefix=self.host.prefix_tokens)
+            restored = self.restore(frame, tokens, *self.host.beside(index))
             # The head's blocks average over the clusters again, unless their delta is not wanted.
             goes_on = is_last and frame.with_head and self._clusters_head_blocks and self.plan.delta
             if not goes_on:
                 frame.forget()
             return restored
-        if is_read or index in frame.reads.taps:
-            return self._show(frame, tokens, is_read)
+        if is_read or index in frame.reads.taps or self.host.adds_between:
+            return self._show(frame, index, tokens, is_read or self.host.adds_between)
         return tokens
 
-    def _show(self, frame: Frame, tokens: Tensor, may_change: bool) -> Tensor:
+    def _show(self, frame: Frame, index: int, tokens: Tensor, may_change: bool) -> Tensor:
         """The full grid for readers, while the clusters are set aside."""
-        restored = self.restore(frame, tokens, prefix=self.host.prefix_tokens)
+        restored = self.restore(frame, tokens, *self.host.beside(index))
         frame.stream, frame.shown = tokens, Shown.of(restored) if may_change else None
         return restored
 
@@ -338,7 +380,7 @@ class Session:
         With where they stand: the means of their tokens' places, (B, h·w, 2) across and down.
         """
         assert frame.grid is not None
-        tokens = self._go_on(frame, tokens)
+        tokens = self._go_on(frame, 0, tokens)
         places = grid_positions(frame.grid, device).expand(tokens.shape[0], -1, -1)
         rows, columns = self._mean(frame, places).unbind(-1)
         height, width = frame.grid

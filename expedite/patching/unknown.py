@@ -28,45 +28,70 @@ def explain(model: nn.Module, known: Sequence[str]) -> str:
     names = f"known are {', '.join(known)}"
     others = "and host= says where blocks that map (B, N, C) to the same are in any other"
     stacks = list(_innermost(list(_stacks(model))))
+    if not stacks and any(map(_is_block, list(model.modules())[1:])):
+        return f"{found}, whose blocks with attention stand in no row; {names}, {others}"
     if not stacks:
         return f"{found}, which has no blocks with attention; {names}, {others}"
     longest = max(stacks, key=lambda stack: stack.count)
-    if widths := _widths_of_stages(stacks, longest):
+    if stages := _stages(model, longest):
         return (
-            f"{found}, whose blocks of class {longest.kind} come in stages of "
-            f"{', '.join(map(str, widths[:-1]))} and {widths[-1]} channels; {names}, and host= "
-            "takes blocks that are all of one width"
+            f"{found}, whose blocks of class {longest.kind} come in stages{_channels(stages)}; "
+            f"{names}, and host= takes blocks that are all of one width"
         )
+    kind = "look like a ViT's, but the model is of no known family"
+    if not any(isinstance(m, nn.Linear) for m in model.get_submodule(longest.path).modules()):
+        kind = "work on maps, by convolutions"
     return (
-        f"{found}: its {longest.count} blocks of class {longest.kind} at '{longest.path}' look "
-        f"like a ViT's, but the model is of no known family; {names}, {others}"
+        f"{found}: its {longest.count} blocks of class {longest.kind} at '{longest.path}' {kind}; "
+        f"{names}, {others}"
     )
 
 
-def _stacks(model: nn.Module) -> Iterator[_Stack]:
+def _channels(stages: Sequence[_Stack]) -> str:
+    """The widths of stages in words; nothing where those of some are not known."""
+    widths = list(dict.fromkeys(width for stage in stages for width in stage.widths))
+    if 0 in widths:
+        return ""
+    return f" of {', '.join(map(str, widths[:-1]))} and {widths[-1]} channels"
+
+
+def _stacks(model: nn.Module, least: int = 2) -> Iterator[_Stack]:
     for path, module in model.named_modules():
         children = list(module.children())
         kinds = {type(child) for child in children}
-        if len(children) > 1 and len(kinds) == 1 and all(map(_is_block, children)):
+        if len(children) >= least and len(kinds) == 1 and all(map(_is_block, children)):
             widths = tuple(_width(child) for child in children)
-            yield _Stack(path, _class_name(children[0]), len(children), widths)
+            yield _Stack(path, _kind(children[0]), len(children), widths)
+
+
+def _kind(block: nn.Module) -> str:
+    """The class of a block; of its parts, where it is a row of them."""
+    parts = block.children() if isinstance(block, nn.Sequential) else [block]
+    return " and ".join(dict.fromkeys(map(_class_name, parts)))
 
 
 def _is_block(module: nn.Module) -> bool:
     """Whether a module holds attention, a norm, and layers besides the attention's own."""
-    attends = layers = False
+    attends = layers = norms = False
     for path, part in list(module.named_modules())[1:]:
         name = f"{path} {type(part).__name__}".lower()
         in_attention = "attn" in name or "attention" in name
-        attends |= in_attention
+        # Without weights it holds the place of attention that others of its class have.
+        attends |= in_attention and any(True for _ in part.parameters())
         layers |= not in_attention and isinstance(part, (nn.Linear, nn.Conv2d))
-    return attends and layers and _width(module) > 0
+        norms |= "norm" in type(part).__name__.lower() and any(True for _ in part.parameters())
+    return attends and layers and norms
 
 
 def _width(block: nn.Module) -> int:
-    """The channels of the first norm that has weights."""
-    norms = (part for part in block.modules() if "norm" in type(part).__name__.lower())
-    return next((weight.numel() for norm in norms for weight in norm.parameters()), 0)
+    """The channels of a block's first norm over tokens or of its own; 0 where it has none."""
+    own = set(block.children())
+    for part in block.modules():
+        is_norm = "norm" in type(part).__name__.lower()
+        weights = [weight for weight in part.parameters(recurse=False) if weight.dim() == 1]
+        if is_norm and weights and (part in own or hasattr(part, "normalized_shape")):
+            return weights[0].numel()
+    return 0
 
 
 def _innermost(stacks: Sequence[_Stack]) -> Iterator[_Stack]:
@@ -77,15 +102,17 @@ def _innermost(stacks: Sequence[_Stack]) -> Iterator[_Stack]:
             yield stack
 
 
-def _widths_of_stages(stacks: Sequence[_Stack], longest: _Stack) -> list[int]:
-    """The widths in a stack and its like, whose paths differ in a number; none if all are one."""
+def _stages(model: nn.Module, longest: _Stack) -> list[_Stack]:
+    """A stack and its like, whose paths differ in a number; none if all are of one width."""
 
     def pattern(stack: _Stack) -> str:
         return re.sub(r"\d+", "#", stack.path)
 
-    stages = [stack for stack in stacks if pattern(stack) == pattern(longest)]
-    widths = list(dict.fromkeys(width for stage in stages for width in stage.widths))
-    return widths if len(widths) > 1 else []
+    stages = [stack for stack in _stacks(model, 1) if pattern(stack) == pattern(longest)]
+    stages = [stage for stage in stages if stage.kind == longest.kind]
+    widths = {width for stage in stages for width in stage.widths}
+    is_known = 0 not in widths
+    return stages if len(widths) > 1 or (not is_known and len(stages) > 1) else []
 
 
 def _class_name(module: nn.Module) -> str:

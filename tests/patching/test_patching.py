@@ -48,6 +48,7 @@ from tests.hosts import (
     torchvision_swinv2,
     torchvision_vit,
 )
+from tests.published_dino import published_depth_anything, published_rotary_dino
 from tests.published_swin import published_backbone, published_swin, published_swinv2
 
 Make = Callable[[], nn.Module]
@@ -72,6 +73,8 @@ HOSTS: dict[str, Make] = {
     "torchvision SwinV2": torchvision_swinv2,
     "transformers Swin": huggingface_swin,
     "transformers SwinV2": huggingface_swinv2,
+    "published DINOv2": published_depth_anything,
+    "published DINOv3": published_rotary_dino,
     "published Swin": published_swin,
     "published SwinV2": published_swinv2,
     "published Swin backbone": published_backbone,

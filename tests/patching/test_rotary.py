@@ -10,6 +10,7 @@ from torch import Tensor
 import expedite
 from expedite import ExpediteError, Plan, Span
 from expedite.measure.flops import count_flops
+from expedite.operators import clustering
 from expedite.operators.clustering import cluster
 from expedite.patching.hooks import find_sessions
 from expedite.patching.rotary import cluster_positions, grid_positions, rotate
@@ -63,10 +64,20 @@ def test_clusters_stand_where_their_tokens_are_on_average() -> None:
     assert not torch.equal(places[0], places[1])  # each image its own
 
 
-def test_tables_for_each_head_are_refused() -> None:
+def test_tables_of_heads_are_turned_one_by_one() -> None:
+    positions = torch.tensor([[[0.5, 2.25], [3.0, 4.5]], [[1.0, 0.0], [2.75, 1.5]]])
+    sin, cos, steps = table(4, 6)
+    slow = 0.1 + grid_positions((4, 6), CPU)[0] @ (0.5 * steps)  # the second head's angles
+    heads = torch.stack([sin, slow.sin()]), torch.stack([cos, slow.cos()])
+    found, _ = rotate(*heads, (4, 6), positions)
+    expected = [(0.3 + positions @ steps).sin(), (0.1 + positions @ (0.5 * steps)).sin()]
+    torch.testing.assert_close(found, torch.stack(expected, 1), atol=1e-4, rtol=0)
+
+
+def test_tables_of_other_lengths_are_refused() -> None:
     sin, cos, _ = table(4, 4)
-    with pytest.raises(ExpediteError, match="one table for all heads and blocks"):
-        rotate(sin.expand(2, 16, 6), cos.expand(2, 16, 6), (4, 4), grid_positions((4, 4), CPU))
+    with pytest.raises(ExpediteError, match="with a row for each token"):
+        rotate(sin[1:], cos[1:], (4, 4), grid_positions((4, 4), CPU))
 
 
 def by_hand(model: torch.nn.Module, x: Tensor) -> Tensor:
@@ -115,6 +126,19 @@ def test_models_that_timm_names(name: str) -> None:
         assert model(x).shape == plain.shape
         assert not torch.equal(model(x), plain)
         assert torch.equal(expedite.unpatch(model)(x), plain)
+
+
+def test_positions_of_each_block_and_head(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x = timm_eva(rope_type="mixed"), images()
+    with torch.no_grad():
+        plain = [model(x), *model.forward_intermediates(x)[1]]
+        monkeypatch.setattr(clustering, "_keeps_every_token", lambda grid, clusters: False)
+        expedite.patch(model, alpha=1, clusters=8, **HARD)
+        found = [model(x), *model.forward_intermediates(x)[1]]
+        torch.testing.assert_close(found, plain, rtol=1e-3, atol=1e-3)
+        expedite.patch(model, alpha=1, clusters=4)
+        assert [t.shape for t in model.forward_intermediates(x)[1]] == [t.shape for t in plain[1:]]
+        assert torch.equal(expedite.unpatch(model)(x), plain[0])
 
 
 def test_a_chain_and_the_full_grid() -> None:

@@ -2,7 +2,9 @@
 
 from typing import Any
 
+import pytest
 import timm
+import torch
 import torchvision  # type: ignore[import-untyped]
 import transformers
 from torch import nn
@@ -74,3 +76,36 @@ def test_parallel_attentions_inside_a_block_are_not_taken_for_blocks() -> None:
 
     model = nn.Sequential(*[ParallelThingsBlock(16, 2) for _ in range(3)])
     assert "ParallelThingsBlock at ''" in explain(model, ["A"])
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("levit_128s", "timm.models.levit.LevitBlock come in stages; known are A"),
+        ("botnet26t_256", "SelfAttnBlock at 'stages.3' work on maps, by convolutions; known"),
+        ("edgenext_xx_small", "whose blocks with attention stand in no row; known are A"),
+        ("davit_tiny", "SpatialBlock and timm.models.davit.ChannelBlock come in stages of 96, 192"),
+        ("sam2_hiera_tiny", "MultiScaleBlock come in stages of 96, 192, 384 and 768 channels"),
+        ("twins_svt_small", "timm.models.twins.Block come in stages of 64, 128, 256 and 512"),
+        ("xcit_nano_12_p16_224", "its 12 blocks of class timm.models.xcit.XCABlock at 'blocks'"),
+    ],
+)
+def test_models_of_other_kinds(name: str, said: str) -> None:
+    with torch.device("meta"):
+        assert said in explain(timm.create_model(name), ["A"])
+
+
+def test_places_of_attention_that_is_not_there_are_not_taken_for_it() -> None:
+    """A decoder whose blocks could attend, around an encoder whose blocks do."""
+
+    def stage(width: int) -> nn.Module:
+        return nn.ModuleList(layer(width) for _ in range(2))
+
+    class Decoded(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            part = {"attention": nn.Identity(), "conv": nn.Conv2d(8, 8, 3), "norm": nn.LayerNorm(8)}
+            self.decoder = nn.ModuleList(nn.ModuleDict(part) for _ in range(5))
+            self.block1, self.block2 = stage(16), stage(32)
+
+    assert "TransformerEncoderLayer come in stages of 16 and 32 channels" in explain(Decoded(), [])

@@ -1,4 +1,4 @@
-"""The image encoder of Segment Anything, from segment_anything, timm and transformers.
+"""The image encoder of Segment Anything, from segment_anything, timm and transformers; SAM-HQ's.
 
 Its blocks take and return maps (B, H, W, C). Most attend in windows, some everywhere, and all have
 decomposed relative positions.
@@ -49,6 +49,8 @@ def find_host(module: nn.Module) -> Host | None:
     name = kind_of(module, _LIBRARIES)
     if name is None or not runs_as(module, name.partition(".")[0], "forward"):
         return None
+    if name.startswith("segment_anything.") and not _runs_blocks_alone(module):
+        return None
     library = _LIBRARIES[name]
     of = name.partition(".")[0]
     blocks = tuple(inner(block, of) for block in module.get_submodule(library.blocks).children())
@@ -73,6 +75,11 @@ def find_host(module: nn.Module) -> Host | None:
     )
 
 
+def _runs_blocks_alone(encoder: nn.Module) -> bool:
+    """Whether it hands on nothing but its last output: HQ-SAM's fork stands under the same name."""
+    return set(type(encoder).forward.__code__.co_varnames) <= {"self", "x", "blk"}
+
+
 def _window(family: str, blocks: tuple[nn.Module, ...]) -> tuple[int, int]:
     sides = sorted({attribute(block, "window_size") for block in blocks} - {0})
     if len(sides) != 1:
@@ -91,12 +98,19 @@ def _window(family: str, blocks: tuple[nn.Module, ...]) -> tuple[int, int]:
 def _reads_states(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Reads:
     config = attribute(model, "config")
     # Where attention is fused, nothing is recorded in any case.
-    is_shown = type(model.get_submodule("layers.0.attn")).__name__ == "SamVisionAttention"
+    is_shown = "Sdpa" not in type(model.get_submodule("layers.0.attn")).__name__
     if is_shown and asked_for("output_attentions", model, args, kwargs):
         refuse_attentions(model)
     wanted = asked_for("output_hidden_states", model, args, kwargs)
     states = requested_states(wanted, config.num_hidden_layers)
     return Reads(frozenset(state - 1 for state in states if state > 0))
+
+
+def _reads_of_hq(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Reads:
+    """SAM-HQ hands on what its blocks without windows put out, too."""
+    blocks = list(model.get_submodule("layers").children())
+    plain = {i for i, block in enumerate(blocks) if attribute(block, "window_size") == 0}
+    return Reads(_reads_states(model, args, kwargs).taps | plain)
 
 
 def _square_grid(model: nn.Module) -> tuple[int, int]:
@@ -122,6 +136,13 @@ def _never(model: nn.Module) -> bool:
     return False
 
 
+_OF_TRANSFORMERS = Layout(
+    first_norm="layer_norm1",
+    heads="num_attention_heads",
+    dropout="dropout",
+    after_attention=("attn.proj",),
+    after_windows=("layer_norm2", "mlp"),
+)
 _LIBRARIES = {
     "segment_anything.modeling.image_encoder.ImageEncoderViT": _Library(
         family="segment_anything ImageEncoderViT",
@@ -156,16 +177,19 @@ _LIBRARIES = {
     "transformers.models.sam.modeling_sam.SamVisionEncoder": _Library(
         family="transformers SamVisionEncoder",
         blocks="layers",
-        layout=Layout(
-            first_norm="layer_norm1",
-            heads="num_attention_heads",
-            dropout="dropout",
-            after_attention=("attn.proj",),
-            after_windows=("layer_norm2", "mlp"),
-        ),
+        layout=_OF_TRANSFORMERS,
         usual_grid=_square_grid,
         any_size=_never,
         reads=_reads_states,
         taps="hidden states, where a call reads them",
+    ),
+    "transformers.models.sam_hq.modeling_sam_hq.SamHQVisionEncoder": _Library(
+        family="transformers SamHQVisionEncoder",
+        blocks="layers",
+        layout=_OF_TRANSFORMERS,
+        usual_grid=_square_grid,
+        any_size=_never,
+        reads=_reads_of_hq,
+        taps="blocks without windows, and hidden states where a call reads them",
     ),
 }

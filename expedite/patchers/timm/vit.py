@@ -51,7 +51,7 @@ def find_host(module: nn.Module) -> Host | None:
         any_size=getattr(module, "dynamic_img_size", False),
         first_norm=first_norm,
         mask=_MASKS[family],
-        rotary=Rotary("rope", _split, _join),
+        rotary=Rotary("rope", _split, _join, of_each=getattr(module, "rope_mixed", False)),
         bias=_bias(module) if family == "timm Beit" else None,
         readout=_readout,
         pooled=module.get_submodule("norm"),

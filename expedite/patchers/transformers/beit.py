@@ -1,4 +1,7 @@
-"""What sets transformers' BEiT apart from its other ViTs: relative position biases, pooling."""
+"""What sets transformers' BEiT apart from its other ViTs: relative position biases, pooling.
+
+And Data2Vec, which is a BEiT of an older layout.
+"""
 
 from typing import Any
 
@@ -8,6 +11,8 @@ from torch import Tensor, nn
 
 from expedite.patching.host import Bias, attribute, own_class
 
+SEGMENTERS = ("BeitForSemanticSegmentation", "Data2VecVisionForSemanticSegmentation")
+
 
 def find_bias(backbone: nn.Module) -> Bias | None:
     """How the blocks of `backbone` get relative position biases; None where it is no BEiT."""
@@ -15,6 +20,9 @@ def find_bias(backbone: nn.Module) -> Bias | None:
         if own_class(module).__name__ == "BeitModel":
             shared = attribute(module, "shared_position_bias")
             return Bias("forward", _own_bias, shared, _resized_table)
+        if own_class(module).__name__ == "Data2VecVisionModel":
+            shared = getattr(module.get_submodule("encoder"), "relative_position_bias", None)
+            return Bias("forward", _bias_of_attention, shared, _resized_table, of_each_image=True)
     return None
 
 
@@ -32,6 +40,11 @@ def head_states(config: Any, depth: int) -> set[int]:
 def _own_bias(block: nn.Module) -> nn.Module | None:
     maker: nn.Module | None = attribute(block, "relative_position_bias")
     return maker
+
+
+def _bias_of_attention(block: nn.Module) -> nn.Module | None:
+    attention = block.get_submodule("attention.attention")
+    return getattr(attention, "relative_position_bias", None)
 
 
 def _resized_table(maker: nn.Module, grid: tuple[int, int]) -> Tensor:

@@ -1,4 +1,4 @@
-"""Plain ViTs of Hugging Face transformers: ViT, DeiT, DINOv2 and its registers, DINOv3, DPT, BEiT.
+"""Plain ViTs of transformers: ViT, DeiT, DINOv2 and its registers, DINOv3, DPT, BEiT, Data2Vec.
 
 Found by the names of classes, since paths inside these models move between releases. The library
 records what blocks put out through hooks of its own; hidden states, feature maps and DPT's stages
@@ -26,6 +26,8 @@ from expedite.patching.host import (
     own_class,
 )
 
+# The oldest version whose models are patched.
+OLDEST = (5, 18)
 # Blocks, with the name of their first norm and how many tokens stand before the grid's.
 _BLOCKS = {
     "ViTLayer": ("layernorm_before", 1),
@@ -35,6 +37,7 @@ _BLOCKS = {
     "DINOv3ViTLayer": ("norm1", 1),
     "DPTViTLayer": ("layernorm_before", 1),
     "BeitLayer": ("layernorm_before", 1),
+    "Data2VecVisionLayer": ("layernorm_before", 1),
 }
 # Heads by what they read of the last block; what is not here reads every token.
 _READOUTS: Mapping[str, Readout] = {
@@ -50,6 +53,7 @@ _READOUTS: Mapping[str, Readout] = {
     "BeitForImageClassification": "mean",  # or the class token, which stays beside it
     "BeitForSemanticSegmentation": "taps",
     "BeitBackbone": "taps",
+    "Data2VecVisionForSemanticSegmentation": "taps",
     "ZoeDepthForDepthEstimation": "taps",
 }
 _BACKBONES = {
@@ -64,18 +68,19 @@ _BACKBONES = {
     "Dinov2WithRegistersBackbone",
     "BeitModel",
     "BeitBackbone",
+    "Data2VecVisionModel",
 }
 
 
 def find_host(module: nn.Module) -> Host | None:
     """See `module` as a plain ViT of transformers; None where it is something else."""
     name = own_class(module).__name__
-    if name not in _READOUTS.keys() | _BACKBONES or not _is_of_transformers(module):
+    if name not in _READOUTS.keys() | _BACKBONES or not is_of_transformers(module):
         return None
     backbone = _backbone(module)
     if backbone is None:
         return None  # a model of theirs around some other backbone
-    _check_version()
+    check_version()
     blocks = tuple(m for m in backbone.modules() if own_class(m).__name__ in _BLOCKS)
     config = attribute(backbone, "config")
     return Host(
@@ -91,7 +96,7 @@ def find_host(module: nn.Module) -> Host | None:
         any_size=True,
         first_norm=_first_norm,
         mask=_mask(config, blocks[0]),
-        rotary=Rotary("position_embeddings", _swap, _join),
+        rotary=Rotary("position_embeddings", swap, join),
         bias=huggingface_beit.find_bias(backbone),
         readout=_readout,
         pooled=huggingface_beit.pooled(backbone),
@@ -100,17 +105,32 @@ def find_host(module: nn.Module) -> Host | None:
     )
 
 
-def _check_version() -> None:
-    import transformers
-
-    # Before 5 the library collects hidden states where no hook can hand it the full grid.
-    if int(transformers.__version__.partition(".")[0]) < 5:
+def check_attention(model: nn.Module, backbone: nn.Module, attention: str) -> None:
+    """Refuse to run with another attention than the one that a model was patched with."""
+    now = attribute(backbone, "config")._attn_implementation
+    if now != attention:
         raise ExpediteError(
-            f"a model of transformers {transformers.__version__} was given; 5.0 or newer is due"
+            f"a {own_class(model).__name__} was patched with the attention '{attention}' and is "
+            f"run with '{now}'; patch it again"
         )
 
 
-def _is_of_transformers(module: nn.Module) -> bool:
+def check_version() -> None:
+    """Refuse a version of the library whose models cannot be patched."""
+    import transformers
+
+    # Older ones hand their blocks no mask, or collect hidden states where no hook can hand them
+    # the full grid.
+    major, minor = transformers.__version__.split(".")[:2]
+    if (int(major), int(minor)) < OLDEST:
+        raise ExpediteError(
+            f"a model of transformers {transformers.__version__} was given; "
+            f"{OLDEST[0]}.{OLDEST[1]} or newer is due"
+        )
+
+
+def is_of_transformers(module: nn.Module) -> bool:
+    """Whether a module's class is the library's, or is made from one that is."""
     return any(kind.__module__.startswith("transformers.") for kind in type(module).__mro__)
 
 
@@ -121,6 +141,8 @@ def _backbone(module: nn.Module) -> nn.Module | None:
 def _mask(config: Any, block: nn.Module) -> Mask | None:
     """How the attention that a model was loaded with takes a mask of floats, if it does."""
     kind = config._attn_implementation
+    if own_class(block).__name__ == "Data2VecVisionLayer":
+        return Mask("relative_position_bias", position=2)
     if own_class(block).__name__ != "DPTViTLayer":
         takes_floats = kind in ("sdpa", "eager")
         return Mask("attention_mask", made_for_exports=True) if takes_floats else None
@@ -164,12 +186,14 @@ def _first_norm(block: nn.Module, tokens: Tensor) -> Tensor:
     return apply_child(block, tokens, _BLOCKS[own_class(block).__name__][0])
 
 
-def _swap(cos_and_sin: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+def swap(cos_and_sin: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """Sines and cosines of cosines and sines."""
     cos, sin = cos_and_sin
     return sin, cos
 
 
-def _join(sin: Tensor, cos: Tensor) -> tuple[Tensor, Tensor]:
+def join(sin: Tensor, cos: Tensor) -> tuple[Tensor, Tensor]:
+    """The inverse of `swap`."""
     return cos, sin
 
 
@@ -186,12 +210,8 @@ def _reads(
     """
     config, backbone = attribute(model, "config"), _backbone(model)
     assert backbone is not None  # or the model would be no host
+    check_attention(model, backbone, attention)
     own_config = attribute(backbone, "config")
-    if own_config._attn_implementation != attention:
-        raise ExpediteError(
-            f"a {own_class(model).__name__} was patched with the attention '{attention}' and is "
-            f"run with '{own_config._attn_implementation}'; patch it again"
-        )
     depth: int = own_config.num_hidden_layers
     states = requested_states(asked_for("output_hidden_states", model, args, kwargs), depth)
     if own_class(backbone).__name__.endswith("Backbone"):
@@ -201,7 +221,7 @@ def _reads(
         # A hybrid's first two come from its convolutions.
         indices = config.backbone_out_indices[2 if config.is_hybrid else 0 :]
         states |= {1 + index for index in indices}
-    elif own_class(model).__name__ == "BeitForSemanticSegmentation":
+    elif own_class(model).__name__ in huggingface_beit.SEGMENTERS:
         states |= huggingface_beit.head_states(config, depth)
     # The first hidden state is what the first block is called with, the full grid in any case.
     taps = frozenset(state - 1 for state in states if state > 0)

@@ -299,6 +299,50 @@ def test_hidden_states_of_transformers_have_the_full_map(attention: str) -> None
     assert len(calls) == 2
 
 
+def sam_hq() -> Any:
+    sizes: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 2}
+    windows = {"window_size": 8, "global_attn_indexes": [1, 3], "output_channels": 16}
+    config = hf.SamHQVisionConfig(**sizes, **windows, mlp_dim=64, image_size=32, patch_size=2)
+    torch.manual_seed(0)
+    return randomized(hf.SamHQVisionModel(config))
+
+
+def test_sam_hq_hands_on_what_its_blocks_without_windows_put_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def everything() -> list[Tensor]:
+        found = model(images())
+        return [found.last_hidden_state, *found.intermediate_embeddings]
+
+    model = sam_hq()
+    plain = everything()
+    expedite.patch(model, alpha=1, clusters=4)
+    with counted_reconstructions(model) as calls:
+        patched = everything()
+    assert [t.shape for t in patched] == [t.shape for t in plain]
+    assert not torch.allclose(patched[1], plain[1], rtol=1e-3, atol=1e-3)
+    assert len(calls) == 2
+    monkeypatch.setattr(clustering, "_keeps_every_token", lambda grid, clusters: False)
+    expedite.patch(model, alpha=1, clusters=8, **HARD)
+    torch.testing.assert_close(everything(), plain, rtol=1e-3, atol=1e-3)
+    expedite.unpatch(model)
+    assert all(map(torch.equal, everything(), plain))
+
+
+def test_a_fork_that_reads_blocks_is_not_taken_for_the_published_encoder() -> None:
+    class ImageEncoderViT(published.ImageEncoderViT):  # type: ignore[misc]
+        def forward(self, x: Tensor) -> Any:
+            x, kept = self.patch_embed(x), []
+            for block in self.blocks:
+                kept.append(x := block(x))
+            return self.neck(x.permute(0, 3, 1, 2)), kept
+
+    ImageEncoderViT.__module__ = published.__name__
+    ImageEncoderViT.forward.__module__ = published.__name__
+    with pytest.raises(ExpediteError, match="of no known family"):
+        expedite.patch(ImageEncoderViT(), alpha=1, clusters=4)
+
+
 def eager_sam() -> Any:
     return huggingface_sam(attn_implementation="eager").model
 

@@ -1,7 +1,9 @@
 """Models of transformers, made from their configs: taps, recorders, heads, pipelines."""
 
 import sys
+import tomllib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,7 @@ from expedite import ExpediteError
 from expedite.operators import clustering
 from expedite.operators.clustering import cluster
 from expedite.operators.reconstruction import reconstruct
+from expedite.patchers.transformers.vit import OLDEST
 from tests.hosts import counted_reconstructions, images, randomized
 from tests.oracles import RELOCATED
 from tests.patching.test_oracles import HARD, blocky
@@ -75,6 +78,12 @@ def beit_segmenter() -> Any:
     sizes = {**BEIT, "num_hidden_layers": 5, "out_indices": [2, 3, 4, 5]}
     heads = {"pool_scales": [1, 2], "auxiliary_channels": 8}
     return hf.BeitForSemanticSegmentation(hf.BeitConfig(**sizes, **heads))
+
+
+def data2vec_segmenter() -> Any:
+    sizes = {**BEIT, "num_hidden_layers": 5, "out_indices": [2, 3, 4, 5]}
+    heads = {"pool_scales": [1, 2], "auxiliary_channels": 8}
+    return hf.Data2VecVisionForSemanticSegmentation(hf.Data2VecVisionConfig(**sizes, **heads))
 
 
 def flat_beit() -> Any:
@@ -138,6 +147,14 @@ MODELS: dict[str, tuple[Callable[[], Any], int]] = {
     ),
     "BEiT segmentation": (beit_segmenter, 3),
     "BEiT backbone": (lambda: hf.BeitBackbone(hf.BeitConfig(**BEIT, out_features=STAGES)), 3),
+    "Data2Vec": (lambda: hf.Data2VecVisionModel(hf.Data2VecVisionConfig(**BEIT)), 1),
+    "Data2Vec, shared bias": (
+        lambda: hf.Data2VecVisionModel(
+            hf.Data2VecVisionConfig(**VIT, use_shared_relative_position_bias=True)
+        ),
+        1,
+    ),
+    "Data2Vec segmentation": (data2vec_segmenter, 3),
     "UperNet of BEiT": (
         lambda: upernet(hf.BeitConfig(**BEIT, out_features=["stage1", "stage3", "stage4"])),
         2,
@@ -250,6 +267,7 @@ def test_images_of_other_shapes() -> None:
         ("DPT hybrid", 2),
         ("UperNet", 3),
         ("BEiT segmentation", 4),
+        ("Data2Vec segmentation", 4),
         ("DPT of BEiT", 4),
         ("ZoeDepth", 4),
     ],
@@ -358,11 +376,18 @@ def test_attention_that_is_switched_after_patching_is_refused() -> None:
         model(x)
 
 
-def test_older_versions_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("version", ["4.57.6", "5.0.0", "5.17.0.dev0"])
+def test_older_versions_are_refused(version: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model, _ = made("ViT")
-    monkeypatch.setitem(vars(sys.modules["transformers"]), "__version__", "4.57.6")
-    with pytest.raises(ExpediteError, match=r"transformers 4.57.6 was given; 5.0 or newer is due"):
+    monkeypatch.setitem(vars(sys.modules["transformers"]), "__version__", version)
+    with pytest.raises(ExpediteError, match=f"transformers {version} was given; 5.18 or newer"):
         expedite.patch(model, alpha=1, clusters=4)
+
+
+def test_the_oldest_version_is_the_one_that_can_be_installed() -> None:
+    project = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text("utf-8"))
+    extra = project["project"]["optional-dependencies"]["hf"]
+    assert f"transformers>={OLDEST[0]}.{OLDEST[1]}" in extra
 
 
 @pytest.mark.parametrize(("wanted", "count"), [(0, 1), ([5, 7], 1), ([-1], 1), ([1, 3], 3)])
