@@ -10,12 +10,27 @@ from torch import Tensor
 from expedite.operators.kriging import TileWeights
 from expedite.operators.reconstruction import TokenWeights
 from expedite.operators.relocation import SHARE
+from expedite.plan import LENGTH, SHARPNESS
 
 Grid = tuple[int, int]
 
-# How plans cluster by default: where blocks take clusters to stand at regular cells, and elsewhere.
-IN_PLACE: dict[str, Any] = {"projection": 64, "hard": True}
+# How plans cluster by default: in windows, where blocks take clusters to stand at regular cells of
+# the whole map, and elsewhere; the latter two on `normalized` tokens.
+IN_WINDOWS: dict[str, Any] = {"projection": 64, "hard": True, "relocated": SHARE}
+IN_PLACE: dict[str, Any] = {
+    "projection": 32,
+    "basis": "principal",
+    "hard": True,
+    "sharpness": SHARPNESS,
+    "length": LENGTH,
+}
 RELOCATED: dict[str, Any] = {**IN_PLACE, "relocated": SHARE}
+
+
+def normalized(tokens: Tensor) -> Tensor:
+    """Every token (B, N, C) without its mean and of unit variance."""
+    apart = tokens - tokens.mean(-1, keepdim=True)
+    return apart / (apart.square().mean(-1, keepdim=True) + 1e-5).sqrt()
 
 
 def first_cells(grid: Grid, clusters: Grid) -> list[tuple[int, int]]:

@@ -15,7 +15,7 @@ from expedite.operators.clustering import cluster
 from expedite.patching.hooks import find_sessions
 from expedite.patching.rotary import cluster_positions, grid_positions, rotate
 from tests.hosts import images, randomized, timm_eva
-from tests.oracles import RELOCATED
+from tests.oracles import RELOCATED, normalized
 from tests.patching.test_oracles import HARD
 
 CPU = torch.device("cpu")
@@ -88,8 +88,7 @@ def by_hand(model: torch.nn.Module, x: Tensor) -> Tensor:
     blocks = list(evas["blocks"].children())
     tokens = blocks[0](tokens, rope=rope)
     body = tokens[:, 1:]
-    norm = blocks[1].get_submodule("norm1")
-    centroids, record = cluster(body, (8, 8), (4, 5), features=norm(body), **RELOCATED)
+    centroids, record = cluster(body, (8, 8), (4, 5), features=normalized(body), **RELOCATED)
     mask = torch.cat([torch.zeros(len(x), 1), record.mass.log()], 1)[:, None, None]
     places = cluster_positions([record], (8, 8), CPU)
     # Half of a head's pairs turn by rows, half by columns: 10000^(-2j/8) radians a token.

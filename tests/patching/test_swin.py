@@ -35,7 +35,7 @@ from tests.hosts import (
     torchvision_swinv2,
     without_positions,
 )
-from tests.oracles import RELOCATED
+from tests.oracles import IN_WINDOWS
 from tests.patching.test_oracles import HARD, blocky
 from tests.published_swin import published_backbone
 
@@ -234,7 +234,7 @@ def test_blocks_equal_the_operators_by_hand(make: Any) -> None:
     is_post_norm = make is timm_swinv2
     tokens = first(model.patch_embed(x))
     features = tokens if is_post_norm else shifted.norm1(tokens)
-    moving = {**RELOCATED, "relocated": 0.0} if is_post_norm else RELOCATED
+    moving = {**IN_WINDOWS, "relocated": 0.0} if is_post_norm else IN_WINDOWS
     short, record = cluster_windows(tokens, (8, 8), (4, 4), features=features, **moving)
     for block, shift in ((shifted, 2), (straight, 0), (last, 2)):
         if is_post_norm:

@@ -13,7 +13,7 @@ from expedite.operators import clustering
 from expedite.operators.clustering import cluster
 from expedite.operators.reconstruction import reconstruct
 from tests.hosts import counted_reconstructions, dpt, images, without_positions
-from tests.oracles import RELOCATED
+from tests.oracles import RELOCATED, normalized
 from tests.patching.test_oracles import HARD, blocky
 
 HYBRID = {"stages": (1, 1, 1), "taps": (2, 3), "features": (256, 512, 32, 32)}
@@ -30,7 +30,7 @@ def by_hand(model: DPT, x: Tensor) -> Tensor:
     tokens = blocks[0](tokens + vit.pos_embed)
     taps = [tokens]
     first, body = tokens[:, :1], tokens[:, 1:]
-    centroids, record = cluster(body, (8, 8), (4, 5), features=blocks[1].norm1(body), **RELOCATED)
+    centroids, record = cluster(body, (8, 8), (4, 5), features=normalized(body), **RELOCATED)
     stream = torch.cat([first, centroids], 1)
     mask = torch.cat([torch.zeros(len(x), 1), record.mass.log()], 1)[:, None, None]
     for block in blocks[1:]:

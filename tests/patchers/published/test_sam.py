@@ -31,7 +31,7 @@ from tests.hosts import (
     timm_sam,
     without_positions,
 )
-from tests.oracles import IN_PLACE
+from tests.oracles import IN_WINDOWS
 from tests.patching.test_oracles import HARD, blocky
 
 CPU = torch.device("cpu")
@@ -190,7 +190,8 @@ def test_blocks_equal_the_operators_by_hand() -> None:
     first, whole, windowed = model.blocks
     tokens = first(model.patch_embed(x) + model.pos_embed)
     features = whole.norm1(tokens)
-    short, record = cluster_windows(tokens, (6, 6), (3, 3), features=features, **IN_PLACE)
+    in_place = {**IN_WINDOWS, "relocated": 0.0}
+    short, record = cluster_windows(tokens, (6, 6), (3, 3), features=features, **in_place)
     log_mass = record.mass.log()
     middle = torch.tensor([[0.5, 2.5, 4.5, 6.5]])
     short = short + attend(whole, whole.norm1(short), middle, 8, log_mass)

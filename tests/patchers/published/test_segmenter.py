@@ -13,7 +13,7 @@ from expedite.operators.clustering import Clustering, cluster, pool
 from expedite.operators.reconstruction import reconstruct, token_weights
 from expedite.patching.hooks import find_sessions
 from tests.hosts import images, open_frames, segmenter
-from tests.oracles import RELOCATED
+from tests.oracles import RELOCATED, normalized
 
 CELLS = (4, 5)
 
@@ -35,8 +35,7 @@ def encode(model: Segmenter, x: Tensor, alpha: int) -> tuple[Tensor, Clustering]
     """The cluster tokens after the last block, prefix first, by the operators alone."""
     tokens = tokens_before(model, x, alpha)
     body = tokens[:, 1:]
-    features = model.encoder.blocks[alpha].norm1(body)  # type: ignore[operator]
-    centroids, record = cluster(body, (8, 8), CELLS, features=features, **RELOCATED)
+    centroids, record = cluster(body, (8, 8), CELLS, features=normalized(body), **RELOCATED)
     short = torch.cat([tokens[:, :1], centroids], 1)
     for block in model.encoder.blocks[alpha:]:
         short = block(short, mask(record, prefix=1))

@@ -26,7 +26,7 @@ from tests.hosts import (
     vit_adapter_in_windows,
     without_positions,
 )
-from tests.oracles import RELOCATED
+from tests.oracles import RELOCATED, normalized
 from tests.patching.test_oracles import HARD, blocky
 
 GRIDS = (16, 16), (8, 8), (4, 4)
@@ -58,8 +58,7 @@ def by_hand(model: ViTAdapter, x: Tensor, asks_at_places: bool) -> tuple[Tensor,
     read = [tokens]
     spatial = parts[0][0].extract(spatial, tokens, GRIDS)
     tokens = parts[1][0].inject(tokens, spatial, GRIDS)
-    norm = parts[1][1].norm1(tokens)
-    stream, record = cluster(tokens, GRIDS[1], (4, 5), features=norm, **RELOCATED)
+    stream, record = cluster(tokens, GRIDS[1], (4, 5), features=normalized(tokens), **RELOCATED)
     mask = record.mass.log()[:, None, None]
     for index, (interaction, block) in enumerate(parts[1:]):
         if index > 0 and asks_at_places:

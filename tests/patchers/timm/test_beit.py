@@ -11,7 +11,7 @@ import expedite
 from expedite.measure.flops import count_flops
 from expedite.operators.clustering import cluster
 from tests.hosts import counted_reconstructions, images, open_frames, timm_beit
-from tests.oracles import IN_PLACE
+from tests.oracles import IN_PLACE, normalized
 from tests.patching.test_oracles import HARD, blocky
 
 pytestmark = pytest.mark.usefixtures("no_gradients")
@@ -69,7 +69,7 @@ def test_average_pooling_gets_the_mass_weighted_mean() -> None:
     for block in model.blocks[:3]:
         tokens = block(tokens)
     body, last = tokens[:, 1:], model.blocks[3]
-    centroids, record = cluster(body, (8, 8), (4, 5), features=last.norm1(body), **IN_PLACE)
+    centroids, record = cluster(body, (8, 8), (4, 5), features=normalized(body), **IN_PLACE)
     after = last(torch.cat([tokens[:, :1], centroids], 1))[:, 1:]
     pooled = (record.mass[..., None] / 64 * after).sum(1)
     torch.testing.assert_close(found, model.head(model.fc_norm(pooled)), rtol=1e-4, atol=1e-4)

@@ -20,7 +20,7 @@ from expedite.operators.clustering import cluster
 from expedite.operators.reconstruction import reconstruct
 from expedite.patching.hooks import find_sessions
 from tests.hosts import counted_reconstructions, images, open_frames, randomized, timm_vit
-from tests.oracles import RELOCATED
+from tests.oracles import RELOCATED, normalized
 
 KINDS: dict[str, dict[str, Any]] = {
     "class token": {},
@@ -123,9 +123,7 @@ def by_hand(model: Any, x: Tensor, alpha: int, end: int, **settings: Any) -> lis
         tokens = block(tokens)
         outputs.append(tokens)
     prefix, body = tokens[:, :1], tokens[:, 1:]
-    centroids, record = cluster(
-        body, (8, 8), (4, 5), features=model.blocks[alpha].norm1(body), **RELOCATED
-    )
+    centroids, record = cluster(body, (8, 8), (4, 5), features=normalized(body), **RELOCATED)
     mask = torch.cat([torch.zeros(len(x), 1), record.mass.log()], 1)[:, None, None]
     short = torch.cat([prefix, centroids], 1)
     for block in model.blocks[alpha:end]:
@@ -238,8 +236,7 @@ def test_average_pooling_gets_the_mass_weighted_mean() -> None:
     tokens = model._pos_embed(model.patch_embed(x))
     for block in model.blocks[:3]:
         tokens = block(tokens)
-    features = model.blocks[3].norm1(tokens)
-    centroids, record = cluster(tokens, (8, 8), (4, 5), features=features, **RELOCATED)
+    centroids, record = cluster(tokens, (8, 8), (4, 5), features=normalized(tokens), **RELOCATED)
     weights = record.mass / 64
     pooled = (weights[..., None] * model.blocks[3](centroids)).sum(1)
     torch.testing.assert_close(found, model.head(model.fc_norm(pooled)), rtol=1e-4, atol=1e-4)

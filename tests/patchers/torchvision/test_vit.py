@@ -7,7 +7,7 @@ import expedite
 from expedite.measure.flops import count_flops
 from expedite.operators.clustering import cluster
 from tests.hosts import counted_reconstructions, images, torchvision_vit
-from tests.oracles import RELOCATED
+from tests.oracles import RELOCATED, normalized
 
 pytestmark = pytest.mark.usefixtures("no_gradients")
 
@@ -18,7 +18,7 @@ def by_hand(model: VisionTransformer, x: Tensor) -> Tensor:
     blocks = model.encoder.layers
     tokens = blocks[0](tokens + model.encoder.pos_embedding)
     body = tokens[:, 1:]
-    centroids, record = cluster(body, (8, 8), (4, 5), features=blocks[1].ln_1(body), **RELOCATED)
+    centroids, record = cluster(body, (8, 8), (4, 5), features=normalized(body), **RELOCATED)
     tokens = torch.cat([tokens[:, :1], centroids], 1)
     log_mass = torch.cat([torch.zeros(len(x), 1), record.mass.log()], 1)
     scores = log_mass[:, None, None].expand(-1, 2, 21, -1).flatten(0, 1)  # (B·heads, 21, 21)

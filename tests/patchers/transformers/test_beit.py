@@ -15,7 +15,7 @@ from expedite.measure.flops import count_flops
 from expedite.operators import clustering
 from expedite.operators.clustering import cluster
 from tests.hosts import Tokens, counted_reconstructions, images, randomized
-from tests.oracles import IN_PLACE
+from tests.oracles import IN_PLACE, normalized
 from tests.patchers.transformers.test_vit import BEIT, VIT, beit_segmenter
 from tests.patching.test_oracles import HARD, blocky
 
@@ -114,9 +114,7 @@ def test_mean_pooling_gets_the_mass_weighted_mean() -> None:
     for layer in model.beit.layers[:3]:
         tokens = layer(tokens)
     body, last = tokens[:, 1:], model.beit.layers[3]
-    centroids, record = cluster(
-        body, (8, 8), (4, 5), features=last.layernorm_before(body), **IN_PLACE
-    )
+    centroids, record = cluster(body, (8, 8), (4, 5), features=normalized(body), **IN_PLACE)
     after = last(torch.cat([tokens[:, :1], centroids], 1))[:, 1:]
     pooled = (record.mass[..., None] / 64 * after).sum(1)
     expected = model.classifier(model.beit.pooler.layernorm(pooled))

@@ -20,7 +20,7 @@ from expedite.operators.clustering import cluster
 from expedite.operators.reconstruction import reconstruct
 from expedite.patchers.transformers.vit import OLDEST
 from tests.hosts import counted_reconstructions, images, randomized
-from tests.oracles import RELOCATED
+from tests.oracles import RELOCATED, normalized
 from tests.patching.test_oracles import HARD, blocky
 
 # Its configs take what their annotations do not show.
@@ -240,9 +240,7 @@ def test_taps_equal_the_operators_by_hand() -> None:
     layers = model.dpt.encoder.layer
     tokens = layers[0](embedded)
     body = tokens[:, 1:]
-    centroids, record = cluster(
-        body, (8, 8), (4, 5), features=layers[1].layernorm_before(body), **RELOCATED
-    )
+    centroids, record = cluster(body, (8, 8), (4, 5), features=normalized(body), **RELOCATED)
     mask = torch.cat([torch.zeros(2, 1), record.mass.log()], 1)[:, None, None]
     short, taps = torch.cat([tokens[:, :1], centroids], 1), [tokens]
     for layer in layers[1:]:
