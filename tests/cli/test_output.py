@@ -120,7 +120,7 @@ def test_reports_of_results_with_any_text(
 
 def test_a_process_whose_output_is_no_utf8() -> None:
     asked = [sys.executable, "-m", "expedite", "recipes"]
-    environment = {**os.environ, "PYTHONIOENCODING": "cp437"}
+    environment = {**os.environ, "PYTHONIOENCODING": "cp437", "COLUMNS": "200"}
     done = subprocess.run(asked, capture_output=True, env=environment, check=True)
     assert "640x640" in done.stdout.decode("cp437")
 
