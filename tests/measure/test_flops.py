@@ -171,7 +171,8 @@ def test_convolutions_whose_padding_is_a_word_and_rows_that_are_read() -> None:
 
         def forward(self, x: Tensor) -> Tensor:
             maps: Tensor = self.convolution(x)
-            return maps.mean((2, 3)) + self.positions(torch.zeros(1, dtype=torch.long))
+            rows: Tensor = self.positions(torch.zeros(1, dtype=torch.long))
+            return maps.mean((2, 3)) + rows
 
     x = torch.zeros(2, 4, 8, 8)
     for padding, word in ((0, "valid"), (1, "same")):
