@@ -17,6 +17,7 @@ import expedite
 from expedite.loading import load_model
 from expedite.operators import clustering
 from tests import hosts
+from tests.patchers.transformers.test_towers import TOWERS
 from tests.patchers.transformers.test_vit import MODELS, hf
 from tests.patching.test_oracles import HARD, blocky
 from tests.published_swin import published_backbone, published_swin, published_swinv2
@@ -82,6 +83,10 @@ def hidden_states(model: Model, images: Tensor) -> list[Tensor]:
     return list(tensors(model(images, output_hidden_states=True)))
 
 
+def last_state_first(model: Model, images: Tensor) -> list[Tensor]:
+    return hidden_states(model, images)[::-1]
+
+
 def intermediates(model: Model, images: Tensor) -> list[Tensor]:
     return [model(images), *tensors(model.forward_intermediates(images))]
 
@@ -90,6 +95,14 @@ def transformers_model(name: str) -> Callable[[], Model]:
     def make() -> Model:
         torch.manual_seed(0)
         return hosts.randomized(MODELS[name][0]())
+
+    return make
+
+
+def tower(name: str) -> Callable[[], Model]:
+    def make() -> Model:
+        torch.manual_seed(0)
+        return hosts.randomized(TOWERS[name][0]())
 
     return make
 
@@ -161,6 +174,9 @@ def swin(
     return Host(name, small, outputs, full, make_full, plan, patch_size=2)
 
 
+# A ViT-L, as transformers calls its sizes.
+LARGE: dict[str, Any] = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24}
+LARGE |= {"num_attention_heads": 16}
 # A third to two fifths of the tokens from a third of the blocks on, unless published otherwise.
 HOSTS = [
     Host(
@@ -376,6 +392,61 @@ HOSTS = [
         "UperNet, DINOv2 ViT-B/14 at 518², α=4, 22×22",
         upernet,
         {"alpha": 4, "clusters": 22},
+    ),
+    Host(
+        "transformers CLIP",
+        tower("CLIP"),
+        hidden_states,
+        "CLIP ViT-L/14 at 336², α=8, 14×14",
+        of_config(
+            "CLIPVisionModel", "CLIPVisionConfig", 336, image_size=336, **LARGE, patch_size=14
+        ),
+        {"alpha": 8, "clusters": 14},
+    ),
+    Host(
+        "transformers SigLIP",
+        tower("SigLIP"),
+        hidden_states,
+        "SigLIP SO400M/14 at 378², α=9, 16×16",
+        of_config(
+            "SiglipVisionModel",
+            "SiglipVisionConfig",
+            378,
+            image_size=378,
+            patch_size=14,
+            hidden_size=1152,
+            intermediate_size=4304,
+            num_hidden_layers=27,
+            num_attention_heads=16,
+        ),
+        {"alpha": 9, "clusters": 16},
+    ),
+    Host(
+        "transformers OWLv2",
+        tower("OWLv2"),
+        hidden_states,
+        "OWLv2 ViT-B/16 at 960², α=4, 36×36",
+        of_config("Owlv2VisionModel", "Owlv2VisionConfig", 960, image_size=960),
+        {"alpha": 4, "clusters": 36},
+    ),
+    Host(
+        "transformers RF-DETR's backbone",
+        tower("RF-DETR"),
+        last_state_first,
+        "DINOv2-S in 2×2 windows at 560², α=4, 12×12 a window",
+        of_config(
+            "RfDetrDinov2Backbone",
+            "RfDetrDinov2Config",
+            560,
+            image_size=560,
+            patch_size=14,
+            hidden_size=384,
+            num_attention_heads=6,
+            num_windows=2,
+            out_indices=[3, 6, 9, 12],
+        ),
+        {"alpha": 4, "clusters": 12},
+        clusters=4,
     ),
     Host(
         "transformers SAM",

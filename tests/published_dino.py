@@ -228,7 +228,8 @@ class RopeEmbed(nn.Module):
         self.register_buffer("periods", 100.0 ** (torch.arange(d // 4) / (d // 4)))
 
     def forward(self, *, H: int, W: int) -> tuple[Tensor, Tensor]:
-        sides = [2 * (torch.arange(side) + 0.5) / side - 1 for side in (H, W)]
+        device = self.get_buffer("periods").device
+        sides = [2 * (torch.arange(side, device=device) + 0.5) / side - 1 for side in (H, W)]
         places = torch.stack(torch.meshgrid(*sides, indexing="ij"), -1).reshape(-1, 2)
         angles = 2 * torch.pi * places[..., None] / self.get_buffer("periods")
         angles = angles.flatten(1).tile(2)

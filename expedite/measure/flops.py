@@ -27,13 +27,13 @@ _GIGA = 1e9
 # Known to count nothing under the convention above.
 _FREE = """
     __and__ __or__ __rshift__ abs add add_ addcmul addcmul_ amax amin any argmax atan2 bitwise_and
-    bitwise_not bitwise_or ceil clamp clamp_max clamp_min clone cos cumsum diag_embed div div_ eq
-    erf exp expand_as eye feature_dropout fill_ flip floor_divide gather ge gelu glu gt
+    bitwise_not bitwise_or ceil clamp clamp_max clamp_min clone cos cumsum diag_embed div div_
+    embedding eq erf exp expand_as eye feature_dropout fill_ flip floor_divide gather ge gelu glu gt
     index_select isfinite isnan le linalg_vector_norm linspace log log2 lt mT masked_fill
-    masked_fill_ max_pool2d maximum mean meshgrid min minimum movedim mul mul_ ne neg new_ones
-    new_zeros numel ones_like pad pow reciprocal relu relu_ remainder repeat reshape_as round rsub
-    scatter scatter_reduce searchsorted sigmoid sign silu sin softmax sort sqrt square std_mean sub
-    sub_ sum tanh tile topk unflatten view_as where zero_ zeros_like
+    masked_fill_ max_pool2d maximum mean meshgrid min minimum movedim mul mul_ nan_to_num ne neg
+    new_ones new_zeros numel ones_like pad pow reciprocal relu relu_ remainder repeat reshape_as
+    round rsub scatter scatter_reduce searchsorted sigmoid sign silu sin softmax sort sqrt square
+    std_mean sub sub_ sum tanh tile topk unflatten view_as where zero_ zeros_like
 """
 
 
@@ -119,6 +119,12 @@ def _baddbmm(inputs: list[Any], outputs: list[Any]) -> int:
     return prod(left) * right[-1]
 
 
+def _convolution(inputs: list[Any], outputs: list[Any]) -> int:
+    """A convolution whose padding is given in words, which fvcore's own handle does not know."""
+    weight, output = _shape(inputs[1]), _shape(outputs[0])
+    return prod(output) * prod(weight[1:])
+
+
 def _embedding_bag(inputs: list[Any], outputs: list[Any]) -> int:
     values, rows = _shape(inputs[0]), _shape(inputs[1])
     return prod(rows) * values[-1]
@@ -150,6 +156,7 @@ def _nothing(inputs: list[Any], outputs: list[Any]) -> int:
 _HANDLES: dict[str, Callable[[list[Any], list[Any]], int]] = {
     "aten::scaled_dot_product_attention": _attention,
     "aten::baddbmm": _baddbmm,
+    "aten::_convolution_mode": _convolution,
     "aten::embedding_bag": _embedding_bag,
     "aten::linalg_cholesky_ex": _cholesky,
     "aten::linalg_solve_triangular": _solve_triangular,

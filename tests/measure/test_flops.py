@@ -160,3 +160,23 @@ def test_picking_the_largest_and_standardizing_count_nothing() -> None:
     pick = Calls(lambda x: F.max_pool2d(x, 3, 2) - torch.std_mean(x)[1].ceil())
     found = count_flops(pick, torch.zeros(1, 4, 9, 9))
     assert (found.total, found.unsupported) == (0, {})
+
+
+def test_convolutions_whose_padding_is_a_word_and_rows_that_are_read() -> None:
+    class Embedded(nn.Module):
+        def __init__(self, padding: Any) -> None:
+            super().__init__()
+            self.convolution = nn.Conv2d(4, 6, 3, padding=padding, groups=2)
+            self.positions = nn.Embedding(5, 6)
+
+        def forward(self, x: Tensor) -> Tensor:
+            maps: Tensor = self.convolution(x)
+            rows: Tensor = self.positions(torch.zeros(1, dtype=torch.long))
+            return maps.mean((2, 3)) + rows
+
+    x = torch.zeros(2, 4, 8, 8)
+    for padding, word in ((0, "valid"), (1, "same")):
+        numbers, words = (count_flops(Embedded(given), x) for given in (padding, word))
+        assert words == numbers
+        assert words.unsupported == {}
+        assert words.total > 0
