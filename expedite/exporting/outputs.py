@@ -15,6 +15,7 @@ def named(output: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
         ExpediteError: Something else is in it.
 
     Example:
+        >>> import torch
         >>> [name for name, _ in named({"maps": (torch.zeros(1), torch.zeros(1))})]
         ['maps.0', 'maps.1']
     """

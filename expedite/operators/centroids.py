@@ -41,7 +41,7 @@ def sharpen(
         >>> all_in_one = HardAssignment.of(torch.tensor([[0, 0, 0]]), one, 1)
         >>> _, center = sharpen(all_in_one, x, torch.tensor([[[2.0]]]), one, sharpness=4.0)
         >>> center
-        tensor([[[0.9278]]])
+        tensor([[[0.9330]]])
     """
     labels = assignment.labels
     apart = half_distances(features, centers, labels)  # (B, N, 1)

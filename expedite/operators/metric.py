@@ -69,7 +69,8 @@ def principal(x: Tensor, start: Tensor) -> Tensor:
         >>> flat = torch.randn(1, 100, 2) @ torch.randn(2, 64)
         >>> flat = flat - flat.mean(1, keepdim=True)
         >>> found = principal(flat, flat @ torch.randn(64, 3))
-        >>> bool((torch.cdist(found, found) - torch.cdist(flat, flat)).abs().max() < 1e-2)
+        >>> apart, before = torch.pdist(found[0]), torch.pdist(flat[0])
+        >>> bool((apart - before).abs().max() < 1e-3 * before.max())
         True
     """
     for _ in range(_STEPS):

@@ -154,7 +154,7 @@ def test_rare_classes_weigh_more(tmp_path: Path) -> None:
     for part in ("images", "annotations"):
         (tmp_path / part / "train").mkdir(parents=True)
     labels = np.zeros((10, 10), np.uint8)
-    labels[0, :4], labels[1] = 1, VOID  # 86, 4 and 10 pixels
+    labels[0, :4], labels[1] = 1, 255  # 86, 4 and 10 pixels
     Image.fromarray(labels).save(tmp_path / "annotations/train/0.png")
     Image.fromarray(labels).convert("RGB").save(tmp_path / "images/train/0.png")
     weight = class_weights(open_folder(tmp_path, "train"), 2)

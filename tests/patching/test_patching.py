@@ -535,7 +535,7 @@ def test_a_chain_of_clusterings_returns_through_all_of_them() -> None:
         ({"clusters": 4}, "no alpha was given"),
         ({"alpha": 1, "clusters": 4, "keep": 0.5}, "exactly one of the two"),
         ({"alpha": 1, "clusters": 4, "reconstruct_at": "head"}, "does not work token by token"),
-        ({"alpha": 1, "clusters": 4, "sharpness": 2}, "setting 'sharpness' was asked; known are"),
+        ({"alpha": 1, "clusters": 4, "colour": 2}, "setting 'colour' was asked; known are"),
         ({"plan": PLAN, "alpha": 1}, "a plan was given together with alpha"),
         ({"plan": PLAN, "method": "paper"}, "a plan was given together with"),
     ],

@@ -48,8 +48,8 @@ def test_rows_are_shown_with_what_they_share() -> None:
 def test_rows_that_fail_say_why() -> None:
     good = Check("tiny", ROWS[0], 1.25, 1.25, 0.0, True, "", {})
     bad = Check("tiny", ROWS[1], 99.0, 1.0, -0.99, False, "", {})
-    missing = Check("tiny", ROWS[0], None, None, None, False, "pip install 'expedite[sam]'", {})
+    missing = Check("tiny", ROWS[0], None, None, None, False, "pip install 'expedite-vit[sam]'", {})
     printed = text(check_table(TINY, [good, bad, missing]))
     assert "+0.0%" in printed
     assert printed.count("FAILS: no reason is known") == 1
-    assert "FAILS: pip install 'expedite[sam]'" in printed
+    assert "FAILS: pip install 'expedite-vit[sam]'" in printed

@@ -89,7 +89,7 @@ class DownsampleSession(RivalSession):
         large = _size(images)
         size = self.size_for(large)
         smaller = self.resizing(images, size)
-        if _ANY_SIZE in signature(method).parameters:
+        if _ANY_SIZE in signature(self.host.model.forward).parameters:
             kwargs = {_ANY_SIZE: True, **kwargs}
         given = ((smaller, *args[1:]), kwargs) if args else (args, {**kwargs, _INPUT: smaller})
         return self._enlarged(method(*given[0], **given[1]), large, size)

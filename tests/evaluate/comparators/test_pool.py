@@ -62,7 +62,8 @@ def test_weights_after_pooling_rebuild_what_pooling_keeps() -> None:
     tokens = cells.repeat_interleave(2, 1).repeat_interleave(2, 2).flatten(1, 2)
     plan = plan_of("pool+weights", 1, 4, delta=False)
     assert isinstance(plan, Rival)
-    session = plan.session(next(find_hosts(segmenter()))[1])
+    model = segmenter()
+    session = plan.session(next(find_hosts(model))[1])
     layer, reconstruct = session.clusterings[1], session.reconstruction
     pooled, record = layer(tokens, (8, 8), Measured())
     torch.testing.assert_close(reconstruct(pooled, record), tokens, atol=0.05, rtol=0.05)
