@@ -65,7 +65,7 @@ def view_of(sample: Sample, index: int) -> View:
     image = F.interpolate(image, STREET, mode="bicubic", antialias=True).clamp(0, 1)[0]
     truth = F.interpolate(labels, STREET, mode="nearest-exact")[0, 0]
     image = jitter_colours(image, rng) if index > 0 else image
-    return View(f"{sample.name}.{index}", image, truth.byte().numpy())
+    return View(f"{sample.name}.{index}", image, truth.short().numpy())
 
 
 def part_of(size: Size, rng: Generator) -> tuple[slice, slice]:

@@ -104,6 +104,8 @@ def test_views_carry_their_labels_along() -> None:
     assert (np.diff(mirrored.truth[0].astype(int)) <= 0).all()
     brightness = torch.stack([mirrored.image[0].flatten(), torch.tensor(mirrored.truth).flatten()])
     assert torch.corrcoef(brightness)[0, 1] > 0.99
+    nothing = view_of(Sample("void", sample.image, labels=np.full((180, 240), VOID)), 0)
+    assert (nothing.truth == VOID).all()
     with pytest.raises(ExpediteError, match="no annotation"):
         view_of(Sample("bare", sample.image), 0)
 
