@@ -1,6 +1,7 @@
 """Heads on a frozen DINOv2-S, each with it as a whole model that `load_model` takes.
 
-    expedite compare examples/frozen_heads.py:linear --data CAMVID --image-size 504,672
+    expedite sweep examples/frozen_heads.py:upernet --data CAMVID --ignore-index 11 \
+        --alpha 3 --keep 0.5,0.25 --out OUT
 
 `linear` and `mask_transformer` read the last block's tokens, `upernet` and `depth` those after
 blocks 3, 6, 9 and 12. `train_heads.py` and `train_depth_head.py` write the heads' weights and
