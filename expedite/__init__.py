@@ -11,6 +11,7 @@ __all__ = [
     "Plan",
     "Span",
     "__version__",
+    "calibrate",
     "describe",
     "export",
     "load",
@@ -21,6 +22,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from expedite.evaluate.calibrating import calibrate
     from expedite.evaluate.tuning import tune
     from expedite.exporting.exporting import export
     from expedite.loading import load
@@ -36,6 +38,7 @@ else:
         "Host": "expedite.patching.host",
         "Plan": "expedite.plan",
         "Span": "expedite.plan",
+        "calibrate": "expedite.evaluate.calibrating",
         "describe": "expedite.patching",
         "export": "expedite.exporting.exporting",
         "load": "expedite.loading",

@@ -144,6 +144,8 @@ class Plan:
             map to as many clusters.
         position_tables: Where hosts keep relative positions in tables, "offsets" reads them at the
             offsets between clusters, "resized" resizes them as the published code does.
+        calibration: The file of a `Calibration` of this model at this α, see `calibrate`, which
+            says in which directions distances are measured, and what blocks do to clusters.
 
     Raises:
         ExpediteError: A value is impossible.
@@ -174,6 +176,7 @@ class Plan:
     nearest_cells: bool = False
     window_borders: bool = True
     position_tables: Tables = "offsets"
+    calibration: str | None = None
 
     def __post_init__(self) -> None:
         if not self.spans or not all(isinstance(span, Span) for span in self.spans):
@@ -193,6 +196,8 @@ class Plan:
             raise ExpediteError(f"temperature={tau!r} was asked; a number above 0 or 'auto' works")
         if self.delta is None:
             object.__setattr__(self, "delta", self.reconstruct_at != "head")
+        if self.calibration is not None:
+            _check_calibration(self)
         _check_relocated(self.relocated, self.hard)
         check_sharpness(self.sharpness or 0.0, self.hard)
         for name, kind in _CHOICES.items():
@@ -214,7 +219,9 @@ class Plan:
         open_choices = {name: chosen[name] for name in _LEFT_OPEN if getattr(self, name) is None}
         if not self.hard and self.sharpness is None:
             open_choices["sharpness"] = 0.0
-        settled = replace(self, **open_choices)
+        settled = replace(self, calibration=None, **open_choices)
+        if self.calibration is not None:  # its directions are few already
+            return replace(settled, basis="hashed", projection=None)
         if settled.projection != "auto":
             return settled
         assert settled.basis is not None  # it was left open, or given
@@ -361,6 +368,22 @@ def _check_relocated(share: float | None, hard: bool) -> None:
     if share and not hard:
         raise ExpediteError(
             f"relocated={share} was asked with hard=False; clusters of one token need hard=True"
+        )
+
+
+def _check_calibration(plan: Plan) -> None:
+    if not isinstance(plan.calibration, str):
+        raise ExpediteError(f"calibration={plan.calibration!r} was asked; the name of a file works")
+    if len(plan.spans) > 1:
+        raise ExpediteError(
+            f"calibration='{plan.calibration}' was asked of a plan of {len(plan.spans)} spans; one "
+            "is for one span"
+        )
+    usual = (("basis", None), ("space", None), ("projection", "auto"))
+    if others := [name for name, value in usual if getattr(plan, name) != value]:
+        raise ExpediteError(
+            f"calibration='{plan.calibration}' was asked together with {' and '.join(others)}; the "
+            "calibration says on what distances are measured"
         )
 
 

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from expedite.cli.bench import bench_command
+from expedite.cli.calibrate import calibrate_command
 from expedite.cli.compare import compare_command
 from expedite.cli.demo import demo_command
 from expedite.cli.describe import describe_command
@@ -31,6 +32,7 @@ app = typer.Typer(
 )
 app.command("sweep")(sweep_command)
 app.command("tune")(tune_command)
+app.command("calibrate")(calibrate_command)
 app.command("report")(report_command)
 app.command("compare")(compare_command)
 app.command("visualize")(visualize_command)

@@ -120,7 +120,7 @@ def sweep_command(
         from expedite.data.layouts import open_data
         from expedite.evaluate.run import Request
         from expedite.loading import load_model
-        from expedite.loading.fingerprint import fingerprint
+        from expedite.loading.fingerprint import digests_of_calibrations, fingerprint
 
         torch.manual_seed(0)  # of random weights
         loaded = for_task(load_model(model, size, classes, checkpoint), task, multi_scale)
@@ -140,6 +140,7 @@ def sweep_command(
             "files": samples.fingerprint(),
             "rule": asdict(rule) if rule else None,
             "protocol": measured.protocol(),
+            **digests_of_calibrations(job.plan for job in jobs),
             "device": device,
         }
         return Request(

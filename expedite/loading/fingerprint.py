@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from expedite.loading import factory
 from expedite.loading.model import LoadedModel
+from expedite.plan import Plan
 
 # A model's own words, beside its weights: variant.yml, config.json, preprocessor_config.json, ...
 _DESCRIPTIONS = ("*.yml", "*.yaml", "*.json", "*.py")
@@ -30,6 +31,13 @@ def fingerprint(loaded: LoadedModel, spec: str) -> dict[str, str]:
     if loaded.trained:  # random ones are others with another release of PyTorch
         found["weights"] = digest_of_weights(loaded.model)
     return found
+
+
+def digests_of_calibrations(plans: Iterable[Plan]) -> dict[str, dict[str, str]]:
+    """Digests of the files that plans name, where they name any."""
+    names = sorted({plan.calibration for plan in plans if plan.calibration})
+    digests = {name: _digest_of_files([Path(name)]) for name in names}
+    return {"calibrations": digests} if digests else {}
 
 
 def digest_of_weights(model: nn.Module) -> str:

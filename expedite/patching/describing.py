@@ -90,6 +90,7 @@ def describe(model: nn.Module, grid: tuple[int, int] | None = None) -> Descripti
     plan = sessions[0].plan if sessions else None
     grid = grid or host.usual_grid
     spans = list(_spans(plan, host, grid)) if plan else []
+    calibrated = f", calibrated by {plan.calibration}" if plan and plan.calibration else ""
     return Description(
         family=host.family,
         path=path,
@@ -102,7 +103,7 @@ def describe(model: nn.Module, grid: tuple[int, int] | None = None) -> Descripti
         head_exit=host.head is not None,
         plan=plan,
         kept=tuple(span.clusters for span in spans),
-        spans=tuple(map(str, spans)),
+        spans=tuple(f"{span}{calibrated}" for span in spans),
         ran=tuple(sessions[0].ran) if sessions else (),
     )
 

@@ -31,11 +31,13 @@ class Level:
         record: The clustering.
         weights: How the full grid is made of the clusters.
         is_cut: Whether gradients cannot reach what it was made of.
+        spreads: See `drift.spreads`, once somebody needed them.
     """
 
     record: Clustering | WindowClustering
     weights: Spread | WindowWeights | None = None
     is_cut: bool = False
+    spreads: Tensor | None = None
 
 
 @dataclass

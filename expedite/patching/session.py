@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from expedite.errors import ExpediteError
-from expedite.operators.clustering import Clustering, TokenClustering, pool
+from expedite.operators.clustering import Clustering, TokenClustering, full_precision, pool
+from expedite.operators.drift import spreads
 from expedite.operators.reconstruction import TokenReconstruction
 from expedite.operators.relocation import SHARE
 from expedite.operators.windows import (
@@ -27,6 +28,7 @@ from expedite.operators.windows import (
     pool_windows,
 )
 from expedite.patching.bias import cluster_bias
+from expedite.patching.calibration import Calibration
 from expedite.patching.frame import Frame, Level, Shown, Store
 from expedite.patching.host import Cells, Host, Reads
 from expedite.patching.rotary import grid_positions
@@ -51,6 +53,7 @@ class Session:
         self.host = host
         self.plan = plan
         self.settled = plan.settled(in_windows=host.window is not None)
+        self.calibration = self.find_calibration()
         self.store = Store()
         self.watch = Watch(host)
         self.count = len(host.blocks)
@@ -65,6 +68,14 @@ class Session:
             end - 1 for _, _, end in ranges if not self._hands_over(end, self.clusterings)
         }
         self.reconstruction = self.make_reconstruction()
+
+    def find_calibration(self) -> Calibration | None:
+        """What the plan names, if it fits the host."""
+        if self.plan.calibration is None:
+            return None
+        found = Calibration.load(self.plan.calibration)
+        found.check(self.host, self.plan.spans[0].alpha)
+        return found
 
     def make_clusterings(self) -> dict[int, nn.Module]:
         """The layer of every span by the index of its first block."""
@@ -105,7 +116,11 @@ class Session:
     def measured(self, frame: Frame, index: int, block: nn.Module, body: Tensor) -> Any:
         """In what clustering is to measure distances between tokens; None for the tokens."""
         if self.settled.space == "normalized":
-            return F.layer_norm(body, body.shape[-1:])
+            normalized = F.layer_norm(body, body.shape[-1:])
+            if self.calibration is None:
+                return normalized
+            with full_precision(body.device):
+                return normalized.float() @ self.calibration.on(body.device)[0]
         return self.host.first_norm(block, body) if self.settled.space == "norm" else None
 
     def add_hooks(self) -> None:
@@ -343,11 +358,25 @@ class Session:
         """
         shown = tokens
         if frame.levels:
+            tokens = self.put_right(frame, index, tokens)
             shown = self._shown(frame, index, tokens, is_read or frame.is_foreign)
         # Where no call keeps the frame open, the next block finds it with its tokens.
         if is_run_again() or (frame.is_foreign and frame.levels):
             self.store.carry(shown, index + 1, frame)
         return shown
+
+    def put_right(self, frame: Frame, index: int, tokens: Tensor) -> Tensor:
+        """Cluster tokens after block `index` without what blocks are known to turn them wrongly."""
+        level = frame.levels[-1]
+        if self.calibration is None or level.record.is_identity:
+            return tokens
+        assert isinstance(level.record, Clustering)  # a calibration is for maps alone
+        if level.spreads is None:
+            level.spreads = spreads(level.record)
+        drift = self.calibration.on(tokens.device)[1][index - self.calibration.alpha]
+        with full_precision(tokens.device):
+            added = level.spreads @ drift
+        return _on_grid(tokens, *self.host.beside(index), lambda body: body + added.to(body.dtype))
 
     def _shown(self, frame: Frame, index: int, tokens: Tensor, is_read: bool) -> Tensor:
         is_last = index == self.count - 1

@@ -56,6 +56,11 @@ class Rival(Plan):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.calibration is not None:
+            raise ExpediteError(
+                f"calibration='{self.calibration}' was asked of merge='{self.merge}'; it is for "
+                "expedite's own clusters"
+            )
         if self.merge not in get_args(Merge):
             known = ", ".join(get_args(Merge))
             raise ExpediteError(f"merge={self.merge!r} was asked; {known} are known")
