@@ -143,6 +143,18 @@ def huggingface_sam(**changes: Any) -> Tokens:
     return randomized(Tokens(SamVisionModel(SamVisionConfig(**{**arguments, **changes}))))
 
 
+def huggingface_sam3(**changes: Any) -> Tokens:
+    """Four blocks of width 32 on 16×16 tokens of 2 pixels, two of them with windows of 8×8."""
+    from transformers import Sam3ViTConfig, Sam3ViTModel
+
+    sizes: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 2}
+    windows = {"window_size": 8, "global_attn_indexes": [1, 3], "layer_scale_init_value": None}
+    images = {"image_size": 32, "patch_size": 2, "pretrain_image_size": 16}
+    arguments = {**sizes, **windows, **images, "intermediate_size": 64}
+    torch.manual_seed(0)
+    return randomized(Tokens(Sam3ViTModel(Sam3ViTConfig(**{**arguments, **changes}))))
+
+
 def timm_swin(any_size: bool = False, **changes: Any) -> Any:
     """Four blocks of width 32 on 16×16 tokens of 2 pixels and two on 8×8, with windows of 8×8."""
     from timm.models.swin_transformer import SwinTransformer

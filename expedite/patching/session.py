@@ -539,7 +539,14 @@ class Session:
             self.plan.window_borders,
             self._log_mass(frame),
             self.plan.position_tables == "resized",
+            self._places(frame, grid) if self.host.asks_places else None,
         )
+
+    def _places(self, frame: Frame, grid: tuple[int, int]) -> Tensor:
+        """Row and column where every cluster of a map stands, the means of its tokens'."""
+        mass = frame.levels[-1].record.mass
+        places = as_map(grid_positions(grid, mass.device), grid)
+        return self._mean(frame, places.expand(mass.shape[0], -1, -1, -1))
 
     def _relocated(self, end: int) -> float:
         """The share of clusters that move in a span up to block `end`."""
