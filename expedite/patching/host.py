@@ -276,16 +276,21 @@ class Stage:
     Args:
         depth: How many blocks.
         window: Rows and columns of their windows.
-        scale: Along each side, how many tokens of the embedding stand for one of these, rounded up.
+        scale: Along each side, how many tokens of the embedding stand for one of these.
+        is_whole: Whether its blocks run on all tokens whatever the plan, such as one that pools.
+        rounds_up: Whether a rest of tokens stands for one more.
     """
 
     depth: int
     window: tuple[int, int]
     scale: int
+    is_whole: bool = False
+    rounds_up: bool = True
 
     def grid(self, grid: tuple[int, int]) -> tuple[int, int]:
         """Its map, where the embedding makes one of `grid`."""
-        return -(-grid[0] // self.scale), -(-grid[1] // self.scale)
+        rest = self.scale - 1 if self.rounds_up else 0
+        return (grid[0] + rest) // self.scale, (grid[1] + rest) // self.scale
 
 
 @weakly("module")

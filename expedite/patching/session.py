@@ -569,13 +569,14 @@ class Session:
     def _may_move(self) -> bool:
         """Whether clusters may leave their cells without being asked to.
 
-        Not where positions are read for regular cells. A Swin's are, but within small windows, and
-        moving was measured to pay there, not in a SwinV2's (docs/method.md).
+        Not where positions are read for regular cells, unless a host with windows says so. A Swin's
+        are, but within small windows, and moving was measured to pay there, not in a SwinV2's
+        (docs/method.md).
         """
         host = self.host
-        if host.stages:
+        if host.window is not None:
             return host.moves and self.plan.window_borders
-        return host.bias is None and host.window is None
+        return host.bias is None
 
     def _stays_clustered(self, frame: Frame, index: int) -> bool:
         """Whether nobody reads the full grid of the last block's output."""

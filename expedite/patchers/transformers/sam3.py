@@ -73,6 +73,7 @@ def find_host(module: nn.Module) -> Host | None:
         window=(side, side),
         run=partial(run_block, layout=_LAYOUT),
         asks_places=True,
+        moves=True,  # positions go with clusters
     )
 
 
