@@ -3,7 +3,6 @@
 from typing import Any
 
 import pytest
-import timm
 import torch
 import transformers
 
@@ -41,9 +40,9 @@ def test_full_windows_without_the_shortcut_equal_the_plain_model(
 
 
 def test_windows_that_the_border_cuts_short(monkeypatch: pytest.MonkeyPatch) -> None:
-    # 18×14 tokens in windows of 8, 9×7 in windows of 4: the rest of an odd side is not pooled.
+    # 19×14 tokens in windows of 8, 9×7 in windows of 4: the rest of an odd side is not pooled.
     model = timm_hiera()
-    model.pos_embed_window = torch.nn.Parameter(model.pos_embed_window[..., :2, :2])
+    model.pos_embed_window = torch.nn.Parameter(model.pos_embed_window[..., :1, :1])
     x = images(2, 38, 28)
     plain = model(x)
     monkeypatch.setattr(clustering, "_keeps_every_token", lambda grid, clusters: False)
@@ -137,13 +136,6 @@ def test_sam_2_is_patched_around_its_encoder() -> None:
     assert expedite.describe(model).kept == ((8, 8),)
     found = model(**arguments).pred_masks
     assert found.shape == plain.shape
-    assert not torch.allclose(found, plain, atol=1e-3)
+    assert not torch.allclose(found, plain, rtol=1e-2, atol=1e-6)
     expedite.unpatch(model)
     assert torch.equal(model(**arguments).pred_masks, plain)
-
-
-def test_real_sizes_are_described() -> None:
-    with torch.device("meta"):
-        model = timm.create_model("sam2_hiera_large.fb_r1024")
-    expedite.patch(model, alpha=9, clusters=8)
-    assert str(expedite.describe(model)).splitlines() == []
