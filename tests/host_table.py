@@ -150,6 +150,19 @@ def upernet() -> Made:
     return hf.UperNetForSemanticSegmentation(config).eval(), (518, 518)
 
 
+def sam2_large() -> Made:
+    config = hf.Sam2HieraDetConfig(
+        hidden_size=144,
+        num_attention_heads=2,
+        blocks_per_stage=[2, 6, 36, 4],
+        embed_dim_per_stage=[144, 288, 576, 1152],
+        num_attention_heads_per_stage=[2, 4, 8, 16],
+        window_size_per_stage=[8, 4, 16, 8],
+        global_attention_blocks=[23, 33, 43],
+    )
+    return hf.AutoModel.from_config(config).eval(), (1024, 1024)
+
+
 def sam_of_transformers() -> Model:
     return hosts.huggingface_sam().model
 
@@ -464,6 +477,34 @@ HOSTS = [
         "SAM ViT-B at 1024², α=4, 8×8 a window",
         named("sam:vit_b"),
         {"alpha": 4, "clusters": 8},
+        patch_size=2,
+    ),
+    Host(
+        "transformers SAM 3",
+        lambda: hosts.huggingface_sam3().model,
+        hidden_states,
+        "SAM 3's encoder at 1008², α=8, 14×14 a window",
+        of_config("Sam3ViTModel", "Sam3ViTConfig", 1008),
+        {"alpha": 8, "clusters": 14},
+        patch_size=2,
+        has_equal_cells=False,
+    ),
+    Host(
+        "transformers SAM 2, Hiera",
+        lambda: hosts.huggingface_hiera().model,
+        hidden_states,
+        "SAM 2.1 large's encoder at 1024², α=15, 9×9 a window",
+        sam2_large,
+        {"alpha": 15, "clusters": 9},
+        patch_size=2,
+    ),
+    Host(
+        "timm HieraDet",
+        hosts.timm_hiera,
+        intermediates,
+        "sam2_hiera_large.fb_r1024, α=15, 9×9 a window",
+        named("timm:sam2_hiera_large.fb_r1024"),
+        {"alpha": 15, "clusters": 9},
         patch_size=2,
     ),
     swin(

@@ -143,6 +143,46 @@ def huggingface_sam(**changes: Any) -> Tokens:
     return randomized(Tokens(SamVisionModel(SamVisionConfig(**{**arguments, **changes}))))
 
 
+def huggingface_sam3(**changes: Any) -> Tokens:
+    """Four blocks of width 32 on 16×16 tokens of 2 pixels, two of them with windows of 8×8."""
+    from transformers import Sam3ViTConfig, Sam3ViTModel
+
+    sizes: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 2}
+    windows = {"window_size": 8, "global_attn_indexes": [1, 3], "layer_scale_init_value": None}
+    images = {"image_size": 32, "patch_size": 2, "pretrain_image_size": 16}
+    arguments = {**sizes, **windows, **images, "intermediate_size": 64}
+    torch.manual_seed(0)
+    return randomized(Tokens(Sam3ViTModel(Sam3ViTConfig(**{**arguments, **changes}))))
+
+
+# Two blocks of width 32 on 16×16 tokens of 2 pixels, and on 8×8 of width 64 one behind that which
+# pools, with windows of 8×8 and 4×4; the second block attends everywhere.
+def timm_hiera(**changes: Any) -> Any:
+    """`HieraDet` of SAM 2: four blocks, of which the third pools."""
+    from timm.models.hieradet_sam2 import HieraDet
+
+    arguments: dict[str, Any] = {"patch_size": (2, 2), "embed_dim": 32, "num_heads": 2}
+    stages = {"stages": (2, 2), "window_spec": (8, 4), "q_pool": 1, "global_att_blocks": (1,)}
+    torch.manual_seed(0)
+    return randomized(HieraDet(**{**arguments, **stages, "num_classes": 10, **changes}))
+
+
+def huggingface_hiera(**changes: Any) -> Tokens:
+    """SAM 2's encoder: four blocks, of which the third pools."""
+    from transformers import Sam2HieraDetConfig
+    from transformers.models.sam2.modeling_sam2 import Sam2HieraDetModel
+
+    stages: dict[str, Any] = {"blocks_per_stage": [2, 2], "embed_dim_per_stage": [32, 64]}
+    stages |= {"num_attention_heads_per_stage": [2, 4], "window_size_per_stage": [8, 4]}
+    stages |= {"num_query_pool_stages": 1, "global_attention_blocks": [1], "hidden_size": 32}
+    sizes = {"image_size": [32, 32], "patch_kernel_size": [2, 2], "patch_stride": [2, 2]}
+    sizes |= {"patch_padding": [0, 0], "num_attention_heads": 2}
+    torch.manual_seed(0)
+    return randomized(
+        Tokens(Sam2HieraDetModel(Sam2HieraDetConfig(**{**stages, **sizes, **changes})))
+    )
+
+
 def timm_swin(any_size: bool = False, **changes: Any) -> Any:
     """Four blocks of width 32 on 16×16 tokens of 2 pixels and two on 8×8, with windows of 8×8."""
     from timm.models.swin_transformer import SwinTransformer

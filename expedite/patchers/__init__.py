@@ -1,11 +1,12 @@
 """Families of models in a folder for each library; importing this makes them known."""
 
-from expedite.patchers.published import dino, dpt, open_clip, sam, segmenter, vit_adapter
+from expedite.patchers.published import dino, dpt, hiera, open_clip, sam, segmenter, vit_adapter
 from expedite.patchers.published import swin as published_swin
 from expedite.patchers.timm import swin as timm_swin
 from expedite.patchers.timm import vit as timm_vit
 from expedite.patchers.torchvision import swin as torchvision_swin
 from expedite.patchers.torchvision import vit as torchvision_vit
+from expedite.patchers.transformers import sam3
 from expedite.patchers.transformers import swin as transformers_swin
 from expedite.patchers.transformers import towers as transformers_towers
 from expedite.patchers.transformers import vit as transformers_vit
@@ -21,6 +22,8 @@ register(
         transformers_vit.find_host,
         transformers_towers.find_host,
         sam.find_host,
+        sam3.find_host,
+        hiera.find_host,
         timm_swin.find_host,
         torchvision_swin.find_host,
         transformers_swin.find_host,
@@ -38,5 +41,6 @@ register(
         "open_clip VisionTransformer",
         "DINOv2 and DINOv3 as published, in Depth Anything too",
         "Segment Anything's image encoder (segment_anything, timm, transformers)",
+        "SAM 2's image encoder (timm, transformers, and as published) and SAM 3's (transformers)",
     ),
 )

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import accumulate
 from operator import gt
 from typing import Any, TypeVar
 
@@ -152,6 +153,8 @@ def _plan(
 
 def _check_fit(plan: Plan, host: Host) -> None:
     ranges = plan.ranges(host.depth)
+    for _, first, _ in ranges:
+        _check_start(host, first)
     takes_mass = host.mask is not None or host.attention is not None or host.run is not None
     if plan.log_mass and not takes_mass:
         raise ExpediteError(
@@ -171,6 +174,22 @@ def _check_fit(plan: Plan, host: Host) -> None:
                 f"{above[0]}×{above[1]} tokens{where}; each side can have from 1 to as many"
             )
         check_count(plan.k, cells)
+
+
+def _check_start(host: Host, first: int) -> None:
+    """Refuse a span that begins with a block which runs on all tokens."""
+    if not host.stages or not host.stages[host.stage_of(first)].is_whole:
+        return
+    ends = list(accumulate(stage.depth for stage in host.stages))
+    rows = [
+        f"{end - stage.depth} to {end - 1}" if stage.depth > 1 else f"{end - 1}"
+        for stage, end in zip(host.stages, ends, strict=True)
+        if not stage.is_whole
+    ]
+    raise ExpediteError(
+        f"alpha={first} was asked of a {host.family}, whose block {first + 1} leads to the next "
+        f"stage and runs on all tokens; alpha can be {', '.join(rows)}"
+    )
 
 
 def _check_head_exit(host: Host, end: int) -> None:

@@ -203,6 +203,8 @@ class Cells:
         log_mass: (B, h, w) what every cluster adds to its attention scores as a key; None where
             clusters do not weigh by their mass.
         resized: Whether tables of relative positions are resized as the published code does.
+        places: (B, h, w, 2) row and column in tokens where the clusters of each image stand on
+            average; None where the host does not ask for them.
     """
 
     grid: tuple[int, int]
@@ -212,6 +214,7 @@ class Cells:
     borders: bool
     log_mass: Tensor | None
     resized: bool
+    places: Tensor | None = None
 
     @property
     def sides(self) -> tuple[Side, ...]:
@@ -273,16 +276,21 @@ class Stage:
     Args:
         depth: How many blocks.
         window: Rows and columns of their windows.
-        scale: Along each side, how many tokens of the embedding stand for one of these, rounded up.
+        scale: Along each side, how many tokens of the embedding stand for one of these.
+        is_whole: Whether its blocks run on all tokens whatever the plan, such as one that pools.
+        rounds_up: Whether a rest of tokens stands for one more.
     """
 
     depth: int
     window: tuple[int, int]
     scale: int
+    is_whole: bool = False
+    rounds_up: bool = True
 
     def grid(self, grid: tuple[int, int]) -> tuple[int, int]:
         """Its map, where the embedding makes one of `grid`."""
-        return -(-grid[0] // self.scale), -(-grid[1] // self.scale)
+        rest = self.scale - 1 if self.rounds_up else 0
+        return (grid[0] + rest) // self.scale, (grid[1] + rest) // self.scale
 
 
 @weakly("module")
@@ -359,6 +367,7 @@ class Host:
             several stages, that of the one with the most blocks.
         run: Runs a block on a map of clusters (B, h, w, C), for blocks that cannot do so by
             themselves, given also the keywords of the call; returns what the block returns.
+        asks_places: Whether `run` asks where the clusters of each image stand.
         stages: Set where maps shrink between blocks. A span lies within a stage; blocks may take
             and return (B, H·W, C).
         moves: Whether clusters of windows move from their cells unless a plan says otherwise.
@@ -390,6 +399,7 @@ class Host:
     head: TokenHead | None = None
     window: tuple[int, int] | None = None
     run: Callable[[nn.Module, Tensor, Cells, dict[str, Any]], Any] | None = None
+    asks_places: bool = False
     stages: tuple[Stage, ...] = ()
     moves: bool = False
     hands_masks: bool = False

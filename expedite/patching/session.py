@@ -568,7 +568,14 @@ class Session:
             self.plan.window_borders,
             self._log_mass(frame),
             self.plan.position_tables == "resized",
+            self._places(frame, grid) if self.host.asks_places else None,
         )
+
+    def _places(self, frame: Frame, grid: tuple[int, int]) -> Tensor:
+        """Row and column where every cluster of a map stands, the means of its tokens'."""
+        mass = frame.levels[-1].record.mass
+        places = as_map(grid_positions(grid, mass.device), grid)
+        return self._mean(frame, places.expand(mass.shape[0], -1, -1, -1))
 
     def _relocated(self, end: int) -> float:
         """The share of clusters that move in a span up to block `end`."""
@@ -591,13 +598,14 @@ class Session:
     def _may_move(self) -> bool:
         """Whether clusters may leave their cells without being asked to.
 
-        Not where positions are read for regular cells. A Swin's are, but within small windows, and
-        moving was measured to pay there, not in a SwinV2's (docs/method.md).
+        Not where positions are read for regular cells, unless a host with windows says so. A Swin's
+        are, but within small windows, and moving was measured to pay there, not in a SwinV2's
+        (docs/method.md).
         """
         host = self.host
-        if host.stages:
+        if host.window is not None:
             return host.moves and self.plan.window_borders
-        return host.bias is None and host.window is None
+        return host.bias is None
 
     def _stays_clustered(self, frame: Frame, index: int) -> bool:
         """Whether nobody reads the full grid of the last block's output."""

@@ -9,11 +9,12 @@ from torch import Tensor, nn
 from expedite.patching.host import Method, Reads, attribute, nothing_more
 
 
-def _every_block(model: nn.Module) -> Sequence[int]:
+def every_block(model: nn.Module) -> Sequence[int]:
+    """How many blocks have run where each intermediate is taken, if there is one of each."""
     return range(1, 1 + len(attribute(model, "blocks")))
 
 
-def _intermediates(
+def intermediates(
     model: nn.Module,
     x: Tensor,
     indices: int | list[int] | None = None,
@@ -25,6 +26,7 @@ def _intermediates(
     ends: Callable[[nn.Module], Sequence[int]],
     **kwargs: Any,
 ) -> Reads:
+    """What `forward_intermediates` reads, taken behind as many blocks as `ends` says."""
     from timm.models._features import feature_take_indices
 
     blocks = ends(model)
@@ -40,11 +42,11 @@ def _intermediates_with_prefix(
     *args: Any,
     **kwargs: Any,
 ) -> Reads:
-    return _intermediates(model, x, indices, *args, **kwargs)
+    return intermediates(model, x, indices, *args, **kwargs)
 
 
 def methods(
-    ends: Callable[[nn.Module], Sequence[int]] = _every_block, has_prefix: bool = False
+    ends: Callable[[nn.Module], Sequence[int]] = every_block, has_prefix: bool = False
 ) -> tuple[Method, ...]:
     """`forward_features` and `forward_intermediates`.
 
@@ -52,5 +54,5 @@ def methods(
         ends: Maps a model to how many blocks have run where each of its intermediates is taken.
         has_prefix: Whether a call can ask for the prefix tokens.
     """
-    reads = partial(_intermediates_with_prefix if has_prefix else _intermediates, ends=ends)
+    reads = partial(_intermediates_with_prefix if has_prefix else intermediates, ends=ends)
     return Method("forward_features", nothing_more), Method("forward_intermediates", reads)

@@ -141,9 +141,18 @@ def _holds_both(model: nn.Module) -> bool:
 
 
 def _blocks(tower: nn.Module) -> Iterator[nn.Module]:
-    for module in tower.modules():
-        if _kinds(module) & _BLOCKS and is_of_transformers(module):
-            yield module
+    """The blocks in a tower, but not those of a model in it that reads words, as SAM 3's does."""
+    if _is_model(tower) and _reads_words(tower):
+        return
+    if _kinds(tower) & _BLOCKS and is_of_transformers(tower):
+        yield tower
+    for child in tower.children():
+        yield from _blocks(child)
+
+
+def _reads_words(model: nn.Module) -> bool:
+    has_table = any(isinstance(module, nn.Embedding) for module in model.modules())
+    return has_table and not _projection_path(model)
 
 
 def _kinds(module: nn.Module) -> set[str]:
