@@ -7,6 +7,8 @@ import pytest
 import torch
 from hypothesis import settings
 
+from tests.processes import all_loaded
+
 # The same examples on every run, and no deadline: speed is measured in benchmarks/.
 settings.register_profile("steady", derandomize=True, deadline=None, max_examples=60)
 settings.load_profile("steady")
@@ -31,6 +33,13 @@ def nothing_kept() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def seeded() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def loaded_server() -> Iterator[None]:
+    """What processes fork from."""
+    with all_loaded():
+        yield
 
 
 @pytest.fixture

@@ -13,12 +13,19 @@ from PIL import Image
 from expedite.cli import main
 from expedite.models.segmenter_files import Preprocessing, save_segmenter
 from expedite.scenes.scenes import write_scenes
+from tests.counted import COUNTING, counted_once
 from tests.hosts import segmenter
 
 Run = Callable[..., str]
 Execute = Callable[..., tuple[Any, str, str]]
 PLAN = ("--alpha", "1", "--clusters", "4")
 SAID = re.compile(r"\[\d+:\d\d\] .+")  # of work that goes on
+
+
+@pytest.fixture(autouse=True)
+def counts_of_old(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in COUNTING:
+        monkeypatch.setattr(name, counted_once)
 
 
 @pytest.fixture

@@ -1,10 +1,6 @@
-"""Sweeps of every task over generated samples, alone or with the processes that torchrun starts.
-
-torchrun --nproc-per-node 2 -m tests.evaluate.shared_sweeps FOLDER
-"""
+"""Sweeps of every task over generated samples, alone or with the processes that torchrun starts."""
 
 import io
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -30,7 +26,7 @@ from tests.hosts import depth_vit, segmenter, timm_vit
 
 CLASSES = 5
 HALF = (0.5, 0.5, 0.5)
-PLANS = [make_plan(1, 4), make_plan(2, 5)]
+PLANS = [make_plan(1, 4)]
 
 
 class Queries(nn.Module):
@@ -108,8 +104,9 @@ def run_all(folder: Path, ranks: Ranks = ALONE) -> None:
         run_sweep(request, Status(Console(file=io.StringIO()), ""))
 
 
-if __name__ == "__main__":
+def run_shared(folder: Path) -> None:
+    """Write the same with the other processes."""
     torch.set_num_threads(1)
     with joined() as found:
         assert found.size > 1
-        run_all(Path(sys.argv[1]), found)
+        run_all(folder, found)

@@ -1,9 +1,7 @@
 """A sweep whose process is killed, which no handler sees."""
 
 import json
-import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -16,6 +14,7 @@ from PIL import Image
 from expedite.cli import main
 from expedite.models.segmenter_files import Preprocessing, save_segmenter
 from tests.hosts import segmenter
+from tests.processes import expedite, start
 
 ALPHAS = ["0", "1", "2", "3"]
 
@@ -39,21 +38,18 @@ def rows(folder: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("loaded_server")
 def test_finished_rows_are_neither_lost_nor_repeated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = words(tmp_path)
-    running = subprocess.Popen(
-        [sys.executable, "-m", "expedite", *asked],
-        stdout=subprocess.DEVNULL,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+    running = start(expedite, tmp_path / "killed", asked)
     end = time.monotonic() + 120
     while len(rows(tmp_path)) < 3 and time.monotonic() < end:
-        assert running.poll() is None
+        assert running.code is None
         time.sleep(0.02)
-    running.kill()
-    assert running.wait() == -signal.SIGKILL
+    running.process.kill()
+    assert running.wait()[0] == -signal.SIGKILL
     before = rows(tmp_path)  # which is whole, whatever was being done
     assert 3 <= len(before) <= len(ALPHAS)
     monkeypatch.setattr(sys, "argv", ["expedite", *asked])

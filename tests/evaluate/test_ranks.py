@@ -1,9 +1,7 @@
 """Processes that share a sweep: they measure what one does, and no error leaves one waiting."""
 
 import json
-import os
 import socket
-import subprocess
 import sys
 import threading
 from collections.abc import Callable, Sequence
@@ -17,6 +15,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from expedite import ExpediteError
 from expedite.cli import main
@@ -24,10 +23,10 @@ from expedite.cli.options import find_device
 from expedite.errors import ToldElsewhereError
 from expedite.evaluate.ranks import Ranks
 from expedite.models.segmenter_files import Preprocessing, save_segmenter
-from tests.evaluate.shared_sweeps import run_all
+from tests.evaluate.shared_sweeps import run_all, run_shared
 from tests.hosts import segmenter
+from tests.processes import expedite, start
 
-SECONDS = 120  # after which a process hangs
 FIGURES = ("plan", "tokens", "gflops", "operators_gflops", "metrics", "fidelity", "retention")
 
 
@@ -133,56 +132,45 @@ def rows(folder: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("loaded_server")
 def test_two_processes_measure_what_one_does(tmp_path: Path) -> None:
     """To the last digit, in every task; of three images, and of one."""
-    words = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    words += ["-m", "tests.evaluate.shared_sweeps", str(tmp_path / "two")]
-    done = subprocess.run(
-        [sys.executable, *words], capture_output=True, text=True, timeout=SECONDS, check=False
-    )
-    assert done.returncode == 0, done.stderr
+    two = LaunchConfig(1, 1, 2, start_method="forkserver", rdzv_backend="c10d", run_id="two")
+    two.rdzv_endpoint = "localhost:0"
+    elastic_launch(two, run_shared)(tmp_path / "two")  # as torchrun does
     run_all(tmp_path / "one")
     names = sorted(path.name for path in (tmp_path / "one").iterdir())
     assert len(names) == 7
     for name in names:
         alone, shared = rows(tmp_path / "one" / name), rows(tmp_path / "two" / name)
         assert alone == shared
-        base, patched, _ = alone
+        base, patched = alone
         assert len(base["metrics"]) > 1
         # So there is something to compare; of three images the likeliest class may stay.
         assert patched["fidelity"] != base["fidelity"] or name == "classification", name
 
 
-Launch = Callable[..., list[tuple[int, str, str]]]
+Launch = Callable[..., list[tuple[int | None, str, str]]]
 
 
 @pytest.fixture
-def launch() -> Launch:
+def launch(loaded_server: None, tmp_path: Path) -> Launch:
     """Starts two processes of a command, as torchrun does; gives the code, out and err of each."""
 
-    def start(words: Sequence[object]) -> list[tuple[int, str, str]]:
+    def start_two(words: Sequence[object]) -> list[tuple[int | None, str, str]]:
         with socket.socket() as free:
             free.bind(("localhost", 0))
             port = free.getsockname()[1]
         shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
         running = [
-            subprocess.Popen(
-                [sys.executable, "-m", "expedite", *map(str, words)],
-                env={**os.environ, **shared, "RANK": str(rank), "OMP_NUM_THREADS": "1"},
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
+            start(
+                expedite, tmp_path / f"rank-{rank}", words, environment=shared | {"RANK": str(rank)}
             )
             for rank in range(2)
         ]
-        try:
-            printed = [process.communicate(timeout=SECONDS) for process in running]
-        finally:
-            for process in running:
-                process.kill()
-        return [(p.returncode, *text) for p, text in zip(running, printed, strict=True)]
+        return [one.wait() for one in running]
 
-    return start
+    return start_two
 
 
 @pytest.fixture
