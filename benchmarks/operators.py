@@ -31,8 +31,8 @@ from expedite.plan import Plan, Span
 
 Size = tuple[int, int]
 
-# Grid, cluster grid, width, heads: the small Segmenter, DINOv2-S at 518, Segmenter ViT-L at 640, DPT at 352×1216,
-# ViT-B at 1024, ViT-B with patches of 8 at 1024.
+# Grid, cluster grid, width, heads: the small Segmenter, DINOv2-S at 518, Segmenter ViT-L at 640,
+# DPT at 352×1216, ViT-B at 1024, ViT-B with patches of 8 at 1024.
 SIZES = [
     ((28, 28), (14, 14), 192, 3),
     ((37, 37), (18, 18), 384, 6),
