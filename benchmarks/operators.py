@@ -31,10 +31,11 @@ from expedite.plan import Plan, Span
 
 Size = tuple[int, int]
 
-# Grid, cluster grid, width, heads: the small Segmenter, Segmenter ViT-L at 640, DPT at 352×1216,
-# ViT-B at 1024, ViT-B with patches of 8 at 1024.
+# Grid, cluster grid, width, heads: the small Segmenter, DINOv2-S at 518, Segmenter ViT-L at 640,
+# DPT at 352×1216, ViT-B at 1024, ViT-B with patches of 8 at 1024.
 SIZES = [
     ((28, 28), (14, 14), 192, 3),
+    ((37, 37), (18, 18), 384, 6),
     ((40, 40), (28, 28), 1024, 16),
     ((22, 76), (15, 52), 768, 12),
     ((64, 64), (32, 32), 768, 12),
@@ -45,7 +46,7 @@ SIZES = [
 def descend_and_return(tokens: Tensor, grid: Size, clusters: Size) -> None:
     """What a span adds to the blocks that it makes cheaper."""
     plan = Plan((Span(0, clusters),)).settled(in_windows=False)
-    named = ("projection", "basis", "hard", "sharpness", "length")
+    named = ("iterations", "projection", "basis", "hard", "sharpness", "length")
     settings: dict[str, Any] = {name: getattr(plan, name) for name in named}
     centroids, record = cluster(tokens, grid, clusters, relocated=SHARE, **settings)
     reconstruct(centroids, record)

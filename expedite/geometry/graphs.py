@@ -25,3 +25,8 @@ def is_fake() -> bool:
 def is_recorded() -> bool:
     """Whether operations are for a graph, or for shapes alone, in place of values at once."""
     return torch.compiler.is_compiling() or is_traced() or is_fake()
+
+
+def is_plain(values: Tensor) -> bool:
+    """Whether operations run one by one on a CPU, where how many there are may depend on values."""
+    return values.device.type == "cpu" and not is_recorded()

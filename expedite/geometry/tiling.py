@@ -127,6 +127,7 @@ class Tiles(NamedTuple):
     filled: Tensor  # (T, n) bool
     cell: Tensor  # (T, m) flat index of the cell at each place of the window
     reachable: Tensor  # (T, n, m) bool
+    beyond: Tensor  # (T, n, m) of 0 and -inf: takes what cannot be reached out of comparisons
     within: Tensor  # (T, m) bool: whether any token reaches that place
     slot: Tensor  # (N,) flat index into (T, n) of each token
     first_cell: Tensor  # (N,) flat index of the cell in which each token begins
@@ -172,11 +173,8 @@ class Tiles(NamedTuple):
         """
         if self.is_one:
             return windows.squeeze(1)
-        flat = windows.flatten(1, 2)  # (B, T·m, C)
-        total = take_rows(flat, self.place[0]) * self.shown[0][:, None]
-        for place, shown in zip(self.place[1:], self.shown[1:], strict=True):
-            total = torch.addcmul(total, take_rows(flat, place), shown[:, None].to(flat.dtype))
-        return total
+        found = take_rows(windows.flatten(1, 2), self.place)  # (B, parts, h·w, C)
+        return (found * self.shown[:, :, None]).sum(1)
 
 
 def take_rows(x: Tensor, index: Tensor) -> Tensor:
@@ -252,6 +250,7 @@ def make_one_tile(grid: tuple[int, int], clusters: tuple[int, int], device: torc
         filled=torch.ones_like(token, dtype=torch.bool)[None],
         cell=torch.arange(clusters[0] * clusters[1], device=device)[None],
         reachable=torch.ones(1, 1, 1, dtype=torch.bool, device=device),
+        beyond=torch.zeros(1, 1, 1, device=device),
         within=torch.ones(1, 1, dtype=torch.bool, device=device),
         slot=token,
         first_cell=_first_cells(rows, columns, device),
@@ -276,6 +275,7 @@ def _combine(rows: Axis, columns: Axis, device: torch.device) -> tuple[Tensor, .
         _outer_and(y.filled, x.filled),
         _outer(y.cell * columns.cells, x.cell),
         reachable,
+        torch.where(reachable, 0.0, -torch.inf),
         reachable.any(1),
         _slots(y, x, columns),
         _first_cells(rows, columns, device),

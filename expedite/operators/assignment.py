@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from expedite.geometry.graphs import is_plain
 from expedite.geometry.tiling import Tiles
 from expedite.operators.closeness import half_squares
 from expedite.operators.kernels import EMPTY_MASS, LARGEST_DEPTH, fused
@@ -71,7 +72,12 @@ class HardAssignment:
     def means(self, values: Tensor, otherwise: Tensor) -> Tensor:
         """See `SoftAssignment.means`."""
         means = self._sums(values.expand(self.mass.shape[0], -1, -1))
-        return torch.where(self.mass[..., None] <= EMPTY_MASS, otherwise.float(), means)
+        empty = self.mass <= EMPTY_MASS
+        if not is_plain(values):
+            return torch.where(empty[..., None], otherwise.float(), means)
+        if values.shape[2] and empty.any():  # seldom, and it spares a pass over all
+            means[empty] = otherwise.float()[empty]
+        return means
 
     def _sums(self, values: Tensor) -> Tensor:
         """Of values (B, N, C) times the tokens' shares, (B, h·w, C)."""

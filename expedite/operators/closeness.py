@@ -41,21 +41,15 @@ def half_squares(x: Tensor) -> Tensor:
     return x.square().sum(-1, keepdim=True) / 2
 
 
-def unreachable(tiles: Tiles) -> Tensor:
-    """What takes cells beyond the reach of a token out of comparisons, (T, n, m) of 0 and -inf."""
-    return torch.where(tiles.reachable, 0.0, -torch.inf)
-
-
-def closeness(points: Tensor, keys: Tensor, tiles: Tiles, beyond: Tensor) -> Tensor:
+def closeness(points: Tensor, keys: Tensor, tiles: Tiles) -> Tensor:
     """Products of points with the keys of the cells in their windows, -inf beyond their reach.
 
     Args:
         points: (B, T, n, D + 1) in tiles, see `with_one`.
         keys: (B, h·w, D + 1), see `keys_of`.
         tiles: Where they lie.
-        beyond: `unreachable` of these tiles.
 
     Returns:
         (B, T, n, m).
     """
-    return (points @ tiles.windows(keys).mT).add_(beyond)
+    return (points @ tiles.windows(keys).mT).add_(tiles.beyond)

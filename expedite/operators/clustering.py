@@ -19,7 +19,7 @@ from expedite.geometry.tiling import Tiles, make_tiles, middle_tokens, take_rows
 from expedite.operators.assignment import Assignment, HardAssignment, SoftAssignment
 from expedite.operators.centroids import lengthen, sharpen
 from expedite.operators.choices import Basis, check_sharpness
-from expedite.operators.closeness import closeness, keys_of, unreachable, with_one
+from expedite.operators.closeness import closeness, keys_of, with_one
 from expedite.operators.kernels import EMPTY_MASS, fits, fused
 from expedite.operators.metric import standardize
 from expedite.operators.relocation import check_relocated, relocate
@@ -281,10 +281,10 @@ def _em(
     points = tiles.split(with_one(z))  # (B, T, n, D + 1)
     weighted = points * counted  # by whose column of ones the M-step sums the mass as well
 
-    beyond, scale = unreachable(tiles), 2 / tau
+    scale = 2 / tau
 
     def scores(centers: Tensor) -> Tensor:
-        return closeness(points, keys_of(centers) * scale, tiles, beyond)  # (B, T, n, m)
+        return closeness(points, keys_of(centers) * scale, tiles)  # (B, T, n, m)
 
     for _ in range(iterations - hard):
         assignment = scores(centers).softmax(-1)
@@ -303,7 +303,10 @@ def first_of_best(scores: Tensor) -> Tensor:
     Centres that EM draws to one token are equally near, and rounding would choose among them.
     """
     best = scores.amax(-1, keepdim=True)
-    return (scores >= best - TIE * (1 + best.abs())).float().argmax(-1, keepdim=True)
+    place = torch.arange(scores.shape[-1], device=scores.device)
+    # As a minimum: `argmax` of what is best takes a CPU three times as long.
+    among = torch.where(scores >= best - TIE * (1 + best.abs()), place, place[-1])
+    return among.amin(-1, keepdim=True)
 
 
 def _joined(

@@ -7,6 +7,8 @@ from expedite.geometry.graphs import is_exporting
 
 # Matrices of so many rows are not halved any more.
 _BLOCK = 32
+# Of so many rows on, libraries' own halves and products are as good on a CPU.
+_LARGE = 128
 
 
 def invert(matrix: Tensor) -> Tensor:
@@ -31,8 +33,10 @@ def inverse_root(matrix: Tensor) -> Tensor:
     those of the square root of the condition, in place of the condition itself.
     """
     size = matrix.shape[-1]
+    if _decomposes(matrix) and (size <= _BLOCK or (size > _LARGE and matrix.device.type == "cpu")):
+        return _decompose(matrix)
     if size <= _BLOCK:
-        return _decompose(matrix) if _decomposes(matrix) else _eliminate(matrix)
+        return _eliminate(matrix)
     half = size // 2
     upper = inverse_root(matrix[..., :half, :half])
     side = matrix[..., half:, :half] @ upper.mT

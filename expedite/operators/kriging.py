@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from expedite.geometry.graphs import is_recorded
+from expedite.geometry.graphs import is_plain
 from expedite.geometry.tiling import Tiles
 from expedite.operators.assignment import flat_index, half_distances, own_values
-from expedite.operators.closeness import half_squares, keys_of, with_one
+from expedite.operators.closeness import half_squares
 from expedite.operators.clustering import Clustering, full_precision, labels
 from expedite.operators.inverse import invert
 from expedite.operators.kernels import EMPTY_MASS, fits, fused
@@ -72,7 +72,7 @@ class TileWeights(Spread):
 
     def _takes_parts(self, values: Tensor) -> bool:
         """Whether values are spread part by part: more operations, that have less to move."""
-        return _is_plain(values) and (self.tiles.rows.tiles > 1 or len(self.own) > 1)
+        return is_plain(values) and (self.tiles.rows.tiles > 1 or len(self.own) > 1)
 
     def _parts(self, values: Tensor) -> Iterator[tuple[tuple[slice, slice], Tensor]]:
         """Images and tokens with the values spread over them, few enough at once for the caches."""
@@ -86,17 +86,12 @@ class TileWeights(Spread):
 
     def _spread(self, values: Tensor) -> Tensor:
         spread = self.tiles.join(self.weights @ self.tiles.windows(values))
-        if not _is_plain(values):
+        if not is_plain(values):
             return torch.where(self.exact, own_values(values, self.own), spread)
         exact = self.exact.flatten().nonzero()[:, 0]
         own = flat_index(self.own, values.shape[1]).flatten()[exact]
         spread.flatten(0, 1)[exact] = values.flatten(0, 1).index_select(0, own)
         return spread
-
-
-def _is_plain(values: Tensor) -> bool:
-    """Whether operations run one by one on a CPU, where how many there are may depend on values."""
-    return values.device.type == "cpu" and not is_recorded()
 
 
 def kriging_weights(clustering: Clustering, tiles: Tiles) -> TileWeights:
@@ -140,29 +135,33 @@ def _weights(clustering: Clustering, tiles: Tiles, there: Tensor, unit: Tensor) 
         from expedite.operators.kernels.kriging import weigh
 
         return weigh(clustering.features, clustering.centers, there, unit, NUGGET, tiles)
-    unit = unit[:, None]
-    centers = tiles.windows(clustering.centers)  # (B, T, m, D)
-    keys = keys_of(centers)
-    inverse = invert(_system(centers, keys, there, unit)) * there  # of clusters that are there
+    scale = unit.rsqrt()
+    centers = tiles.windows(clustering.centers * scale)  # (B, T, m, D)
+    keys = _kernel_keys(centers)
+    inverse = invert(_system(centers, keys, there)) * there  # of clusters that are there
     # Nothing as large as the weights has a name longer than it is needed: with few channels it is
     # as large as the tokens.
-    free = _likeness(tiles.split(clustering.features), keys, unit) @ inverse  # (B, T, n, m)
+    free = _likeness(tiles.split(clustering.features * scale), keys) @ inverse  # (B, T, n, m)
     ones = (inverse @ there).mT  # (B, T, 1, m)
-    missing = (1 - free.sum(-1, keepdim=True)) / ones.sum(-1, keepdim=True).clamp_min(_TINY)
-    return free.addcmul_(missing, ones)
+    shares = ones / ones.sum(-1, keepdim=True).clamp_min(_TINY)
+    return free.addcmul_(1 - free.sum(-1, keepdim=True), shares)
 
 
-def _system(centers: Tensor, keys: Tensor, there: Tensor, unit: Tensor) -> Tensor:
+def _system(centers: Tensor, keys: Tensor, there: Tensor) -> Tensor:
     """How alike the clusters of a window are, (B, T, m, m), and 1 of itself where there is none."""
-    among = _likeness(centers, keys, unit) * there * there.mT
+    among = _likeness(centers, keys) * (there * there.mT)
     return among + torch.where(there > 0, NUGGET, 1).squeeze(-1).diag_embed()
 
 
-def _likeness(points: Tensor, keys: Tensor, unit: Tensor) -> Tensor:
-    """The kernel (B, T, n, m) between points (B, T, n, D) and clusters by their `keys_of`."""
-    return unit / (unit + _halved(points, keys).clamp_min(0))
+def _likeness(points: Tensor, keys: Tensor) -> Tensor:
+    """The kernel (B, T, n, m) between points (B, T, n, D) and clusters by their `_kernel_keys`.
+
+    Both in units in which u is 1.
+    """
+    lifted = torch.cat([points, half_squares(points) + 1, torch.ones_like(points[..., :1])], -1)
+    return (lifted @ keys.mT).clamp_min_(1).reciprocal_()
 
 
-def _halved(points: Tensor, keys: Tensor) -> Tensor:
-    """Halves of squared distances, which rounding may take below 0."""
-    return half_squares(points) - with_one(points) @ keys.mT
+def _kernel_keys(centers: Tensor) -> Tensor:
+    """Of centres s (..., D), -s, 1 and ‖s‖²/2: products with z, ‖z‖²/2 + 1 and 1 are 1 + d²/2."""
+    return torch.cat([-centers, torch.ones_like(centers[..., :1]), half_squares(centers)], -1)

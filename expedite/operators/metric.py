@@ -40,44 +40,47 @@ def standardize(
         >>> standardize(torch.randn(2, 100, 384), 32, "principal")[0].shape
         torch.Size([2, 100, 32])
     """
-    high, low = features.amax((1, 2), keepdim=True), features.amin((1, 2), keepdim=True)
-    unit = torch.maximum(high, -low).float().clamp_min(_TINY)
+    flat = features.flatten(1)
+    unit = torch.maximum(flat.amax(1), -flat.amin(1)).float().clamp_min(_TINY)[:, None, None]
     depth = features.shape[-1]
     if directions is None or directions >= depth:
         return _without_mean((features / unit).float()), unit
     (signs,) = _signs(depth, features.device)
-    sums = _without_mean(_fold(features, signs / unit, directions))
-    if basis == "hashed":
-        return sums, unit
-    return principal(_without_mean((features / unit).float()), sums), unit
+    if basis == "hashed" or fused(features):
+        sums = _fold(features, signs / unit, directions)
+    else:  # a product: sums of slices of rows would take more passes than it takes time
+        sums = features.float() @ (_one_hot(signs, directions) / unit)
+    sums = _without_mean(sums)
+    return (sums if basis == "hashed" else principal(features.float(), sums, unit)), unit
 
 
-def principal(x: Tensor, start: Tensor) -> Tensor:
+def principal(x: Tensor, start: Tensor, unit: Tensor) -> Tensor:
     """Tokens in the directions of their largest variance, about as good as eigenvectors give them.
 
     Randomised subspace iteration (Halko, Martinsson and Tropp 2011, Algorithm 4.4): a few products
     in place of a decomposition, the same on every device.
 
     Args:
-        x: (B, N, D) float32, without their mean.
-        start: (B, N, p) their products with p random directions.
+        x: (B, N, D) float32; means are taken off what has p columns, never off as many as these.
+        start: (B, N, p) their products with p random directions, without their mean.
+        unit: (B, 1, 1) of x.
 
     Returns:
-        (B, N, p).
+        (B, N, p) without their mean, in that unit.
 
     Example:
         >>> flat = torch.randn(1, 100, 2) @ torch.randn(2, 64)
-        >>> flat = flat - flat.mean(1, keepdim=True)
-        >>> found = principal(flat, flat @ torch.randn(64, 3))
+        >>> start = flat @ torch.randn(64, 3)
+        >>> found = principal(flat, start - start.mean(1, keepdim=True), torch.ones(1, 1, 1))
         >>> apart, before = torch.pdist(found[0]), torch.pdist(flat[0])
         >>> bool((apart - before).abs().max() < 1e-3 * before.max())
         True
     """
     for _ in range(_STEPS):
         # A choice of what is compared, through which no gradient is to flow.
-        columns = (x.mT @ start).detach()
+        columns = (x.mT @ (start / unit)).detach()
         # Once more, for what the ridge took from the weaker ones.
-        start = x @ _orthonormal(_orthonormal(columns))
+        start = _without_mean(x @ (_orthonormal(_orthonormal(columns)) / unit))
     return start
 
 
@@ -136,6 +139,12 @@ def _fold(features: Tensor, factors: Tensor, width: int) -> Tensor:
             part, factor = F.pad(part, (0, missing)), F.pad(factor, (0, missing))
         total = torch.addcmul(total, part, factor)
     return total
+
+
+def _one_hot(signs: Tensor, width: int) -> Tensor:
+    """The matrix (D, width) by which features have the sums of `_fold`."""
+    place = torch.arange(len(signs), device=signs.device) % width
+    return F.one_hot(place, width) * signs[:, None]
 
 
 @remembered

@@ -92,7 +92,7 @@ def test_gradients_flow_to_tokens_and_not_through_the_basis() -> None:
 
 
 def test_a_start_of_nothing_gives_nothing() -> None:
-    assert principal(torch.zeros(1, 5, 40), torch.zeros(1, 5, 8)).eq(0).all()
+    assert principal(torch.zeros(1, 5, 40), torch.zeros(1, 5, 8), torch.ones(1, 1, 1)).eq(0).all()
 
 
 @given(depth=st.integers(40, 300), channels=st.sampled_from([16, 32, 64]), seed=st.integers(0, 9))
