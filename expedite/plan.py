@@ -22,7 +22,6 @@ Depth = int | Sequence[int]  # how many blocks; of every stage, where there are 
 # k 20; Eq. 4 over all clusters).
 _PAPER: Mapping[str, Any] = MappingProxyType(
     {
-        "iterations": 5,
         "temperature": 50.0,
         "projection": None,
         "basis": "hashed",
@@ -111,7 +110,7 @@ class Plan:
 
     Args:
         spans: One or more; a span that begins where the last one ends goes on from its clusters.
-        iterations: EM steps κ; published are 5, as good as 3.
+        iterations: EM steps κ.
         neighborhood: Side λ of the square of cells that a token may join.
         temperature: τ of the softmax over squared distances, or "auto", see `clustering.cluster`.
         projection: How many numbers stand for a token where distances are measured; None measures
@@ -158,7 +157,7 @@ class Plan:
     """
 
     spans: tuple[Span, ...]
-    iterations: int = 3
+    iterations: int = 5
     neighborhood: int = 5
     temperature: float | Literal["auto"] = "auto"
     projection: int | Literal["auto"] | None = "auto"

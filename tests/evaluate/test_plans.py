@@ -16,7 +16,7 @@ FILE = """
 - method: [tome, pool]
   alpha: [2, 4]
   clusters: [14, 15x52]
-- {alpha: 4, clusters: 14, iterations: [3, 5]}  # the first again
+- {alpha: 4, clusters: 14, iterations: [5, 3]}  # the first again
 - spans: [{alpha: 2, keep: 0.5, beta: 1}, {alpha: 4, clusters: [15, 52]}]
   temperature: auto
 - {method: downsample, keep: 0.5}
@@ -36,7 +36,7 @@ def test_a_file_lists_plans_and_grids_of_them(tmp_path: Path) -> None:
             for alpha in (2, 4)
             for size in (14, (15, 52))
         ),
-        make_plan(4, 14, iterations=5),
+        make_plan(4, 14, iterations=3),
         Plan((Span(2, keep=0.5, beta=1), Span(4, (15, 52)))),
         plan_of("downsample", keep=0.5),
     ]
