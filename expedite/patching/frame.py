@@ -31,11 +31,14 @@ class Level:
         record: The clustering.
         weights: How the full grid is made of the clusters.
         is_cut: Whether gradients cannot reach what it was made of.
+        order: Where the clustered tokens did not come row by row, which came where, and the place
+            of each.
     """
 
     record: Clustering | WindowClustering
     weights: Spread | WindowWeights | None = None
     is_cut: bool = False
+    order: tuple[Tensor, Tensor] | None = None
 
 
 @dataclass
