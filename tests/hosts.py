@@ -183,6 +183,34 @@ def huggingface_hiera(**changes: Any) -> Tokens:
     )
 
 
+# Two blocks of width 32 on 16×16 tokens of 2 pixels in units of 4×4, two of width 64 on 8×8, of
+# which the first pools, and two of width 128 on 4×4, likewise, that attend everywhere.
+def timm_mask_units(**changes: Any) -> Any:
+    """`Hiera`, whose tokens stand in the order of mask units."""
+    from timm.models.hiera import Hiera
+
+    arguments: dict[str, Any] = {"img_size": (32, 32), "embed_dim": 32, "num_heads": 2}
+    stages = {"stages": (2, 2, 2), "q_pool": 2, "mask_unit_size": (4, 4), "num_classes": 10}
+    patches = {"patch_kernel": (2, 2), "patch_stride": (2, 2), "patch_padding": (0, 0)}
+    units = {"mask_unit_attn": (True, True, False)}
+    torch.manual_seed(0)
+    return randomized(Hiera(**{**arguments, **stages, **patches, **units, **changes}))
+
+
+def huggingface_mask_units(**changes: Any) -> Tokens:
+    """`HieraModel`, whose tokens stand in the order of mask units."""
+    from transformers import HieraConfig, HieraModel
+
+    stages: dict[str, Any] = {"depths": [2, 2, 2], "num_query_pool": 2, "num_heads": [2, 4, 8]}
+    units = {"masked_unit_size": [4, 4], "masked_unit_attention": [True, True, False]}
+    sizes = {"image_size": [32, 32], "patch_size": [2, 2], "patch_stride": [2, 2]}
+    config = HieraConfig(
+        **{**stages, **units, **sizes, "patch_padding": [0, 0], "embed_dim": 32, **changes}
+    )
+    torch.manual_seed(0)
+    return randomized(Tokens(HieraModel(config)))
+
+
 def timm_swin(any_size: bool = False, **changes: Any) -> Any:
     """Four blocks of width 32 on 16×16 tokens of 2 pixels and two on 8×8, with windows of 8×8."""
     from timm.models.swin_transformer import SwinTransformer

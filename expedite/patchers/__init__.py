@@ -1,6 +1,15 @@
 """Families of models in a folder for each library; importing this makes them known."""
 
-from expedite.patchers.published import dino, dpt, hiera, open_clip, sam, segmenter, vit_adapter
+from expedite.patchers.published import (
+    dino,
+    dpt,
+    hiera,
+    mask_units,
+    open_clip,
+    sam,
+    segmenter,
+    vit_adapter,
+)
 from expedite.patchers.published import swin as published_swin
 from expedite.patchers.timm import swin as timm_swin
 from expedite.patchers.timm import vit as timm_vit
@@ -24,6 +33,7 @@ register(
         sam.find_host,
         sam3.find_host,
         hiera.find_host,
+        mask_units.find_host,
         timm_swin.find_host,
         torchvision_swin.find_host,
         transformers_swin.find_host,
@@ -41,6 +51,7 @@ register(
         "open_clip VisionTransformer",
         "DINOv2 and DINOv3 as published, in Depth Anything too",
         "Segment Anything's image encoder (segment_anything, timm, transformers)",
+        "Hiera (timm, transformers)",
         "SAM 2's image encoder (timm, transformers, and as published) and SAM 3's (transformers)",
     ),
 )

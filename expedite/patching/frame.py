@@ -32,12 +32,15 @@ class Level:
         weights: How the full grid is made of the clusters.
         is_cut: Whether gradients cannot reach what it was made of.
         spreads: See `drift.spreads`, once somebody needed them.
+        order: Where the clustered tokens did not come row by row, which came where, and the place
+            of each.
     """
 
     record: Clustering | WindowClustering
     weights: Spread | WindowWeights | None = None
     is_cut: bool = False
     spreads: Tensor | None = None
+    order: tuple[Tensor, Tensor] | None = None
 
 
 @dataclass

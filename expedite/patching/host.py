@@ -279,6 +279,8 @@ class Stage:
         scale: Along each side, how many tokens of the embedding stand for one of these.
         is_whole: Whether its blocks run on all tokens whatever the plan, such as one that pools.
         rounds_up: Whether a rest of tokens stands for one more.
+        dealt: Where tokens do not come row by row, how often they were dealt out and to how many
+            rows and columns, see `geometry.units`.
     """
 
     depth: int
@@ -286,6 +288,7 @@ class Stage:
     scale: int
     is_whole: bool = False
     rounds_up: bool = True
+    dealt: tuple[int, int, int] = (0, 1, 1)
 
     def grid(self, grid: tuple[int, int]) -> tuple[int, int]:
         """Its map, where the embedding makes one of `grid`."""

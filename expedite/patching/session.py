@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from expedite.errors import ExpediteError
+from expedite.geometry.units import unit_order
 from expedite.operators.clustering import Clustering, TokenClustering, full_precision, pool
 from expedite.operators.drift import spreads
 from expedite.operators.reconstruction import TokenReconstruction
@@ -430,6 +431,7 @@ class Session:
             if isinstance(level.record, Clustering):
                 body = pool(body, level.record)
             else:
+                body = body[:, level.order[1]] if is_flat and level.order else body
                 as_a_map = as_map(body, level.record.grid)
                 body = pool_windows(as_a_map, level.record)
         return body.flatten(1, 2) if is_flat else body
@@ -493,7 +495,9 @@ class Session:
             if level.weights is None and not level.record.is_identity:
                 level.weights = self.reconstruction.weigh(level.record)
             body = self.reconstruction(body, level.record, level.weights)
-        return body.flatten(1, 2) if is_flat else body
+        order = frame.levels[0].order
+        body = body.flatten(1, 2) if is_flat else body
+        return body if order is None else body[:, order[0]]
 
     def _is_flat_map(self, body: Tensor) -> bool:
         """Whether tokens that windows are to be cut from came as (B, H·W, C)."""
@@ -516,14 +520,29 @@ class Session:
         self._check_weights(index, body)
         features = self.measured(frame, index, block, body)
         mass = last.mass if last else None
+        order = None if last else self._order(index, grid, body.device)
+        if order is not None:
+            body = body[:, order[1]]
+            features = None if features is None else features[:, order[1]]
         if is_flat := self._is_flat_map(body):
             body = as_map(body, grid)
             features = None if features is None else as_map(features, grid)
         centroids: Tensor
         centroids, record = layer(body, grid, features, mass)
         is_cut = frame.learns and not torch.is_grad_enabled()
-        frame.levels.append(Level(record, is_cut=is_cut))
+        frame.levels.append(Level(record, is_cut=is_cut, order=order))
         return centroids.flatten(1, 2) if is_flat else centroids
+
+    def _order(
+        self, index: int, grid: tuple[int, int], device: torch.device
+    ) -> tuple[Tensor, Tensor] | None:
+        """In which order the tokens of a map come to block `index`; None where row by row."""
+        host = self.host
+        steps, rows, columns = host.stages[host.stage_of(index)].dealt if host.stages else (0, 1, 1)
+        if steps == 0:
+            return None
+        order, place = unit_order(*grid, steps, rows, columns, device)
+        return order, place
 
     def _check_weights(self, index: int, body: Tensor) -> None:
         """Refuse weights that are elsewhere until a module is called, where ours reads them."""

@@ -95,6 +95,11 @@ def nowhere(block: nn.Module, q: Tensor, k: Tensor, standing: Standing) -> Place
     return q, k, None
 
 
+def _has_windows(block: nn.Module) -> bool:
+    size = attribute(block, "window_size")
+    return bool((size if isinstance(size, int) else size[0]) > 0)
+
+
 @dataclass(frozen=True)
 class Layout:
     """What a library calls the parts of its blocks, in the order they run.
@@ -111,6 +116,7 @@ class Layout:
         key: what keys do, inside of the attention.
         joined: What follows the attention once windows are a map again.
         dropout: What the attention calls the rate, or the module, for its scores in training.
+        in_windows: Whether a block attends in windows.
     """
 
     first_norm: str
@@ -124,6 +130,7 @@ class Layout:
     key: tuple[str, ...] = ()
     joined: tuple[str, ...] = ()
     dropout: str | None = None
+    in_windows: Callable[[nn.Module], bool] = _has_windows
 
 
 def run_block(
@@ -131,20 +138,13 @@ def run_block(
 ) -> Tensor:
     """A block's output on a map of clusters (B, h, w, C)."""
     normed = through(block, (layout.first_norm,), x)
-    if window_of(block) is not None:
+    if layout.in_windows(block):
         attended = _in_windows(block, normed, cells, layout)
     else:
         bias = None if cells.log_mass is None else cells.log_mass.flatten(1)
         attended = _attend(block, normed, Standing(cells, False, x.device), bias, layout)
     x = x + through(block, layout.joined, attended)
     return x + through(block, layout.after_windows, x)
-
-
-def window_of(block: nn.Module) -> Size | None:
-    """Rows and columns of a block's windows; None where it attends to the whole map."""
-    size = attribute(block, "window_size")
-    rows, columns = (size, size) if isinstance(size, int) else size
-    return (rows, columns) if rows > 0 else None
 
 
 def through(block: nn.Module, names: Iterable[str], x: Tensor) -> Tensor:

@@ -151,7 +151,7 @@ def _ends(model: nn.Module) -> Sequence[int]:
     return [1 + end for end in attribute(model, "stage_ends")]
 
 
-def _intermediates(
+def read_intermediates(
     model: nn.Module,
     x: Any,
     indices: int | list[int] | None = None,
@@ -161,6 +161,7 @@ def _intermediates(
     intermediates_only: bool = False,
     coarse: bool = True,
 ) -> Reads:
+    """What timm's `forward_intermediates` of a model with stages reads."""
     ends = _ends if coarse else every_block
     return intermediates(model, x, indices, intermediates_only=intermediates_only, ends=ends)
 
@@ -198,7 +199,7 @@ _LIBRARIES = {
         taps="read through forward_intermediates",
         methods=(
             Method("forward_features", nothing_more),
-            Method("forward_intermediates", _intermediates),
+            Method("forward_intermediates", read_intermediates),
         ),
     ),
     "sam2.modeling.backbones.hieradet.Hiera": _Library(

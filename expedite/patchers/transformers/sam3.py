@@ -35,7 +35,6 @@ from expedite.patching.window_blocks import (
     Projections,
     Standing,
     run_block,
-    window_of,
 )
 
 _ENCODER = "transformers.models.sam3.modeling_sam3.Sam3ViTModel"
@@ -93,7 +92,7 @@ def _project(attention: nn.Module, x: Tensor) -> Projections:
 def _rotate(block: nn.Module, q: Tensor, k: Tensor, standing: Standing) -> Placed:
     """Queries and keys (B·n·m, heads, h·w, d) rotated by where clusters stand."""
     places = standing.of_each_image()  # (B·n·m, h·w, 2)
-    if window_of(block) is None:
+    if not standing.in_windows:
         # A global block sees the map as if it were as wide as a window.
         places = places * (attribute(block, "config").window_size / standing.cells.grid[1])
     across_and_down = places.flip(-1).flatten(0, 1)
