@@ -175,7 +175,11 @@ def huggingface_hiera(**changes: Any) -> Tokens:
     stages: dict[str, Any] = {"blocks_per_stage": [2, 2], "embed_dim_per_stage": [32, 64]}
     stages |= {"num_attention_heads_per_stage": [2, 4], "window_size_per_stage": [8, 4]}
     stages |= {"num_query_pool_stages": 1, "global_attention_blocks": [1], "hidden_size": 32}
-    sizes = {"image_size": [32, 32], "patch_kernel_size": [2, 2], "patch_stride": [2, 2]}
+    sizes: dict[str, Any] = {
+        "image_size": [32, 32],
+        "patch_kernel_size": [2, 2],
+        "patch_stride": [2, 2],
+    }
     sizes |= {"patch_padding": [0, 0], "num_attention_heads": 2}
     torch.manual_seed(0)
     return randomized(

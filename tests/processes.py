@@ -44,7 +44,8 @@ class Running:
     @property
     def code(self) -> int | None:
         """What it ended with; minus the signal that killed it, None while it runs."""
-        return self.process.exitcode
+        found: int | None = self.process.exitcode
+        return found
 
     def wait(self) -> tuple[int | None, str, str]:
         """Its code, out and err, once it has ended."""

@@ -94,7 +94,7 @@ def test_positions_of_a_transposed_map_are_refused() -> None:
 
 def parts() -> dict[str, Any]:
     """Configurations of a small SAM 3 for images of 64×64."""
-    tower = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 2}
+    tower: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 2}
     tower |= {"intermediate_size": 64, "image_size": 64, "patch_size": 4, "window_size": 8}
     tower |= {"pretrain_image_size": 32, "global_attn_indexes": [1, 3]}
     sizes = [[64, 64], [32, 32], [16, 16]]
