@@ -1,8 +1,8 @@
 """Multiply-adds counted once for models of one structure.
 
 Counting traces a model, which is two thirds of a small sweep's time; tests of what a command
-prints, writes and refuses sweep the same few models with the same few plans a hundred times. What is
-counted is tested in tests/measure/test_flops.py.
+prints, writes and refuses sweep the same few models with the same few plans a hundred times. What
+is counted is tested in tests/measure/test_flops.py.
 """
 
 from collections.abc import Hashable
