@@ -5,7 +5,7 @@ BIN := .venv/bin
 # takes a fifth less time where Python keeps lines and no columns for the stack of every operation.
 PYTEST := MALLOC_MMAP_THRESHOLD_=1048576 PYTHONNODEBUGRANGES=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal
 
-.PHONY: demo test check lint test-browser
+.PHONY: demo test check fuzz lint test-browser
 
 demo: .venv/installed
 	$(BIN)/expedite demo
@@ -16,6 +16,10 @@ test: lint
 # The inner loop: all but what compiles, exports, starts processes or trains.
 check: lint
 	$(PYTEST) -m "not slow"
+
+# Thousands of random plans on every host, in place of the few of `make test`.
+fuzz: .venv/installed
+	EXPEDITE_RANDOM_PLANS=5000 $(BIN)/python -m pytest tests/test_random_plans.py
 
 lint: .venv/installed
 	$(BIN)/ruff check .
