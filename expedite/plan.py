@@ -6,6 +6,7 @@ Values are validated once, here; whether a plan fits a model shows when it is pa
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import accumulate
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, get_args
 
@@ -176,7 +177,7 @@ class Plan:
     nearest_cells: bool = False
     window_borders: bool = True
     position_tables: Tables = "offsets"
-    calibration: str | None = None
+    calibration: str | Path | None = None
 
     def __post_init__(self) -> None:
         if not self.spans or not all(isinstance(span, Span) for span in self.spans):
@@ -196,6 +197,8 @@ class Plan:
             raise ExpediteError(f"temperature={tau!r} was asked; a number above 0 or 'auto' works")
         if self.delta is None:
             object.__setattr__(self, "delta", self.reconstruct_at != "head")
+        if isinstance(self.calibration, Path):
+            object.__setattr__(self, "calibration", str(self.calibration))
         if self.calibration is not None:
             _check_calibration(self)
         _check_relocated(self.relocated, self.hard)

@@ -89,6 +89,11 @@ def _batch_of(images: Tensor | Sequence[Tensor]) -> Tensor:
             "(3, H, W) of one size are due"
         )
     batch = images if isinstance(images, Tensor) else torch.stack(list(images))
+    if not bool(batch.isfinite().all()):
+        raise ExpediteError(
+            "a calibration was asked from images with values that are no numbers (nan or inf); "
+            "finite ones work"
+        )
     if bool((batch.flatten(2) == batch.flatten(2)[..., :1]).all()):
         raise ExpediteError(
             "a calibration was asked from images of one colour each, which say nothing of how "

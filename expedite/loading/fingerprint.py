@@ -35,7 +35,7 @@ def fingerprint(loaded: LoadedModel, spec: str) -> dict[str, str]:
 
 def digests_of_calibrations(plans: Iterable[Plan]) -> dict[str, dict[str, str]]:
     """Digests of the files that plans name, where they name any."""
-    names = sorted({plan.calibration for plan in plans if plan.calibration})
+    names = sorted({str(plan.calibration) for plan in plans if plan.calibration})
     digests = {name: _digest_of_files([Path(name)]) for name in names}
     return {"calibrations": digests} if digests else {}
 

@@ -26,14 +26,15 @@ _GIGA = 1e9
 
 # Known to count nothing under the convention above.
 _FREE = """
-    __and__ __or__ __rshift__ abs add add_ addcmul addcmul_ amax amin any argmax atan2 bitwise_and
-    bitwise_not bitwise_or ceil clamp clamp_max clamp_min clone cos cumsum diag_embed div div_
-    embedding eq erf exp expand_as eye feature_dropout fill_ flip floor_divide gather ge gelu glu gt
-    index_select isfinite isnan le linalg_vector_norm linspace log log2 lt mT masked_fill
-    masked_fill_ max_pool2d maximum mean meshgrid min minimum movedim mul mul_ nan_to_num ne neg
-    new_ones new_zeros numel ones_like pad pow reciprocal relu relu_ remainder repeat reshape_as
-    round rsub scatter scatter_reduce searchsorted sigmoid sign silu sin softmax sort sqrt square
-    std_mean sub sub_ sum tanh tile topk unflatten view_as where zero_ zeros_like
+    __and__ __or__ __rshift__ abs add add_ addcmul addcmul_ amax amin any argmax atan2
+    bitwise_and bitwise_not bitwise_or ceil clamp clamp_max clamp_min clamp_min_ clone cos
+    cumsum diag_embed div div_ embedding eq erf exp expand_as eye feature_dropout fill_ flip
+    floor_divide gather ge gelu glu gt index_select isfinite isnan le linalg_vector_norm
+    linspace log log2 lt mT masked_fill masked_fill_ max_pool2d maximum mean meshgrid min
+    minimum movedim mul mul_ nan_to_num ne neg new_ones new_zeros numel one_hot ones_like pad
+    pow reciprocal reciprocal_ relu relu_ remainder repeat reshape_as round rsqrt rsub scatter
+    scatter_reduce searchsorted sigmoid sign silu sin softmax sort sqrt square std_mean sub sub_
+    sum tanh tile topk unflatten view_as where zero_ zeros_like
 """
 
 

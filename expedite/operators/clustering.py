@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from expedite.errors import ExpediteError
 from expedite.geometry.constants import remembered
 from expedite.geometry.tiling import Tiles, make_tiles, middle_tokens, take_rows
-from expedite.operators.assignment import Assignment, HardAssignment, SoftAssignment
+from expedite.operators.assignment import LEAST_SHARED, Assignment, HardAssignment, SoftAssignment
 from expedite.operators.centroids import lengthen, sharpen
 from expedite.operators.choices import Basis, check_sharpness
 from expedite.operators.closeness import closeness, keys_of, with_one
@@ -57,6 +57,11 @@ class Clustering:
     def is_identity(self) -> bool:
         """Whether nothing was merged."""
         return self.assignment is None
+
+    @property
+    def there(self) -> Tensor:
+        """Which clusters stand for tokens, (B, h·w) bool."""
+        return self.mass > 0 if self.assignment is None else self.assignment.there
 
 
 def cluster(
@@ -290,7 +295,8 @@ def _em(
         assignment = scores(centers).softmax(-1)
         sums = tiles.add_windows(assignment.mT @ weighted)  # (B, h·w, D + 1)
         total = sums[..., -1:]
-        centers = torch.where(total > EMPTY_MASS, sums[..., :-1] / total.clamp_min(_TINY), centers)
+        means = sums[..., :-1] / total.clamp_min(_TINY)
+        centers = torch.where(total > (EMPTY_MASS if hard else LEAST_SHARED), means, centers)
     if not hard:
         return SoftAssignment(assignment * counted, total.squeeze(-1), tiles), centers
     nearest = tiles.cells_at(first_of_best(scores(centers)))

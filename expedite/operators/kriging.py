@@ -16,7 +16,7 @@ from expedite.operators.assignment import flat_index, half_distances, own_values
 from expedite.operators.closeness import half_squares
 from expedite.operators.clustering import Clustering, full_precision, labels
 from expedite.operators.inverse import invert
-from expedite.operators.kernels import EMPTY_MASS, fits, fused
+from expedite.operators.kernels import fits, fused
 from expedite.operators.spreading import Spread
 
 # Added to the kernel's diagonal of ones: how little a cluster's own change is in doubt.
@@ -123,7 +123,7 @@ def kriging_weights(clustering: Clustering, tiles: Tiles) -> TileWeights:
 
 def there_and_unit(clustering: Clustering, tiles: Tiles) -> tuple[Tensor, Tensor]:
     """Which places of the windows show a cluster, (B, T, m, 1) of 0 and 1, and u, (B, 1, 1)."""
-    has_mass = (clustering.mass > EMPTY_MASS).float()[..., None]  # (B, h·w, 1)
+    has_mass = clustering.there.float()[..., None]  # (B, h·w, 1)
     squares = 2 * half_squares(clustering.centers) * has_mass  # (B, h·w, 1)
     unit = (squares.sum(1, keepdim=True) / has_mass.sum(1, keepdim=True)).clamp_min(_TINY)
     return tiles.windows(has_mass) * tiles.within[..., None], unit

@@ -18,7 +18,6 @@ from expedite.operators.assignment import HardAssignment, flat_index, takes_bags
 from expedite.operators.choices import Scope, Weighting, check_weights
 from expedite.operators.closeness import closeness, half_squares, keys_of, with_one
 from expedite.operators.clustering import Clustering, full_precision
-from expedite.operators.kernels import EMPTY_MASS
 from expedite.operators.kriging import TileWeights, kriging_weights
 from expedite.operators.spreading import Spread
 
@@ -220,8 +219,8 @@ class _Neighbours(NamedTuple):
 
 def _nearest_clusters(clustering: Clustering, tiles: Tiles, k: int) -> _Neighbours:
     z, centers = clustering.features, clustering.centers
-    has_mass = clustering.mass[..., None] > EMPTY_MASS
-    keys = keys_of(centers, half_squares(centers).where(has_mass, torch.inf))
+    there = clustering.there[..., None]
+    keys = keys_of(centers, half_squares(centers).where(there, torch.inf))
     near = closeness(tiles.split(with_one(z)), keys, tiles)  # (B, T, n, m)
     near, place = near.topk(min(k, near.shape[3]))
     squared = (2 * (tiles.split(half_squares(z)) - near)).clamp_min(0)

@@ -48,14 +48,16 @@ class Calibration:
     _elsewhere: dict[torch.device, tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False)
 
     def save(self, path: Path | str) -> None:
-        """Write it as safetensors.
+        """Write it as safetensors, whole or not at all.
 
         Raises:
             ExpediteError: The file cannot be written.
         """
         tensors = {name: getattr(self, name).contiguous() for name in _TENSORS}
+        partial = Path(path).with_name(f"{Path(path).name}.partial")
         try:
-            save_file(tensors, path, {"kind": _KIND, "alpha": str(self.alpha)})
+            save_file(tensors, partial, {"kind": _KIND, "alpha": str(self.alpha)})
+            partial.replace(path)
         except (OSError, SafetensorError) as error:
             raise ExpediteError(
                 f"a calibration was to be written to {path}: {first_line(error)}"

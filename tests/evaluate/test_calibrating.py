@@ -116,6 +116,7 @@ def test_calibrated_plans_run_and_leave_the_model_alone(
         (torch.zeros(0, 3, 40, 40), "0 images"),
         (torch.randn(3, 3, 40, 40), "at least 4"),
         ([torch.randn(3, 40, 40)] * 3 + [torch.randn(3, 44, 40)], "one size"),
+        (torch.full((4, 3, 40, 40), torch.nan), "no numbers"),
         (torch.randn(4, 3, 1, 1).expand(4, 3, 40, 40), "one colour"),
     ],
 )

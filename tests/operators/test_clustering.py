@@ -48,6 +48,18 @@ def test_equals_the_equations_in_a_slow_loop(
         torch.testing.assert_close(record.mass[image].double(), mass, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("temperature", [0.1, 0.15])
+def test_soft_clusters_of_hardly_any_mass_move_as_published(temperature: float) -> None:
+    """Between two even cells, one half like either; the published code divides from 1e-16 on."""
+    tokens = torch.tensor([1.0, 1, 1, -1, -1, -1])[None, :, None] + 0.1 * torch.randn(1, 6, 3)
+    settings: Any = {"iterations": 1, "neighborhood": 3, "temperature": temperature}
+    centroids, record = cluster(tokens, (1, 6), (1, 3), **settings)
+    expected, mass, _ = cluster_loop(tokens[0], (1, 6), (1, 3), 1, 3, temperature)
+    assert 1e-16 < mass[1] < 1e-6
+    torch.testing.assert_close(centroids[0].double(), expected, atol=1e-3, rtol=1e-3)
+    assert record.there.all()
+
+
 def test_centres_begin_as_adaptive_averages() -> None:
     tokens = torch.randn(2, 11 * 17, 4)
     expected = F.adaptive_avg_pool2d(tokens.transpose(1, 2).reshape(2, 4, 11, 17), (4, 7))

@@ -81,7 +81,11 @@ def test_the_metric_alone_says_where_distances_are_measured(tmp_path: Path) -> N
 
 
 def test_half_precision_is_the_same_model(file: str) -> None:
-    expedite.patch(small().bfloat16(), alpha=ALPHA, keep=0.25, calibration=file)
+    plan = expedite.describe(
+        expedite.patch(small().bfloat16(), alpha=ALPHA, keep=0.25, calibration=Path(file))
+    ).plan
+    assert plan is not None
+    assert plan.calibration == file
 
 
 @pytest.mark.parametrize(
