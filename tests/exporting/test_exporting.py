@@ -84,6 +84,17 @@ def test_torch_export_loads_what_pytorch_does(
     check(model, tmp_path / "model.pt2")
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["openvino", "aoti"])
+def test_compiled_files_give_what_pytorch_does(name: Any, tmp_path: Path) -> None:
+    if name == "openvino":
+        pytest.importorskip("openvino")
+    model = expedite.patch(segmenter(n_layers=2), plan_of("expedite", **UNEVEN))
+    found = export(model, images(1), tmp_path / f"model{FORMATS[name].suffix}", name)
+    assert (found.usual is None) == (name == "aoti")
+    assert max(difference.relative for difference in found.differences) < found.tolerance
+
+
 class Outputs(nn.Module):
     """Puts out whatever is asked of it."""
 
