@@ -77,10 +77,11 @@ def _text(found: "Export") -> str:
     lines = [f"{found.path}: {_megabytes(found.path)}{opset}, any batch; {_outputs(found)}"]
     if found.data is not None:
         lines.append(
-            f"{found.data}: {_megabytes(found.data)} of weights, more than one file can hold; "
-            "keep the two side by side"
+            f"{found.data}: {_megabytes(found.data)} of weights; keep the two side by side"
         )
     lines += [f"against PyTorch, {difference}" for difference in found.differences]
+    if found.usual is not None:
+        lines.append(f"where it is not told, the runtime takes {found.usual} on this machine")
     lines.append(f"(the tolerance is {found.tolerance:.1g} of the largest value)")
     return "\n".join(lines)
 

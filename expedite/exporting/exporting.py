@@ -68,11 +68,14 @@ class Export:
 
     Args:
         path: The file.
-        data: A second file, with the weights, where they are more than protobuf takes (2 GB).
+        data: A second file, with the weights, where the format has one: OpenVINO's, and ONNX where
+            they are more than protobuf takes (2 GB).
         opset: Of ONNX; None in other formats.
         outputs: Their names; places in tuples are numbers.
         tolerance: Of a difference, over the largest value of an output.
-        differences: Of every draw of random images.
+        differences: Of every draw of random images, in the precision of the model.
+        usual: The precision that the runtime takes on this machine where it is not told, as
+            OpenVINO does bfloat16; None where it takes the model's.
     """
 
     path: Path
@@ -81,6 +84,7 @@ class Export:
     outputs: tuple[str, ...]
     tolerance: float
     differences: tuple[Difference, ...]
+    usual: str | None
 
 
 def export(
@@ -103,7 +107,8 @@ def export(
         images: (B, 3, H, W) as the model takes them; their size, dtype and device count, not what
             is in them.
         out: The file; what is there is replaced.
-        format: "onnx" for ONNX Runtime and others, or "torch-export" for `torch.export.load`.
+        format: "onnx" for ONNX Runtime and others, "openvino", "torch-export" for
+            `torch.export.load`, or "aoti" for AOTInductor, compiled for this machine.
         on_step: Called with what is done next, in a few words.
 
     Returns:
@@ -139,9 +144,10 @@ def export(
         with _telling(f"the {format} file of a model in {images.dtype} cannot be opened"):
             run = form.open(partial)
         differences = tuple(_compare(model, run, images))
+        usual = form.usual(partial) if form.usual else None
         files = [path.replace(out.parent / path.name) for path in folder.iterdir()]
     data = next((path for path in files if path != out), None)
-    return Export(out, data, opset, outputs, _tolerance(images), differences)
+    return Export(out, data, opset, outputs, _tolerance(images), differences, usual)
 
 
 def _check(model: nn.Module, images: Tensor) -> None:

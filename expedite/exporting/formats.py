@@ -11,6 +11,7 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from io import BytesIO, StringIO
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Literal, cast
 
 from expedite.errors import ExpediteError
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-FormatName = Literal["onnx", "torch-export"]
+FormatName = Literal["onnx", "torch-export", "openvino", "aoti"]
 # A file as a function of images (B, 3, H, W); its outputs in order.
 Run = Callable[["Tensor"], Sequence["Tensor"]]
 
@@ -32,15 +33,19 @@ class Format:
 
     Args:
         suffix: Of its files.
+        extra: Of this package, that brings the libraries.
         libraries: What it needs beside PyTorch.
         write: Writes a traced program with names for its outputs; returns the opset, if any.
-        open: Makes a file run.
+        open: Makes a file run, in the precision that it is written in.
+        usual: In what precision the runtime has a file run that is not told; None for its own.
     """
 
     suffix: str
+    extra: str
     libraries: tuple[str, ...]
     write: Callable[["torch.export.ExportedProgram", Sequence[str], Path], int | None]
     open: Callable[[Path], Run]
+    usual: Callable[[Path], str] | None = None
 
 
 def check_format(name: str) -> FormatName:
@@ -67,7 +72,7 @@ def find_format(name: str) -> Format:
         if importlib.util.find_spec(library) is None:
             raise ExpediteError(
                 f"the format '{name}' needs {library}, which is missing; pip install "
-                "'expedite-vit[export]' brings it"
+                f"'expedite-vit[{FORMATS[name].extra}]' brings it"
             )
     return FORMATS[name]
 
@@ -132,7 +137,71 @@ def _open_program(path: Path) -> Run:
     return lambda images: [tensor for _, tensor in named(model(images))]
 
 
+def _write_openvino(
+    program: "torch.export.ExportedProgram", outputs: Sequence[str], path: Path
+) -> int | None:
+    import openvino
+
+    # By way of ONNX: OpenVINO's own reader of programs lacks some of their operations.
+    with TemporaryDirectory() as folder:
+        through = Path(folder, "model.onnx")
+        opset = _write_onnx(program, outputs, through)
+        openvino.save_model(openvino.convert_model(through), path, compress_to_fp16=False)
+    return opset
+
+
+def _open_openvino(path: Path) -> Run:
+    import openvino
+    import torch
+
+    exact = {"INFERENCE_PRECISION_HINT": "f32"}
+    compiled = openvino.Core().compile_model(path, "CPU", exact)
+
+    def run(images: "Tensor") -> "Sequence[Tensor]":
+        found = compiled(images.cpu().numpy())
+        return [torch.from_numpy(found[output].copy()) for output in compiled.outputs]
+
+    return run
+
+
+def _usual_of_openvino(path: Path) -> str:
+    """Left to itself OpenVINO takes bfloat16 where a CPU has it."""
+    import openvino
+
+    compiled = openvino.Core().compile_model(path, "CPU")
+    name: str = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+    return name
+
+
+def _write_aoti(
+    program: "torch.export.ExportedProgram", outputs: Sequence[str], path: Path
+) -> int | None:
+    import torch
+
+    torch._inductor.aoti_compile_and_package(program, package_path=str(path))
+    return None
+
+
+def _open_aoti(path: Path) -> Run:
+    import torch
+
+    from expedite.exporting.outputs import named
+
+    model = torch._inductor.aoti_load_package(str(path))
+    return lambda images: [tensor for _, tensor in named(model(images))]
+
+
+_OF_ONNX = ("onnx", "onnxscript")
 FORMATS: Mapping[str, Format] = {
-    "onnx": Format(".onnx", ("onnx", "onnxscript", "onnxruntime"), _write_onnx, _open_onnx),
-    "torch-export": Format(".pt2", (), _write_program, _open_program),
+    "onnx": Format(".onnx", "export", (*_OF_ONNX, "onnxruntime"), _write_onnx, _open_onnx),
+    "torch-export": Format(".pt2", "export", (), _write_program, _open_program),
+    "openvino": Format(
+        ".xml",
+        "openvino",
+        (*_OF_ONNX, "openvino"),
+        _write_openvino,
+        _open_openvino,
+        _usual_of_openvino,
+    ),
+    "aoti": Format(".pt2", "export", (), _write_aoti, _open_aoti),
 }

@@ -12,6 +12,13 @@ def is_exporting() -> bool:
     return torch.compiler._is_exporting_flag
 
 
+def varies_in_export(*sizes: int) -> bool:
+    """Whether any of these sizes is left open by the graph that is to be exported."""
+    # In graphs that Dynamo makes guards see to it.
+    is_guarded = torch.compiler.is_dynamo_compiling()
+    return is_exporting() and not is_guarded and any(isinstance(n, torch.SymInt) for n in sizes)
+
+
 def is_traced() -> bool:
     """Whether `torch.jit.trace` records them."""
     return torch._C._get_tracing_state() is not None

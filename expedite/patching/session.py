@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from expedite.errors import ExpediteError
+from expedite.geometry.graphs import varies_in_export
 from expedite.geometry.units import unit_order
 from expedite.operators.clustering import Clustering, TokenClustering, full_precision, pool
 from expedite.operators.drift import spreads
@@ -510,6 +511,12 @@ class Session:
         assert frame.grid is not None  # `frame` hands out frames with a grid alone
         stage = self.host.stage_of(index)
         grid = last.clusters if last else self.host.grids(frame.grid)[stage]
+        if varies_in_export(*body.shape[1:], *grid):
+            raise ExpediteError(
+                f"a graph for images of any size was asked of a patched {self.host.family}, whose "
+                "clusters are laid out for one; dynamic_shapes with the batch alone, and a file "
+                "for each size, work"
+            )
         if (count := prod(body.shape[1:-1])) != grid[0] * grid[1]:
             raise ExpediteError(
                 f"block {index} of the {self.host.family} got {count} tokens on a grid of "

@@ -84,6 +84,17 @@ def test_torch_export_loads_what_pytorch_does(
     check(model, tmp_path / "model.pt2")
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["openvino", "aoti"])
+def test_compiled_files_give_what_pytorch_does(name: Any, tmp_path: Path) -> None:
+    if name == "openvino":
+        pytest.importorskip("openvino")
+    model = expedite.patch(segmenter(n_layers=2), plan_of("expedite", **UNEVEN))
+    found = export(model, images(1), tmp_path / f"model{FORMATS[name].suffix}", name)
+    assert (found.usual is None) == (name == "aoti")
+    assert max(difference.relative for difference in found.differences) < found.tolerance
+
+
 class Outputs(nn.Module):
     """Puts out whatever is asked of it."""
 
@@ -126,7 +137,7 @@ def fake(*errors: float) -> Format:
     def write(program: Any, outputs: Any, path: Path) -> None:
         path.write_text("new")
 
-    return Format(".fake", (), write, lambda path: run)
+    return Format(".fake", "export", (), write, lambda path: run)
 
 
 class Same(nn.Module):
@@ -164,7 +175,7 @@ def test_most_images_must_agree(
     def run(images: Tensor) -> list[Tensor]:
         return [images, torch.cat([images[:-wrong], images[-wrong:] + (len(images) > 1)])]
 
-    form = Format(".fake", (), fake(0.0).write, lambda path: run)
+    form = Format(".fake", "export", (), fake(0.0).write, lambda path: run)
     monkeypatch.setitem(FORMATS, "fake", form)
     twice, out = Outputs(lambda x: (x, x)).eval(), tmp_path / "model.fake"
     twice.score = nn.Identity()
@@ -180,7 +191,7 @@ def test_most_images_must_agree(
 def test_a_file_for_one_batch_alone_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    form = Format(".fake", (), fake(0.0).write, lambda path: lambda images: [images[:1]])
+    form = Format(".fake", "export", (), fake(0.0).write, lambda path: lambda images: [images[:1]])
     monkeypatch.setitem(FORMATS, "fake", form)
     with pytest.raises(ExpediteError, match="batch 3: 0 of 3"):
         export(Same().eval(), images(1), tmp_path / "model.fake", "fake")  # type: ignore[arg-type]
@@ -245,3 +256,12 @@ def test_what_is_asked_is_checked_before_anything_is_done(
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ExpediteError, match=r"needs onnx, .* pip install 'expedite-vit\[export\]'"):
         export(model, images(1), out)
+
+
+def test_sizes_left_open_are_refused_while_tracing() -> None:
+    """The grid is told apart by sizes while tracing, and files keep no guards of it."""
+    model = expedite.patch(timm_vit(depth=2, dynamic_img_size=True), alpha=1, keep=0.3)
+    for size in (2, 3):
+        shapes = ({0: torch.export.Dim.AUTO, size: torch.export.Dim.AUTO},)
+        with pytest.raises(ExpediteError, match="images of any size was asked of a patched timm"):
+            torch.export.export(model, (images(2),), dynamic_shapes=shapes, strict=False)
