@@ -32,9 +32,9 @@ _FREE = """
     floor_divide gather ge gelu glu gt index_select isfinite isnan le linalg_vector_norm
     linspace log log2 lt mT masked_fill masked_fill_ max_pool2d maximum mean meshgrid min
     minimum movedim mul mul_ nan_to_num ne neg new_ones new_zeros numel one_hot ones_like pad
-    pow reciprocal reciprocal_ relu relu_ remainder repeat reshape_as round rsqrt rsub scatter
-    scatter_reduce searchsorted sigmoid sign silu sin softmax sort sqrt square std_mean sub sub_
-    sum tanh tile topk unflatten view_as where zero_ zeros_like
+    pow reciprocal reciprocal_ relu relu_ remainder repeat repeat_interleave reshape_as round
+    rsqrt rsub scatter scatter_reduce searchsorted sigmoid sign silu sin softmax sort sqrt
+    square std_mean sub sub_ sum tanh tile topk unflatten view_as where zero_ zeros_like
 """
 
 
