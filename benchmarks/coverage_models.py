@@ -141,7 +141,9 @@ def rows() -> Iterator[Row]:
     yield Row("MaskFormer (Swin)", "transformers", maskformer, (1, 3, 64, 64))
     yield Row("UperNet (Swin)", "transformers", upernet_of_swin, (1, 3, 64, 64))
     for name in TIMM:
-        size = timm.get_pretrained_cfg(name).input_size
+        known = timm.get_pretrained_cfg(name)
+        assert known is not None  # every name is of a published checkpoint
+        size = known.input_size
         yield Row(name, "timm", partial(timm.create_model, name), (1, *size))
     for name in ("maxvit_t", "swin_t", "swin_v2_t", "vit_b_16"):
         make = partial(torchvision.models.get_model, name)
