@@ -27,9 +27,6 @@ class Assignment(Protocol):
     @property
     def labels(self) -> Tensor: ...
 
-    @property
-    def there(self) -> Tensor: ...
-
     def means(self, values: Tensor, otherwise: Tensor) -> Tensor: ...
 
 
@@ -46,18 +43,13 @@ class SoftAssignment:
         """The cluster that each token leans to most, (B, N) int64."""
         return self.tiles.join(self.tiles.cells_at(self.weights.argmax(-1, keepdim=True)))[..., 0]
 
-    @property
-    def there(self) -> Tensor:
-        """Which clusters stand for tokens, (B, h·w) bool."""
-        return ~(self.mass <= LEAST_SHARED)  # NaN stays NaN
-
     def means(self, values: Tensor, otherwise: Tensor) -> Tensor:
         """Means of values (B or 1, N, C), `otherwise` (B, h·w, C) of clusters without mass."""
         total = self.mass[..., None]
         # Shares that sum to one before the product: sums of huge values would overflow.
         share = self.weights / self.tiles.windows(total.clamp_min(_TINY)).mT  # (B, T, n, m)
         means = self.tiles.add_windows(share.mT @ self.tiles.split(values.float()))
-        return torch.where(self.there[..., None], means, otherwise)
+        return torch.where(total <= LEAST_SHARED, otherwise, means)
 
 
 @dataclass(frozen=True)
@@ -79,15 +71,10 @@ class HardAssignment:
         inverse = torch.where(mass > EMPTY_MASS, 1 / mass.clamp_min(_TINY), 0)
         return cls(labels, mass, inverse.gather(1, labels)[..., None] * weight)
 
-    @property
-    def there(self) -> Tensor:
-        """See `SoftAssignment.there`."""
-        return ~(self.mass <= EMPTY_MASS)  # NaN stays NaN
-
     def means(self, values: Tensor, otherwise: Tensor) -> Tensor:
         """See `SoftAssignment.means`."""
         means = self._sums(values.expand(self.mass.shape[0], -1, -1))
-        empty = ~self.there
+        empty = self.mass <= EMPTY_MASS
         if not is_plain(values):
             return torch.where(empty[..., None], otherwise.float(), means)
         if values.shape[2] and empty.any():  # seldom, and it spares a pass over all

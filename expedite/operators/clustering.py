@@ -61,7 +61,12 @@ class Clustering:
     @property
     def there(self) -> Tensor:
         """Which clusters stand for tokens, (B, h·w) bool."""
-        return self.mass > 0 if self.assignment is None else self.assignment.there
+        return self.mass > (LEAST_SHARED if self.is_shared else EMPTY_MASS)
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether tokens belong to several clusters."""
+        return isinstance(self.assignment, SoftAssignment)
 
 
 def cluster(

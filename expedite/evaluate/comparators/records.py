@@ -35,11 +35,6 @@ class PooledAssignment:
         tiles = make_tiles(self.grid, self.clusters, 0, self.mass.device)
         return tiles.first_cell.expand(len(self.mass), -1)
 
-    @property
-    def there(self) -> Tensor:
-        """Which bins have tokens, (B, h·w) bool: all."""
-        return self.mass >= 0
-
     def means(self, values: Tensor, otherwise: Tensor) -> Tensor:
         """Means (B, h·w, C) of values (B or 1, N, C); there is no bin without tokens."""
         return average_pool(values.float(), self.grid, self.clusters)
