@@ -51,7 +51,8 @@ def _attention(block: nn.Module) -> nn.Module:
 
 def _attend(attention: nn.Module, mask: Tensor, x: Tensor) -> Tensor:
     """What talking heads put out under a mask (B, 1, 1, keys), which they take no argument for."""
-    qkv = apply_child(attention, x, "qkv").unflatten(-1, (3, attribute(attention, "num_heads"), -1))
+    heads: int = attribute(attention, "num_heads")
+    qkv = attention.get_submodule("qkv")(x).unflatten(-1, (3, heads, -1))
     q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, heads, N, d)
     scores = attribute(attention, "scale") * q @ k.mT
     shares = (_talk(attention, scores, "proj_l") + mask).softmax(-1)

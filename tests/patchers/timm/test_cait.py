@@ -18,7 +18,13 @@ pytestmark = pytest.mark.usefixtures("no_gradients")
 def cait() -> Any:
     """Four blocks of width 32 on 8×8 tokens of 4 pixels, and one of the class token."""
     torch.manual_seed(0)
-    sizes = {"img_size": 32, "patch_size": 4, "embed_dim": 32, "depth": 4, "num_heads": 2}
+    sizes: dict[str, Any] = {
+        "img_size": 32,
+        "patch_size": 4,
+        "embed_dim": 32,
+        "depth": 4,
+        "num_heads": 2,
+    }
     return randomized(Cait(**sizes, depth_token_only=1, init_values=1.0, num_classes=10))
 
 
