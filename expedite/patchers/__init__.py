@@ -11,6 +11,7 @@ from expedite.patchers.published import (
     vit_adapter,
 )
 from expedite.patchers.published import swin as published_swin
+from expedite.patchers.timm import cait
 from expedite.patchers.timm import swin as timm_swin
 from expedite.patchers.timm import vit as timm_vit
 from expedite.patchers.torchvision import swin as torchvision_swin
@@ -27,6 +28,7 @@ register(
         dpt.find_host,
         vit_adapter.find_host,
         timm_vit.find_host,
+        cait.find_host,
         torchvision_vit.find_host,
         transformers_vit.find_host,
         transformers_towers.find_host,
@@ -43,7 +45,7 @@ register(
     ),
     names=(
         "Segmenter, DPT, ViT-Adapter and META (expedite.models)",
-        "timm VisionTransformer, Eva and Beit",
+        "timm VisionTransformer, Eva, Beit and CaiT",
         "torchvision VisionTransformer",
         "transformers ViT, DeiT, DINOv2, DINOv3, DPT and BEiT",
         "transformers' vision towers (CLIP, SigLIP, AIMv2, OWL-ViT, ViTPose, EoMT, RF-DETR, ...)",

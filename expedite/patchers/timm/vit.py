@@ -46,7 +46,7 @@ def find_host(module: nn.Module) -> Host | None:
         prefix_tokens=attribute(module, "num_prefix_tokens"),
         embedding=embedding,
         projection=dict(embedding.named_children()).get("proj"),
-        grid=_grid,
+        grid=grid_of_patches,
         usual_grid=attribute(embedding, "grid_size"),
         any_size=getattr(module, "dynamic_img_size", False),
         first_norm=first_norm,
@@ -72,7 +72,8 @@ def first_norm(block: nn.Module, tokens: Tensor) -> Tensor:
     return tokens if kind is None else apply_child(block, tokens, name[kind])
 
 
-def _grid(embedding: nn.Module, args: tuple[Any, ...], output: Tensor) -> tuple[int, int]:
+def grid_of_patches(embedding: nn.Module, args: tuple[Any, ...], output: Tensor) -> tuple[int, int]:
+    """The grid that timm's `PatchEmbed` makes of an image."""
     height, width = args[0].shape[-2:]
     rows, columns = attribute(embedding, "dynamic_feat_size")((height, width))
     return rows, columns
