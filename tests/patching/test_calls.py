@@ -295,3 +295,17 @@ def test_describe_says_on_how_many_tokens_blocks_last_ran() -> None:
     assert "last run: block 1 on 65 tokens, blocks 2 to 4 on 17 tokens" in str(
         expedite.describe(model)
     )
+
+
+def test_a_size_set_after_patching_is_as_one_set_before() -> None:
+    late, early = timm_vit(), timm_vit()
+    early.load_state_dict(late.state_dict())
+    expedite.patch(late, PLAN)
+    height, width = (2 * side for side in late.patch_embed.img_size)
+    for model in (late, early):
+        model.set_input_size(img_size=(height, width))
+    expedite.patch(early, PLAN)
+    image = torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(late(image), early(image))
+    assert expedite.describe(late).ran == expedite.describe(early).ran == (256 + 1, 17, 17, 17)
