@@ -55,6 +55,28 @@ def test_half_precision_does_not_drift_over_a_long_side() -> None:
     torch.testing.assert_close(found[0, 0].float(), expected, atol=0.03, rtol=0)
 
 
+def test_an_image_without_places_takes_none_from_the_others() -> None:
+    sin, cos, _ = table(5, 7)
+    places = torch.rand(2, 3, 2)
+    alone = rotate(sin, cos, (5, 7), places[1:])
+    places[0] = torch.nan
+    for found, expected in zip(rotate(sin, cos, (5, 7), places), alone, strict=True):
+        assert found[0].isfinite().all()
+        assert torch.equal(found[1:], expected)
+
+
+def test_one_image_of_nan_in_a_batch_is_nan_alone() -> None:
+    """Soft clusters of NaN have no place, from which an index was once made."""
+    model = expedite.patch(timm_eva(), alpha=2, clusters=4, method="paper", k=4)
+    batch = images(2)
+    with torch.no_grad():
+        expected = model(batch)[1]
+        batch[0] = torch.nan
+        found = model(batch)
+    assert found[0].isnan().all()
+    torch.testing.assert_close(found[1], expected, rtol=0, atol=1e-5)
+
+
 def test_clusters_stand_where_their_tokens_are_on_average() -> None:
     tokens = torch.randn(2, 8 * 6, 5)
     _, first = cluster(tokens, (8, 6), (4, 3))
