@@ -1,3 +1,4 @@
+from typing import Any
 from unittest.mock import patch
 
 import pytest
@@ -65,9 +66,10 @@ def test_an_image_without_places_takes_none_from_the_others() -> None:
         assert torch.equal(found[1:], expected)
 
 
-def test_one_image_of_nan_in_a_batch_is_nan_alone() -> None:
+@pytest.mark.parametrize("plan", [{"method": "paper", "k": 4}, {}], ids=["paper", "default"])
+def test_one_image_of_nan_in_a_batch_is_nan_alone(plan: dict[str, Any]) -> None:
     """Soft clusters of NaN have no place, from which an index was once made."""
-    model = expedite.patch(timm_eva(), alpha=2, clusters=4, method="paper", k=4)
+    model = expedite.patch(timm_eva(), alpha=2, clusters=4, **plan)
     batch = images(2)
     with torch.no_grad():
         expected = model(batch)[1]
