@@ -80,8 +80,11 @@ class Agreement:
     def _remedy(self, least: int, most: int) -> str:
         if least < 0:
             return "labels are stored as numbers from 0 on"
-        ignored = f"if it stands for pixels that do not count, say so with --ignore-index {most}"
         if most > self.classes:
-            return ignored
-        # As many labels as classes and one more: of 0 and up, or of 1 and up beside a void 0.
-        return f"if 0 does not count and classes begin at 1, --reduce-zero-label says so; {ignored}"
+            return f"if it stands for pixels that do not count, say so with --ignore-index {most}"
+        # As many labels as classes and one more: of 0 and up, or of 1 and up beside a void 0. One
+        # taken for the other measures classes shifted by one, and nothing would say so.
+        return (
+            "if 0 does not count and classes begin at 1, as ADE20K's, --reduce-zero-label says so; "
+            f"--ignore-index {most} is right only where 0 is a class and {most} does not count"
+        )

@@ -78,7 +78,7 @@ class HardAssignment:
         if not is_plain(values):
             return torch.where(empty[..., None], otherwise.float(), means)
         if values.shape[2] and empty.any():  # seldom, and it spares a pass over all
-            means[empty] = otherwise.float()[empty]
+            means[empty] = otherwise.float().expand_as(means)[empty]
         return means
 
     def _sums(self, values: Tensor) -> Tensor:

@@ -1,3 +1,4 @@
+from typing import Any
 from unittest.mock import patch
 
 import pytest
@@ -53,6 +54,29 @@ def test_half_precision_does_not_drift_over_a_long_side() -> None:
     found, _ = rotate(sin.bfloat16(), cos.bfloat16(), (1, 200), places)
     expected = torch.sin(0.3 + places[0] @ steps)
     torch.testing.assert_close(found[0, 0].float(), expected, atol=0.03, rtol=0)
+
+
+def test_an_image_without_places_takes_none_from_the_others() -> None:
+    sin, cos, _ = table(5, 7)
+    places = torch.rand(2, 3, 2)
+    alone = rotate(sin, cos, (5, 7), places[1:])
+    places[0] = torch.nan
+    for found, expected in zip(rotate(sin, cos, (5, 7), places), alone, strict=True):
+        assert found[0].isfinite().all()
+        assert torch.equal(found[1:], expected)
+
+
+@pytest.mark.parametrize("plan", [{"method": "paper", "k": 4}, {}], ids=["paper", "default"])
+def test_one_image_of_nan_in_a_batch_is_nan_alone(plan: dict[str, Any]) -> None:
+    """Soft clusters of NaN have no place, from which an index was once made."""
+    model = expedite.patch(timm_eva(), alpha=2, clusters=4, **plan)
+    batch = images(2)
+    with torch.no_grad():
+        expected = model(batch)[1]
+        batch[0] = torch.nan
+        found = model(batch)
+    assert found[0].isnan().all()
+    torch.testing.assert_close(found[1], expected, rtol=0, atol=1e-5)
 
 
 def test_clusters_stand_where_their_tokens_are_on_average() -> None:
