@@ -27,18 +27,14 @@ def files_of_at_most(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_module_and_script_are_the_same(checkpoint: Path) -> None:
-    words = [sys.executable, "-m", "expedite", "describe", f"segmenter:{checkpoint}", "--json"]
-    done = subprocess.run(words, capture_output=True, text=True, check=True)
-    assert json.loads(done.stdout)["grid"] == [8, 8]
-    bad = subprocess.run(
-        [sys.executable, "-m", "expedite", "describe", "segmenter:nothing"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+def test_module_and_script_are_the_same() -> None:
+    words = [sys.executable, "-m", "expedite", "recipes"]
+    asked = [*words, "dpt-hybrid-kitti", "--json"]
+    done = subprocess.run(asked, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout)["recipes"][0]["name"] == "dpt-hybrid-kitti"
+    bad = subprocess.run([*words, "nothing"], capture_output=True, text=True, check=False)
     assert (bad.returncode, bad.stdout) == (2, "")
-    assert bad.stderr.splitlines()[-1].startswith("error: 'segmenter:nothing' was asked")
+    assert bad.stderr.splitlines()[-1].startswith("error: the recipe 'nothing' was asked")
     assert "Traceback" not in bad.stderr
 
 
