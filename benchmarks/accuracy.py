@@ -35,6 +35,7 @@ from numpy.typing import NDArray
 from rich.progress import track
 
 from benchmarks.accuracy_report import BASE, OURS, write_report
+from benchmarks.calibrated import CALIBRATED
 from benchmarks.cases import papers_nearest
 from benchmarks.instruments import (
     DEMOS,
@@ -72,6 +73,7 @@ WAYS: dict[str, Way] = {
     "distances on hashed channels": ("expedite", {"basis": "hashed"}),
     "distances on norms": ("expedite", {"space": "norm"}),
     "distances on tokens as they are": ("expedite", {"space": "tokens"}),
+    "calibrated": ("expedite", {"calibration": str(CALIBRATED)}),  # other models refuse it
     "plain means": ("expedite", {"sharpness": 0.0}),
     "centroids of their own length": ("expedite", {"length": 0.0}),
     "as before: hashed norms, plain means": (
@@ -158,6 +160,8 @@ def plan_at(way: Way, host: Host, point: Point) -> Plan:
     (method, given), (alpha, keep) = way, point
     settings = dict(given)
     gamma = settings.pop("gamma", 0)
+    if "calibration" in settings:  # one file for each α
+        settings["calibration"] = settings["calibration"].format(alpha=alpha)
     if method == "paper":
         settings |= _nearest(host, keep)
     plan = plan_of(method, alpha, keep=keep, **settings)

@@ -44,7 +44,7 @@ ALPHAS = (2, 3, 4, 6)  # of 12 blocks: from about an eighth to a half
 CLASSES = 11  # of CamVid
 _EXAMPLES = Path(__file__).parents[1] / "examples" / "frozen_heads.py"
 # Of ImageNet, as DINOv2 has them.
-_MEAN, _DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 # What wheels carry: people, animals, things, rooms, houses, landscapes.
 _STIMULI = "psychopy/demos/builder/Design Templates/randomisedBlocks/stims"
@@ -164,7 +164,7 @@ class Kind:
         """Instruments that share a model in a dtype and so many images."""
         model = Readers(load_timm(), {reader: _HEADS[reader]() for reader in readers})
         model = model.eval().to(dtype)
-        loaded = LoadedModel("dinov2", model, self.size, _MEAN, _DEVIATION, True, dataset="scenes")
+        loaded = LoadedModel("dinov2", model, self.size, MEAN, DEVIATION, True, dataset="scenes")
         found = list(self.images(self.size, count))
         images = torch.stack([pixels(loaded, image) for image, _ in found]).to(dtype)
         truths = [truth for _, truth in found if truth is not None]

@@ -108,6 +108,8 @@ def test_plans_of_accuracy_fit_their_hosts(make: Callable[..., Any], changes: An
         [accuracy.plan_at(accuracy.WAYS[way], host, (1, keep)) for keep in accuracy.KEEPS]
         for way in ("expedite", "γ=1", "paper, τ auto")
     )
+    calibrated = accuracy.plan_at(accuracy.WAYS["calibrated"], host, (1, 0.5))
+    assert str(calibrated.calibration).endswith("calibrated-1.safetensors")
     for plan, shorter in zip(usual, later, strict=True):
         ((_, alpha, end),) = plan.ranges(host.depth)
         assert shorter.ranges(host.depth)[0][1:] == (alpha, end - 1)
