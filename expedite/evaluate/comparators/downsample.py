@@ -50,6 +50,8 @@ class DownsampleSession(RivalSession):
     def __init__(self, host: Host, plan: Plan, returns: Return) -> None:
         self.resizing = Resizing()
         self.patch = _patch_size(host)
+        # Looked up here: compilers do not read signatures.
+        self.takes_any_size = _ANY_SIZE in signature(host.model.forward).parameters
         super().__init__(host, plan, returns)
 
     def check(self, host: Host) -> None:
@@ -89,7 +91,7 @@ class DownsampleSession(RivalSession):
         large = _size(images)
         size = self.size_for(large)
         smaller = self.resizing(images, size)
-        if _ANY_SIZE in signature(self.host.model.forward).parameters:
+        if self.takes_any_size:
             kwargs = {_ANY_SIZE: True, **kwargs}
         given = ((smaller, *args[1:]), kwargs) if args else (args, {**kwargs, _INPUT: smaller})
         return self._enlarged(method(*given[0], **given[1]), large, size)
