@@ -26,7 +26,7 @@ _GIGA = 1e9
 
 # Known to count nothing under the convention above.
 _FREE = """
-    __and__ __or__ __rshift__ abs add add_ addcmul addcmul_ amax amin any argmax atan2
+    __and__ __or__ __rshift__ abs add add_ addcmul addcmul_ amax amin any argmax argsort atan2
     bitwise_and bitwise_not bitwise_or ceil clamp clamp_max clamp_min clamp_min_ clone cos
     cumsum diag_embed div div_ embedding eq erf exp expand_as eye feature_dropout fill_ flip
     floor_divide gather ge gelu glu gt index_select isfinite isnan le linalg_vector_norm
