@@ -57,7 +57,7 @@ plans = st.tuples(st.integers(0, 4), sizes, some).map(lambda p: {"alpha": p[0], 
 
 @cache
 def model_of(name: str) -> Any:
-    return next(host for host in HOSTS if host.name == name).small().eval()
+    return host_named(name).small().eval()
 
 
 @cache

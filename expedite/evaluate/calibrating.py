@@ -24,7 +24,7 @@ from expedite.measure.speed import twin
 from expedite.operators.clustering import Clustering, full_precision, pool
 from expedite.operators.drift import SPREADS, spreads
 from expedite.patching import patched, unpatch
-from expedite.patching.calibration import Calibration, signature
+from expedite.patching.calibration import Calibration, check_map, signature
 from expedite.patching.describing import grid_of, the_host
 from expedite.patching.frame import Frame
 from expedite.patching.host import Host
@@ -49,7 +49,8 @@ def calibrate(
         images: (B, 3, H, W) as the model takes them, or several (3, H, W) of one size; two dozen
             of what it is to be used on do. All of them run at once.
         alpha: Of the plans that it is for.
-        directions: On how many numbers distances are measured.
+        directions: On how many numbers distances are measured; at most as many as there are
+            channels.
 
     Returns:
         What to `save` to a file, which `expedite.patch(model, ..., calibration=FILE)` names.
@@ -64,10 +65,13 @@ def calibrate(
         >>> expedite.calibrate(model, torch.randn(4, 3, 224, 224), alpha=4).metric.shape
         torch.Size([192, 64])
     """
+    if directions < 1:
+        raise ExpediteError(f"directions={directions} was asked; an integer of at least 1 works")
     batch = _batch_of(images)
-    copy = unpatch(twin(model))
+    copy = unpatch(twin(model)).eval()  # dropout would be taken for what blocks do
     host = the_host(copy)[1]
-    _check_fit(host, alpha)
+    check_map(host)
+    Plan((Span(alpha, keep=_KEEP),)).ranges(host.depth)  # refuses an α that is none
     with torch.inference_mode():
         notes = _Notes(host, alpha)
         with _noting(notes, host, alpha):
@@ -100,15 +104,6 @@ def _batch_of(images: Tensor | Sequence[Tensor]) -> Tensor:
             "tokens differ; photographs do"
         )
     return batch
-
-
-def _check_fit(host: Host, alpha: int) -> None:
-    if host.window is not None or host.stages:
-        raise ExpediteError(
-            f"a calibration was asked of a {host.family}, which clusters within windows; one is "
-            "for models whose tokens are one map"
-        )
-    Plan((Span(alpha, keep=_KEEP),)).ranges(host.depth)
 
 
 @dataclass

@@ -61,12 +61,8 @@ class Clustering:
     @property
     def there(self) -> Tensor:
         """Which clusters stand for tokens, (B, h·w) bool."""
-        return self.mass > (LEAST_SHARED if self.is_shared else EMPTY_MASS)
-
-    @property
-    def is_shared(self) -> bool:
-        """Whether tokens belong to several clusters."""
-        return isinstance(self.assignment, SoftAssignment)
+        is_shared = isinstance(self.assignment, SoftAssignment)
+        return self.mass > (LEAST_SHARED if is_shared else EMPTY_MASS)
 
 
 def cluster(

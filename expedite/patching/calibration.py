@@ -82,12 +82,14 @@ class Calibration:
                 f"{path} was asked for a calibration and cannot be read as safetensors: "
                 f"{first_line(error)}"
             ) from error
-        if about.get("kind") != _KIND or not _fits_together(tensors):
+        alpha = about.get("alpha", "")
+        is_one = about.get("kind") == _KIND and alpha.isdecimal()
+        if not (is_one and _fits_together(tensors, int(alpha))):
             raise ExpediteError(
                 f"{path} was asked for a calibration and holds something else; "
                 "`expedite calibrate` writes one"
             )
-        return cls(int(about["alpha"]), *(tensors[name] for name in _TENSORS))
+        return cls(int(alpha), *(tensors[name] for name in _TENSORS))
 
     def check(self, host: Host, alpha: int) -> None:
         """Refuse a model or an α that it was not made on.
@@ -95,11 +97,7 @@ class Calibration:
         Raises:
             ExpediteError: It was made on another.
         """
-        if host.window is not None or host.stages:
-            raise ExpediteError(
-                f"a calibration was asked of a {host.family}, which clusters within windows; one "
-                "is for models whose tokens are one map"
-            )
+        check_map(host)
         if alpha != self.alpha:
             raise ExpediteError(
                 f"alpha={alpha} was asked with a calibration that was made for alpha={self.alpha}"
@@ -119,6 +117,19 @@ class Calibration:
         if device not in self._elsewhere:
             self._elsewhere[device] = (self.metric.to(device), self.drift.to(device))
         return self._elsewhere[device]
+
+
+def check_map(host: Host) -> None:
+    """Refuse a host that there are no calibrations of.
+
+    Raises:
+        ExpediteError: Its tokens are not one map.
+    """
+    if host.window is not None or host.stages:
+        raise ExpediteError(
+            f"a calibration was asked of a {host.family}, which clusters within windows; one is "
+            "for models whose tokens are one map"
+        )
 
 
 def signature(host: Host) -> Tensor:
@@ -147,9 +158,8 @@ def _sign_sum(block: nn.Module) -> Tensor:
     return found
 
 
-def _fits_together(tensors: dict[str, Tensor]) -> bool:
+def _fits_together(tensors: dict[str, Tensor], alpha: int) -> bool:
     if sorted(tensors) != sorted(_TENSORS) or tensors["metric"].dim() != 2:
         return False
-    width = tensors["metric"].shape[0]
-    drift = tensors["drift"].shape
-    return len(drift) == 3 and drift[1:] == (SPREADS, width)
+    blocks = tensors["weights"].numel() - alpha
+    return tensors["drift"].shape == (blocks, SPREADS, tensors["metric"].shape[0])

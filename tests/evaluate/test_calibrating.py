@@ -110,6 +110,14 @@ def test_calibrated_plans_run_and_leave_the_model_alone(
     assert not torch.equal(found, plain)
 
 
+def test_a_model_that_was_left_training_is_calibrated_as_it_is_used(images: torch.Tensor) -> None:
+    sizes: Any = {"embed_dim": 16, "depth": 4, "num_heads": 2, "num_classes": 0}
+    model = VisionTransformer(40, 4, proj_drop_rate=0.5, **sizes)
+    found = calibrate(model.train(), images, alpha=ALPHA)
+    assert model.training
+    assert torch.equal(found.metric, calibrate(model.eval(), images, alpha=ALPHA).metric)
+
+
 @pytest.mark.parametrize(
     ("given", "words"),
     [
@@ -130,3 +138,5 @@ def test_models_it_is_not_for_are_refused(model: Any, images: torch.Tensor) -> N
         calibrate(swin(), images, alpha=1)
     with pytest.raises(ExpediteError, match="alpha=4"):
         calibrate(model, images, alpha=4)
+    with pytest.raises(ExpediteError, match="directions=0"):
+        calibrate(model, images, alpha=ALPHA, directions=0)

@@ -142,6 +142,13 @@ def test_other_files_are_refused(file: str, tmp_path: Path) -> None:
     save_file({"metric": torch.zeros(2, 2)}, bad)
     with pytest.raises(ExpediteError, match="holds something else"):
         Calibration.load(bad)
+    made = made_for(small())
+    parts = {"metric": made.metric, "drift": made.drift, "weights": made.weights}
+    short = {**parts, "drift": made.drift[1:].contiguous()}  # of a block less
+    for tensors, alpha in ((parts, ""), (parts, "one"), (short, "1")):
+        save_file(tensors, bad, {"kind": "expedite calibration 1", "alpha": alpha})
+        with pytest.raises(ExpediteError, match="holds something else"):
+            Calibration.load(bad)
     with pytest.raises(ExpediteError, match="not a file"):
         Calibration.load(tmp_path / "none")
     with pytest.raises(ExpediteError, match="to be written"):
