@@ -13,6 +13,7 @@ from torch import nn
 from expedite.errors import ExpediteError
 from expedite.operators.reconstruction import check_count
 from expedite.patching.describing import the_host
+from expedite.patching.holders import module_of
 from expedite.patching.hooks import adopt, find_sessions, install, sessions_in_place
 from expedite.patching.host import Host
 from expedite.patching.methods import take_off
@@ -20,7 +21,7 @@ from expedite.patching.ours import remove
 from expedite.patching.session import BringsSession, Session
 from expedite.plan import Method, Plan, make_plan
 
-Model = TypeVar("Model", bound=nn.Module)
+Model = TypeVar("Model")  # a module, or what holds one
 
 
 def patch(
@@ -42,7 +43,8 @@ def patch(
     compiled graph does not notice new hooks), so the next call of a compiled model compiles again.
 
     Args:
-        model: A model of a known family, or one that contains it (DDP, a compiled module, ...).
+        model: A model of a known family, or one that contains it (DDP, a compiled module, ...), or
+            what holds such a model as `model`: a `pipeline` of transformers, a predictor of SAM.
         plan: What to do; or give `alpha` and `clusters` (or `keep`) for a plan of one span.
         alpha: How many blocks run at full resolution first.
         clusters: The cluster grid, rows first; an int n means n×n.
@@ -53,7 +55,7 @@ def patch(
         settings: Other fields of `Plan`.
 
     Returns:
-        The same model.
+        What was given.
 
     Raises:
         ExpediteError: No known host is inside, or the plan cannot be carried out on it.
@@ -65,10 +67,11 @@ def patch(
         torch.Size([1, 1000])
     """
     plan = _plan(plan, alpha, clusters, keep, beta, method, settings)
-    host = host or the_host(model)[1]
+    module = module_of(model)
+    host = host or the_host(module)[1]
     _check_fit(plan, host)
     session = plan.session(host) if isinstance(plan, BringsSession) else Session(host, plan)
-    _put(model, session)
+    _put(module, session)
     return model
 
 
@@ -83,12 +86,13 @@ def unpatch(model: Model) -> Model:
         >>> model = timm.create_model("vit_tiny_patch16_224")
         >>> expedite.describe(expedite.unpatch(expedite.patch(model, alpha=4, clusters=7))).plan
     """
-    sessions = list(sessions_in_place(model))
+    module = module_of(model)
+    sessions = list(sessions_in_place(module))
     for session in sessions:
         session.is_on, session.is_leaving = False, True
         take_off(session)
     if not any(session.is_leaving for session in sessions):
-        remove(model)
+        remove(module)
     return model
 
 
@@ -108,13 +112,14 @@ def patched(model: Model, plan: Plan | None = None, **arguments: Any) -> Iterato
         ...     expedite.describe(model).plan.spans[0].clusters
         (7, 7)
     """
-    before = list(find_sessions(model))
+    module = module_of(model)
+    before = list(find_sessions(module))
     patch(model, plan, **arguments)
     try:
         yield model
     finally:
         if before:
-            _put(model, before[0])
+            _put(module, before[0])
         else:
             unpatch(model)
 

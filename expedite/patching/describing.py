@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from expedite.errors import ExpediteError
 from expedite.operators.windows import clustered
 from expedite.patching.families import family_names, find_hosts
+from expedite.patching.holders import module_of
 from expedite.patching.hooks import find_sessions
 from expedite.patching.host import Host
 from expedite.patching.unknown import explain
@@ -67,7 +68,7 @@ class _Kept:
         )
 
 
-def describe(model: nn.Module, grid: tuple[int, int] | None = None) -> Description:
+def describe(model: object, grid: tuple[int, int] | None = None) -> Description:
     """Say which host is inside a model, what is patched now, and how many tokens stay.
 
     Args:
@@ -85,8 +86,9 @@ def describe(model: nn.Module, grid: tuple[int, int] | None = None) -> Descripti
         taps: read through forward_intermediates; reconstruct_at: backbone
         blocks 5 to 12 run on 7×7 clusters, 49 of 196 tokens (25.0%)
     """
-    path, host = the_host(model)
-    sessions = list(find_sessions(model))
+    module = module_of(model)
+    path, host = the_host(module)
+    sessions = list(find_sessions(module))
     plan = sessions[0].plan if sessions else None
     grid = grid or host.usual_grid
     spans = list(_spans(plan, host, grid)) if plan else []
