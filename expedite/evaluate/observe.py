@@ -18,7 +18,8 @@ from expedite.measure.speed import twin
 from expedite.operators.clustering import Clustering, labels
 from expedite.operators.windows import WindowClustering, window_labels
 from expedite.patching import patch, unpatch
-from expedite.patching.hooks import Hook, find_sessions
+from expedite.patching.describing import the_session
+from expedite.patching.hooks import Hook
 from expedite.patching.ours import after, before
 from expedite.patching.session import Session
 from expedite.plan import Plan
@@ -72,7 +73,7 @@ def observe(model: nn.Module, plan: Plan, pixels: Tensor) -> list[SpanView]:
         (5, 12, (14, 14), (7, 7), (14, 14))
     """
     copy = patch(twin(model), plan)
-    (session,) = find_sessions(copy)
+    session = the_session(copy)
     spans = [_Span(session, first, end) for _, first, end in plan.ranges(session.host.depth)]
     with _reading(spans), torch.inference_mode():
         copy(pixels)

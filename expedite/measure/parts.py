@@ -16,8 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from expedite.measure.speed import time_pairs, twin
+from expedite.patching.describing import the_session
 from expedite.patching.frame import Frame
-from expedite.patching.hooks import Hook, find_sessions
+from expedite.patching.hooks import Hook
 from expedite.patching.session import Session
 
 BEFORE = "blocks before α"
@@ -141,7 +142,7 @@ def time_parts(model: nn.Module, images: Tensor, *, seconds: float = 2.0) -> Par
 
 def with_marks(model: nn.Module, recorder: Recorder) -> nn.Module:
     """Put marks on a patched model, for good."""
-    (session,) = find_sessions(model)
+    session = the_session(model)
     for index, block in enumerate(session.host.blocks):
         _mark_block(session, index, block, recorder)
     _mark_session(session, recorder)

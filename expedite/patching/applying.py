@@ -1,8 +1,9 @@
 """Patching a model in place, and taking the patch off again."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import accumulate
 from operator import gt
 from typing import Any, TypeVar
@@ -12,7 +13,7 @@ from torch import nn
 
 from expedite.errors import ExpediteError
 from expedite.operators.reconstruction import check_count
-from expedite.patching.describing import the_host
+from expedite.patching.describing import the_hosts
 from expedite.patching.holders import module_of
 from expedite.patching.hooks import adopt, find_sessions, install, sessions_in_place
 from expedite.patching.host import Host
@@ -45,6 +46,7 @@ def patch(
     Args:
         model: A model of a known family, or one that contains it (DDP, a compiled module, ...), or
             what holds such a model as `model`: a `pipeline` of transformers, a predictor of SAM.
+            Several hosts of one family and depth in it (DepthPro's) are patched together.
         plan: What to do; or give `alpha` and `clusters` (or `keep`) for a plan of one span.
         alpha: How many blocks run at full resolution first.
         clusters: The cluster grid, rows first; an int n means n×n.
@@ -68,11 +70,15 @@ def patch(
     """
     plan = _plan(plan, alpha, clusters, keep, beta, method, settings)
     module = module_of(model)
-    host = host or the_host(module)[1]
-    _check_fit(plan, host)
-    session = plan.session(host) if isinstance(plan, BringsSession) else Session(host, plan)
-    _put(module, session)
+    hosts = [host] if host else [found for _, found in the_hosts(module)]
+    for found in hosts:
+        _check_fit(plan, found)
+    _put(module, [_session(found, plan) for found in hosts])
     return model
+
+
+def _session(host: Host, plan: Plan) -> Session:
+    return plan.session(host) if isinstance(plan, BringsSession) else Session(host, plan)
 
 
 def unpatch(model: Model) -> Model:
@@ -119,17 +125,19 @@ def patched(model: Model, plan: Plan | None = None, **arguments: Any) -> Iterato
         yield model
     finally:
         if before:
-            _put(module, before[0])
+            _put(module, before)
         else:
             unpatch(model)
 
 
-def _put(model: nn.Module, session: Session) -> None:
-    """Let a session be the one that a model is patched with."""
+def _put(model: nn.Module, sessions: Sequence[Session]) -> None:
+    """Let sessions be those that a model is patched with, each for a host."""
     in_place = list(sessions_in_place(model))
-    if len(in_place) != 1 or not adopt(model, in_place[0], session):
+    is_same = len(in_place) == len(sessions)
+    if not is_same or not all(map(partial(adopt, model), in_place, sessions)):
         remove(model)
-        install(session)
+        for session in sessions:
+            install(session)
     _forget_compiled_code()
 
 

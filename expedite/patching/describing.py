@@ -1,7 +1,7 @@
 """Saying which host is inside a model, what is patched there, and how many tokens stay."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 
 import torch
@@ -13,6 +13,7 @@ from expedite.patching.families import family_names, find_hosts
 from expedite.patching.holders import module_of
 from expedite.patching.hooks import find_sessions
 from expedite.patching.host import Host
+from expedite.patching.session import Session
 from expedite.patching.unknown import explain
 from expedite.plan import Plan
 
@@ -34,8 +35,12 @@ class Description:
     kept: tuple[tuple[int, int], ...]  # the cluster grid of every span, empty where not patched
     spans: tuple[str, ...]  # a line on every span
     ran: tuple[int | None, ...] = ()  # on how many tokens each block last ran since it was patched
+    others: tuple["Description", ...] = ()  # of the hosts that stand beside it and are its like
 
     def __str__(self) -> str:
+        return "\n".join([self._alone(), *map(str, self.others)])
+
+    def _alone(self) -> str:
         height, width = self.grid
         size = "any size, usually " if self.any_size else ""
         where = f" at '{self.path}'" if self.path else ""
@@ -87,8 +92,20 @@ def describe(model: object, grid: tuple[int, int] | None = None) -> Description:
         blocks 5 to 12 run on 7×7 clusters, 49 of 196 tokens (25.0%)
     """
     module = module_of(model)
-    path, host = the_host(module)
-    sessions = list(find_sessions(module))
+    hosts, sessions = the_hosts(module), list(find_sessions(module))
+    if len(hosts) == 1:
+        return _described(*hosts[0], sessions[:1], grid)
+    first, *others = (
+        _described(path, host, [s for s in sessions if s.host.model is host.model], grid)
+        for path, host in hosts
+    )
+    return replace(first, others=tuple(others))
+
+
+def _described(
+    path: str, host: Host, sessions: Sequence[Session], grid: tuple[int, int] | None
+) -> Description:
+    """One host, with the session that it is patched with, if any."""
     plan = sessions[0].plan if sessions else None
     grid = grid or host.usual_grid
     spans = list(_spans(plan, host, grid)) if plan else []
@@ -156,6 +173,18 @@ def the_host(model: nn.Module) -> tuple[str, Host]:
     Raises:
         ExpediteError: There is none, or more than one.
     """
+    hosts = the_hosts(model)
+    if len(hosts) > 1:
+        raise ExpediteError(f"{_told(hosts)}, where one is looked at; give a part that holds one")
+    return hosts[0]
+
+
+def the_hosts(model: nn.Module) -> list[tuple[str, Host]]:
+    """The hosts inside a model, with their paths: one, or several that a plan means the same in.
+
+    Raises:
+        ExpediteError: There is none, or several of several kinds.
+    """
     hosts = list(find_hosts(model)) or [
         (path, session.host)
         for session in find_sessions(model)
@@ -164,7 +193,24 @@ def the_host(model: nn.Module) -> tuple[str, Host]:
     ]
     if not hosts:
         raise ExpediteError(explain(model, family_names()))
-    if len(hosts) > 1:
-        paths = ", ".join(repr(path) for path, _ in hosts)
-        raise ExpediteError(f"{len(hosts)} hosts were found, at {paths}; patch one of them")
-    return hosts[0]
+    if len({(host.family, host.depth, host.windows) for _, host in hosts}) > 1:
+        raise ExpediteError(f"{_told(hosts)}, of several kinds or depths; patch one of them")
+    return hosts
+
+
+def the_session(model: nn.Module) -> Session:
+    """The one session with which a model is patched.
+
+    Raises:
+        ExpediteError: Several hosts in it are patched, or none.
+    """
+    sessions = list(find_sessions(model))
+    if len(sessions) != 1:
+        raise ExpediteError(
+            f"{len(sessions)} hosts are patched in a model of which one is looked at; patch one"
+        )
+    return sessions[0]
+
+
+def _told(hosts: Sequence[tuple[str, Host]]) -> str:
+    return f"{len(hosts)} hosts were found, at {', '.join(repr(path) for path, _ in hosts)}"

@@ -606,8 +606,8 @@ def test_a_mask_that_a_model_makes_itself_is_refused() -> None:
         model(images())
 
 
-def test_refuses_to_choose_between_two_hosts() -> None:
-    both = nn.ModuleDict({"left": timm_vit(), "right": timm_vit()})
+def test_refuses_to_choose_between_two_kinds_of_hosts() -> None:
+    both = nn.ModuleDict({"left": timm_vit(), "right": segmenter()})
     with pytest.raises(ExpediteError, match="2 hosts were found, at 'left', 'right'"):
         expedite.patch(both, PLAN)
 
