@@ -24,6 +24,18 @@ def is_traced() -> bool:
     return torch._C._get_tracing_state() is not None
 
 
+def is_captured() -> bool:
+    """Whether a graph is made of a call, compiled or traced."""
+    return torch.compiler.is_compiling() or is_traced()
+
+
+def is_run_again() -> bool:
+    """Whether a backward pass is under way, in which blocks run again that were checkpointed."""
+    if torch.compiler.is_compiling():
+        return False
+    return bool(torch._C._current_graph_task_id() != -1)
+
+
 def is_fake() -> bool:
     """Whether tensors have no values."""
     return type(torch.empty(0)) is not Tensor
@@ -31,7 +43,7 @@ def is_fake() -> bool:
 
 def is_recorded() -> bool:
     """Whether operations are for a graph, or for shapes alone, in place of values at once."""
-    return torch.compiler.is_compiling() or is_traced() or is_fake()
+    return is_captured() or is_fake()
 
 
 def is_plain(values: Tensor) -> bool:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from expedite.geometry.graphs import is_captured
 from expedite.operators.clustering import Clustering
 from expedite.operators.spreading import Spread
 from expedite.operators.windows import WindowClustering, WindowWeights
@@ -217,7 +218,7 @@ class Store:
 
 def may_compare(tokens: Tensor) -> bool:
     """Whether the values of tensors can be looked at: not while a graph is made of a call."""
-    if torch.compiler.is_compiling() or torch._C._is_tracing():
+    if is_captured():
         return False
     return not (tokens.is_cuda and torch.cuda.is_current_stream_capturing())
 

@@ -13,6 +13,7 @@ from expedite.patching.arguments import with_mask
 from expedite.patching.host import Host, Reads, TokenHead
 from expedite.patching.methods import Attend, MakeBias, RunBlock, RunCall
 from expedite.patching.ours import Ours, after, before, everything, in_place_of
+from expedite.patching.refusals import check_tensor
 from expedite.patching.session import Session
 
 Arguments = tuple[Any, ...]
@@ -58,7 +59,7 @@ class NoteGrid(Hook):
     """After the embedding made tokens of an image."""
 
     def __call__(self, module: nn.Module, args: Arguments, kwargs: Keywords, output: Any) -> None:
-        self.session.check_tensor(output)
+        check_tensor(self.session.host, output)
         self.note(self.session.host.grid(module, args, output))
 
     def note(self, grid: tuple[int, int]) -> None:
@@ -75,7 +76,7 @@ class NoteMap(NoteGrid):
     """After the convolution in an embedding, which others call in its place."""
 
     def __call__(self, module: nn.Module, args: Arguments, kwargs: Keywords, output: Any) -> None:
-        self.session.check_tensor(output)
+        check_tensor(self.session.host, output)
         self.note((output.shape[-2], output.shape[-1]))
 
 

@@ -12,12 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from expedite.errors import ExpediteError
+from expedite.geometry.graphs import is_run_again
 from expedite.patching.arguments import of_full_grid, unlisted, with_mask, with_positions
 from expedite.patching.frame import Frame
 from expedite.patching.host import Reads
 from expedite.patching.key_bias import as_key_bias
+from expedite.patching.masks import query_mask
 from expedite.patching.ours import MethodHook, remove
-from expedite.patching.session import Session, is_run_again
+from expedite.patching.session import Session
 
 
 @dataclass(eq=False)
@@ -164,7 +166,7 @@ class RunBlock(SessionMethod):
         """What the block is called with, in place of what has the size of the full grid."""
         host = frame.session.host
         args, kwargs = with_positions(host, frame, args, kwargs)
-        frame.query_mask = frame.session.query_mask(frame, self.index, args, kwargs)
+        frame.query_mask = query_mask(host, frame, self.index, args, kwargs)
         if of_full_grid(host, frame, args, kwargs):
             raise ExpediteError(
                 f"block {self.index} was called with a mask, which covers the full grid, and it is "
