@@ -143,6 +143,10 @@ class Plan:
         nearest_cells: Take a token's first cell as the published code does.
         window_borders: In hosts with windows, cluster every window alone; False clusters the whole
             map to as many clusters.
+        window_padding: In hosts with windows, cluster the zeros that fill the last windows up as
+            tokens like others, as the published code does; False clusters what is there alone.
+        kept_shift: In hosts with shifted windows, mask them as for the shift of the tokens'
+            windows, as the published code does, though clusters are shifted by half of theirs.
         position_tables: Where hosts keep relative positions in tables, "offsets" reads them at the
             offsets between clusters, "resized" resizes them as the published code does.
         calibration: The file of a `Calibration` of this model at this α, see `calibrate`, which
@@ -176,6 +180,8 @@ class Plan:
     reconstruct_at: Exit = "backbone"
     nearest_cells: bool = False
     window_borders: bool = True
+    window_padding: bool = False
+    kept_shift: bool = False
     position_tables: Tables = "offsets"
     calibration: str | Path | None = None
 
@@ -183,18 +189,12 @@ class Plan:
         if not self.spans or not all(isinstance(span, Span) for span in self.spans):
             raise ExpediteError(f"spans={self.spans!r} was asked; a plan has one Span or more")
         object.__setattr__(self, "spans", tuple(sorted(self.spans, key=lambda span: span.alpha)))
-        for name in ("iterations", "neighborhood"):
-            _check_count(name, getattr(self, name), least=1)
-        for name in ("projection", "k"):
-            if getattr(self, name) not in (None, "auto"):
-                _check_count(name, getattr(self, name), least=1)
-        if self.length is not None and not (_is_number(self.length) and 0 <= self.length <= 4):
-            raise ExpediteError(f"length={self.length!r} was asked; a power from 0 to 4 works")
-        if self.neighborhood % 2 == 0:
-            raise ExpediteError(f"neighborhood={self.neighborhood} was asked; it is an odd number")
-        tau = self.temperature
-        if tau != "auto" and not (_is_number(tau) and tau > 0):
-            raise ExpediteError(f"temperature={tau!r} was asked; a number above 0 or 'auto' works")
+        _check_numbers(self)
+        if self.window_padding and not self.window_borders:
+            raise ExpediteError(
+                "window_padding was asked with window_borders=False; it fills up windows that are "
+                "clustered each alone"
+            )
         if self.delta is None:
             object.__setattr__(self, "delta", self.reconstruct_at != "head")
         if isinstance(self.calibration, Path):
@@ -264,6 +264,21 @@ class Plan:
         return steps
 
 
+def _check_numbers(plan: Plan) -> None:
+    for name in ("iterations", "neighborhood"):
+        _check_count(name, getattr(plan, name), least=1)
+    for name in ("projection", "k"):
+        if getattr(plan, name) not in (None, "auto"):
+            _check_count(name, getattr(plan, name), least=1)
+    if plan.length is not None and not (_is_number(plan.length) and 0 <= plan.length <= 4):
+        raise ExpediteError(f"length={plan.length!r} was asked; a power from 0 to 4 works")
+    if plan.neighborhood % 2 == 0:
+        raise ExpediteError(f"neighborhood={plan.neighborhood} was asked; it is an odd number")
+    tau = plan.temperature
+    if tau != "auto" and not (_is_number(tau) and tau > 0):
+        raise ExpediteError(f"temperature={tau!r} was asked; a number above 0 or 'auto' works")
+
+
 _CHOICES = {
     "basis": Basis,
     "space": Space,
@@ -275,6 +290,8 @@ _CHOICES = {
     "hard": Literal[True, False],
     "nearest_cells": Literal[True, False],
     "window_borders": Literal[True, False],
+    "window_padding": Literal[True, False],
+    "kept_shift": Literal[True, False],
     "position_tables": Tables,
 }
 

@@ -3,7 +3,7 @@
 Maps are (B, H, W, C). Windows begin at the top left corner; the border may cut the last ones short,
 and only what is there is clustered. So a map is at most four regions of equal windows, and each
 region is one call of `clustering.cluster` with the windows in its batch. Without borders between
-windows the map is one region.
+windows the map is one region. With padding, zeros that fill the last windows up are tokens too.
 """
 
 from dataclasses import dataclass
@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from expedite.errors import ExpediteError
@@ -33,16 +34,22 @@ class WindowClustering:
     window: Size  # tokens of a whole window
     cells: Size  # clusters of a whole window
     borders: bool  # whether every window was clustered alone
+    padding: bool = False  # whether zeros that fill windows up were clustered too
+
+    @property
+    def filled(self) -> Size:
+        """The map (H, W) with what fills its last windows up, where that was clustered too."""
+        return filled(self.grid, self.window) if self.padding else self.grid
 
     @property
     def clusters(self) -> Size:
         """The clustered map (h, w)."""
-        return clustered(self.grid, self.window, self.cells)
+        return clustered(self.filled, self.window, self.cells)
 
     @property
     def layouts(self) -> tuple["_Layout", "_Layout"]:
         """Where the regions lie on the map of tokens, and on that of clusters."""
-        return _layouts(self.grid, self.window, self.cells, self.borders)
+        return _layouts(self.grid, self.filled, self.window, self.cells, self.borders)
 
     @property
     def is_identity(self) -> bool:
@@ -61,6 +68,17 @@ def clustered(size: Size, window: Size, cells: Size) -> Size:
     return rows, columns
 
 
+def filled(size: Size, window: Size) -> Size:
+    """A map of `size` tokens filled up to whole windows.
+
+    Example:
+        >>> filled((64, 64), window=(14, 14))
+        (70, 70)
+    """
+    rows, columns = (-(-n // of) * of for n, of in zip(size, window, strict=True))
+    return rows, columns
+
+
 def cluster_windows(
     tokens: Tensor,
     window: Size,
@@ -69,6 +87,7 @@ def cluster_windows(
     features: Tensor | None = None,
     mass: Tensor | None = None,
     borders: bool = True,
+    padding: bool = False,
     **settings: Any,
 ) -> tuple[Tensor, WindowClustering]:
     """Cluster every window of a map alone.
@@ -83,6 +102,8 @@ def cluster_windows(
         mass: (B, H, W) how much each token counts; None counts each once.
         borders: False lets clusters reach over the borders of windows: the whole map is clustered
             to as many.
+        padding: True clusters the zeros that fill up the last windows as tokens like others, as the
+            published code does; the map of centroids is that of the filled map then.
         settings: The other settings of `clustering.cluster`.
 
     Returns:
@@ -102,7 +123,7 @@ def cluster_windows(
             f"tokens of shape {tuple(tokens.shape)} were given; windows are those of a map "
             "(B, H, W, C)"
         )
-    layer = WindowTokenClustering(window, cells, borders=borders, **settings)
+    layer = WindowTokenClustering(window, cells, borders=borders, padding=padding, **settings)
     grid = tokens.shape[1], tokens.shape[2]
     output: tuple[Tensor, WindowClustering] = layer(tokens, grid, features, mass)
     return output
@@ -152,12 +173,19 @@ class WindowTokenClustering(nn.Module):
     """
 
     def __init__(
-        self, window: Size, cells: Size, *settings: Any, borders: bool = True, **named: Any
+        self,
+        window: Size,
+        cells: Size,
+        *settings: Any,
+        borders: bool = True,
+        padding: bool = False,
+        **named: Any,
     ) -> None:
         super().__init__()
         self.window = window
         self.cells = cells
         self.borders = borders
+        self.padding = padding and cells != window  # where each token stays one, nothing fills up
         cells_of = partial(clustered, window=window, cells=cells)
         self.cluster = TokenClustering(cells_of, *settings, **named)
 
@@ -168,7 +196,8 @@ class WindowTokenClustering(nn.Module):
         features: Tensor | None = None,
         mass: Tensor | None = None,
     ) -> tuple[Tensor, WindowClustering]:
-        above, below = _layouts(grid, self.window, self.cells, self.borders)
+        size = filled(grid, self.window) if self.padding else grid
+        above, below = _layouts(grid, size, self.window, self.cells, self.borders)
         centroids, records = [], []
         for size, body, space, weight in zip(
             above.sizes,
@@ -183,7 +212,7 @@ class WindowTokenClustering(nn.Module):
             records.append(record)
         total = below.join([record.mass[..., None] for record in records])[..., 0]
         clustering = WindowClustering(
-            tuple(records), total, grid, self.window, self.cells, self.borders
+            tuple(records), total, grid, self.window, self.cells, self.borders, self.padding
         )
         return tokens if clustering.is_identity else below.join(centroids), clustering
 
@@ -315,8 +344,12 @@ def unpartition(windows: Tensor, count: Size) -> Tensor:
 
 @dataclass(frozen=True)
 class _Layout:
-    """Where windows lie on a map: along each side so many of one length, then a shorter one."""
+    """Where windows lie on a map: along each side so many of one length, then a shorter one.
 
+    The last windows may reach beyond the map, where zeros stand.
+    """
+
+    grid: Size
     rows: tuple[tuple[int, int], ...]  # (count, length)
     columns: tuple[tuple[int, int], ...]
 
@@ -330,6 +363,8 @@ class _Layout:
         if x is None:
             return [None] * len(self.sizes)
         heights, widths = ([n * size for n, size in side] for side in (self.rows, self.columns))
+        down, across = sum(heights) - x.shape[1], sum(widths) - x.shape[2]
+        x = F.pad(x, (0, 0, 0, across, 0, down)) if down or across else x
         bands = torch.split_with_sizes(x, heights, 1)
         regions = [part for band in bands for part in torch.split_with_sizes(band, widths, 2)]
         pairs = zip(regions, self.sizes, strict=True)
@@ -346,17 +381,20 @@ class _Layout:
                 windows = tokens.reshape(-1, height, width, tokens.shape[-1])
                 band.append(unpartition(windows, (count, across)))
             bands.append(torch.cat(band, 2))
-        return torch.cat(bands, 1)
+        return torch.cat(bands, 1)[:, : self.grid[0], : self.grid[1]]
 
 
-def _layouts(grid: Size, window: Size, cells: Size, borders: bool) -> tuple[_Layout, _Layout]:
-    """The windows of tokens on a map, and those of clusters on the clustered map."""
+def _layouts(
+    grid: Size, size: Size, window: Size, cells: Size, borders: bool
+) -> tuple[_Layout, _Layout]:
+    """The windows on a map of `grid` tokens filled up to `size`, and on the clustered map."""
+    clusters = clustered(size, window, cells)
     if not borders:
-        window, cells = grid, clustered(grid, window, cells)
-    sides = [_stretches(*side) for side in zip(grid, window, cells, strict=True)]
-    rows, columns = (tuple((count, size) for count, size, _ in side) for side in sides)
-    h, w = (tuple((count, size) for count, _, size in side) for side in sides)
-    return _Layout(rows, columns), _Layout(h, w)
+        window, cells = size, clusters
+    sides = [_stretches(*side) for side in zip(size, window, cells, strict=True)]
+    rows, columns = (tuple((count, length) for count, length, _ in side) for side in sides)
+    h, w = (tuple((count, length) for count, _, length in side) for side in sides)
+    return _Layout(grid, rows, columns), _Layout(clusters, h, w)
 
 
 def _stretches(side: int, window: int, cells: int) -> list[tuple[int, int, int]]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from expedite.errors import ExpediteError
-from expedite.operators.windows import clustered
+from expedite.operators.windows import clustered, filled
 from expedite.patching.families import family_names, find_hosts
 from expedite.patching.holders import module_of
 from expedite.patching.hooks import find_sessions
@@ -163,7 +163,8 @@ def _spans(plan: Plan, host: Host, grid: tuple[int, int]) -> Iterator[_Kept]:
             continue
         is_chained = clusters is not None and above != host.windows[stage]
         tokens = clusters if clusters is not None and is_chained else grids[stage]
-        clusters = clustered(tokens, above, cells)
+        is_filled = plan.window_padding and not is_chained and cells != above
+        clusters = clustered(filled(tokens, above) if is_filled else tokens, above, cells)
         yield _Kept(first, end, grids[stage], clusters, cells)
 
 

@@ -195,11 +195,12 @@ class Cells:
     """The map of clusters that a block of a host with windows is to run on.
 
     Args:
-        grid: (H, W) of the tokens.
+        grid: (H, W) of the tokens, with padding where that was clustered too.
         window: Tokens of a window.
         clusters: (h, w) of the map.
         cells: Clusters of a window.
         borders: Whether every window was clustered alone.
+        keeps_shift: Whether shifted windows are masked as for the shift of the tokens' windows.
         log_mass: (B, h, w) what every cluster adds to its attention scores as a key; None where
             clusters do not weigh by their mass.
         resized: Whether tables of relative positions are resized as the published code does.
@@ -212,6 +213,7 @@ class Cells:
     clusters: tuple[int, int]
     cells: tuple[int, int]
     borders: bool
+    keeps_shift: bool
     log_mass: Tensor | None
     resized: bool
     places: Tensor | None = None

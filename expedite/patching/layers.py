@@ -36,7 +36,7 @@ def clusterings(host: Host, plan: Plan) -> dict[int, nn.Module]:
             for span, first, _ in ranges
         }
     steps = plan.grids(host.depth, *host.windows)
-    layer = partial(WindowTokenClustering, borders=plan.window_borders)
+    layer = partial(WindowTokenClustering, borders=plan.window_borders, padding=plan.window_padding)
     return {
         first: layer(*step, **settings, relocated=moves[first])
         for (_, first, _), step in zip(ranges, steps, strict=True)

@@ -445,25 +445,19 @@ class Session:
         return bias if mask is None else bias + mask  # (B, heads, keys, keys)
 
     def _cells(self, frame: Frame, index: int) -> Cells:
-        record, stage = frame.levels[-1].record, self.host.stage_of(index)
-        assert isinstance(record, WindowClustering) and frame.grid is not None
-        grid, window = self.host.grids(frame.grid)[stage], self.host.windows[stage]
+        first, record = frame.levels[0].record, frame.levels[-1].record
+        assert isinstance(first, WindowClustering) and isinstance(record, WindowClustering)
         return Cells(
-            grid,
-            window,
+            first.filled,
+            self.host.windows[self.host.stage_of(index)],
             record.clusters,
             record.cells,
             self.plan.window_borders,
+            self.plan.kept_shift,
             log_mass(frame) if self.plan.log_mass else None,
             self.plan.position_tables == "resized",
-            self._places(frame, grid) if self.host.asks_places else None,
+            _places(frame, first.filled) if self.host.asks_places else None,
         )
-
-    def _places(self, frame: Frame, grid: tuple[int, int]) -> Tensor:
-        """Row and column where every cluster of a map stands, the means of its tokens'."""
-        mass = frame.levels[-1].record.mass
-        places = as_map(grid_positions(grid, mass.device), grid)
-        return mean(frame, places.expand(mass.shape[0], -1, -1, -1))
 
     def _stays_clustered(self, frame: Frame, index: int) -> bool:
         """Whether nobody reads the full grid of the last block's output."""
@@ -482,3 +476,10 @@ class Session:
     def _clusters_head_blocks(self) -> bool:
         head = self.host.head
         return self.plan.reconstruct_at == "head" and head is not None and bool(head.blocks)
+
+
+def _places(frame: Frame, grid: tuple[int, int]) -> Tensor:
+    """Row and column where every cluster of a map stands, the means of its tokens'."""
+    mass = frame.levels[-1].record.mass
+    places = as_map(grid_positions(grid, mass.device), grid)
+    return mean(frame, places.expand(mass.shape[0], -1, -1, -1))

@@ -124,7 +124,8 @@ def _bias(
     count = -(-h // kh), -(-w // kw)
     bias = positions[None]
     if any(shift):
-        (mask,) = shift_mask(*count, kh, kw, *shift, x.device)
+        kept = [k // 2 if there else 0 for k, there in zip(cells.window, shift, strict=True)]
+        (mask,) = shift_mask(*count, kh, kw, *(kept if cells.keeps_shift else shift), x.device)
         bias = bias + mask[:, None]  # (n·m, heads, kh·kw, kh·kw)
     bias = bias.to(dtype)[None]
     if cells.log_mass is not None:

@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+import torch.nn.functional as F
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -16,6 +17,7 @@ from expedite.operators.windows import (
     cluster_windows,
     clustered,
     partition,
+    pool_windows,
     reconstruct_windows,
     unpartition,
     window_labels,
@@ -73,6 +75,36 @@ def test_equals_one_window_at_a_time(
     found = reconstruct_windows(2 * centroids, record, **weighted(k, cells))
     torch.testing.assert_close(found, rebuilt, rtol=1e-2, atol=1e-2)
     assert centroids.shape[1:3] == record.clusters == clustered((height, width), window, cells)
+
+
+@given(height=sides, width=sides, window=st.tuples(sides, sides), data=st.data())
+def test_padding_is_clustered_like_a_map_filled_up_with_zeros(
+    height: int, width: int, window: tuple[int, int], data: st.DataObject
+) -> None:
+    cells = data.draw(st.integers(1, window[0])), data.draw(st.integers(1, window[1]))
+    assume(cells != window)
+    tokens = torch.randn(2, height, width, 6)
+    zeros = 0, 0, 0, -width % window[1], 0, -height % window[0]
+    centroids, record = cluster_windows(tokens, window, cells, padding=True)
+    expected, of_filled = cluster_windows(F.pad(tokens, zeros), window, cells)
+    torch.testing.assert_close(centroids, expected)
+    torch.testing.assert_close(record.mass, of_filled.mass)
+    assert record.clusters == of_filled.clusters
+    torch.testing.assert_close(
+        pool_windows(tokens, record), pool_windows(F.pad(tokens, zeros), of_filled)
+    )
+    full = reconstruct_windows(2 * expected, of_filled)[:, :height, :width]
+    torch.testing.assert_close(reconstruct_windows(2 * centroids, record), full)
+    assert torch.equal(
+        window_labels(record),
+        window_labels(of_filled).view(2, *of_filled.grid)[:, :height, :width].flatten(1),
+    )
+
+
+def test_nothing_fills_windows_up_whose_tokens_stay() -> None:
+    tokens = torch.randn(1, 5, 7, 3)
+    centroids, record = cluster_windows(tokens, (4, 4), (4, 4), padding=True)
+    assert centroids is tokens and record.clusters == (5, 7)
 
 
 @given(height=sides, width=sides, window=st.tuples(sides, sides), data=st.data())

@@ -182,8 +182,13 @@ def test_masks_are_those_that_timm_makes_of_the_smaller_map(shift: tuple[int, in
     assert torch.equal(found, expected)
 
 
-def attend(block: Any, x: Tensor, bias: Tensor, log_mass: Tensor, shift: int) -> Tensor:
-    """Attention on a map (B, 8, 8, C) that is shifted in windows of 4×4, written out."""
+def attend(
+    block: Any, x: Tensor, bias: Tensor, log_mass: Tensor, shift: int, masked: int | None = None
+) -> Tensor:
+    """Attention on a map (B, 8, 8, C) that is shifted in windows of 4×4, written out.
+
+    `masked` is the shift that is masked for, if not the same.
+    """
     attention, width = block.attn, x.shape[-1]
     moved = x.roll((-shift, -shift), (1, 2))
     mass = partition(log_mass[..., None].roll((-shift, -shift), (1, 2)), (4, 4)).view(-1, 1, 1, 16)
@@ -197,19 +202,29 @@ def attend(block: Any, x: Tensor, bias: Tensor, log_mass: Tensor, shift: int) ->
     q, k, v = (part.view(-1, 16, 2, width // 2).transpose(1, 2) for part in qkv.split(width, -1))
     if has_cosines:
         scale = attention.logit_scale.clamp(max=log(100)).exp()
-        q, k = q / q.norm(dim=-1, keepdim=True) * scale, k / k.norm(dim=-1, keepdim=True)
+        q, k = F.normalize(q, dim=-1) * scale, F.normalize(k, dim=-1)
     else:
         q = q / (width // 2) ** 0.5
     scores = q @ k.mT + bias + mass
     if shift:
         region = torch.zeros(1, 8, 8, 1)
-        region[:, -shift:] += 1
-        region[:, :, -shift:] += 2
+        region[:, -(masked or shift) :] += 1
+        region[:, :, -(masked or shift) :] += 2
         region = partition(region, (4, 4)).view(4, 16)
         apart = (region[:, None] != region[:, :, None]).repeat(len(x), 1, 1)[:, None]
         scores = scores.masked_fill(apart, float("-inf"))
     y = attention.proj((scores.softmax(-1) @ v).transpose(1, 2).reshape(-1, 4, 4, width))
     return unpartition(y, (2, 2)).roll((shift, shift), (1, 2))
+
+
+def test_a_kept_shift_masks_as_the_published_code_does() -> None:
+    # Three windows of 5 cells; 6 is the shift of windows of 12 tokens, whose slices are these.
+    places = torch.zeros(15)
+    for number, part in enumerate((slice(0, -5), slice(-5, -6), slice(-6, None))):
+        places[part] = number
+    regions = (places[:, None] * 3 + places).reshape(3, 5, 3, 5).transpose(1, 2).reshape(9, 25)
+    (found,) = shift_mask(3, 3, 5, 5, 6, 6, CPU)
+    assert torch.equal(found != 0, regions[:, None] != regions[:, :, None])
 
 
 def test_resized_tables_are_the_librarys_own_resized() -> None:
@@ -226,29 +241,36 @@ def test_resized_tables_are_the_librarys_own_resized() -> None:
     assert not torch.allclose(read, resized, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("as_published", [False, True])
 @pytest.mark.parametrize("make", [timm_swin, timm_swinv2])
-def test_blocks_equal_the_operators_by_hand(make: Any) -> None:
-    # 16×16 tokens in windows of 8 clustered to 4×4: a map of 8×8, shifted by 2.
-    model, x = make(), images()
+def test_blocks_equal_the_operators_by_hand(make: Any, as_published: bool) -> None:
+    # 16×16 tokens in windows of 8 clustered to 4×4: a map of 8×8, shifted by 2; of 12×12 tokens
+    # those that fill the windows up are clustered too, and masks are for the 4 of 8×8.
+    model = make(img_size=24) if as_published else make()
+    x = images()[..., :24, :24] if as_published else images()
+    masked = 4 if as_published else None
     first, shifted, straight, last = model.layers[0].blocks
     is_post_norm = make is timm_swinv2
     tokens = first(model.patch_embed(x))
     features = tokens if is_post_norm else shifted.norm1(tokens)
     moving = {**IN_WINDOWS, "relocated": 0.0} if is_post_norm else IN_WINDOWS
-    short, record = cluster_windows(tokens, (8, 8), (4, 4), features=features, **moving)
+    settings = {**moving, "padding": as_published}
+    short, record = cluster_windows(tokens, (8, 8), (4, 4), features=features, **settings)
+    mass = record.mass.log()
     for block, shift in ((shifted, 2), (straight, 0), (last, 2)):
         if is_post_norm:
             bias = continuous_bias(block.attn.cpb_mlp, (8, 8), (4, 4), (8, 8))
-            y = attend(block, short, bias, record.mass.log(), shift)
+            y = attend(block, short, bias, mass, shift, masked)
             short = short + block.norm1(y)
             short = short + block.norm2(block.mlp(short))
         else:
             bias = window_bias(block.attn.relative_position_bias_table, (8, 8), (4, 4))
-            short = short + attend(block, block.norm1(short), bias, record.mass.log(), shift)
+            short = short + attend(block, block.norm1(short), bias, mass, shift, masked)
             short = short + block.mlp(block.norm2(short))
     full = reconstruct_windows(short, record)
     expected = model.forward_head(model.norm(model.layers[1](full)))
-    expedite.patch(model, alpha=1, clusters=4)
+    options: Any = {"window_padding": as_published, "kept_shift": as_published}
+    expedite.patch(model, alpha=1, clusters=4, **options)
     torch.testing.assert_close(model(x), expected, rtol=1e-3, atol=1e-3)
 
 

@@ -45,7 +45,8 @@ def test_full_windows_without_the_shortcut_equal_the_plain_model(
 
 def cells_of(window: int, places: Tensor) -> Cells:
     """Every token of 8×8 a cluster, which stands at one of `places`, (1, 8, 8, 2)."""
-    return Cells((8, 8), (window, window), (8, 8), (window, window), True, None, False, places)
+    size = window, window
+    return Cells((8, 8), size, (8, 8), size, True, False, None, False, places)
 
 
 @pytest.mark.parametrize("index", [0, 1], ids=["windows of 6", "everywhere"])
