@@ -47,6 +47,8 @@ choices: dict[str, st.SearchStrategy[Any]] = {
     "reconstruct_at": st.sampled_from(["backbone", "head"]),
     "nearest_cells": st.booleans(),
     "window_borders": st.booleans(),
+    "window_padding": st.booleans(),
+    "kept_shift": st.booleans(),
     "position_tables": st.sampled_from(["offsets", "resized"]),
 }
 some = st.lists(st.sampled_from(sorted(choices)), unique=True, max_size=5).flatmap(

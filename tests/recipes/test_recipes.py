@@ -127,10 +127,10 @@ def swin_by_hand(recipe: Recipe, row: Row) -> float:
             side, width = -(-side // 2), 2 * width
             total += side**2 * 2 * width * width
         for _ in range(depth):
-            window, span = 12, row.plan.spans[0] if row.plan else None
+            window, length, span = 12, side, row.plan.spans[0] if row.plan else None
             if stage == 2 and span and block >= span.alpha:
                 window = span.grid_for((12, 12))[0]
-            length = -(-side * window // 12)
+                length = -(-side // 12) * window  # padding is clustered too
             padded = (-(-length // window) * window) ** 2
             total += 4 * padded * width**2 + 2 * padded * window**2 * width
             total += 8 * length**2 * width**2
@@ -141,7 +141,7 @@ def swin_by_hand(recipe: Recipe, row: Row) -> float:
 @pytest.mark.parametrize("name", SWINS)
 def test_published_counts_of_swin_l_are_near_a_count_by_hand(name: str) -> None:
     for row in RECIPES[name].rows:
-        near = 0.055 if row.reason else 0.025
+        near = 0.055 if row.reason else 0.01
         assert row.gflops == pytest.approx(swin_by_hand(RECIPES[name], row), rel=near)
 
 
