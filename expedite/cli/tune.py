@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from expedite.data.datasets import ImageFolder
-    from expedite.evaluate.tune import Bench, Tuning
+    from expedite.evaluate.tune import Bench, Protected, Tuning
     from expedite.loading import LoadedModel
 
 
@@ -46,6 +46,12 @@ def tune_command(
         float | None, typer.Option(help="at least so alike, from 0 to 1, as fast as can be; or")
     ] = None,
     gflops: Annotated[float | None, typer.Option(help="at most so many GFLOPs.")] = None,
+    protect: Annotated[
+        str | None,
+        typer.Option(
+            help="What must be as alike as the whole: small, boundary, indices of classes."
+        ),
+    ] = None,
     split: Annotated[str, typer.Option(help="Which split, in a folder with images/SPLIT.")] = "val",
     limit: Annotated[int, typer.Option(help="How many images at most, spread over all.")] = 16,
     checkpoint: Checkpoint = None,
@@ -67,7 +73,7 @@ def tune_command(
 
         loaded = load_model(model, size, classes, checkpoint)
         samples = open_folder(images, split, None, limit)
-        bench = _bench(loaded, samples, find_device(device), mode, seconds)
+        bench = _bench(loaded, samples, find_device(device), mode, seconds, _protected(protect))
         status.step("counting GFLOPs")
         search = Search(bench, lambda plan: status.step(f"measuring {Trial(plan, 0)}"))
         found = search.run(budget)
@@ -83,6 +89,7 @@ def _bench(
     device: "torch.device",
     mode: Mode,
     seconds: float,
+    protect: "list[Protected]",
 ) -> "Bench":
     """What measures plans on a trained model and so many images."""
     from expedite.evaluate.predict import predict
@@ -102,7 +109,13 @@ def _bench(
         return (predict(loaded, network, sample.image) for sample in samples)
 
     one = images_for(loaded).to(device, mode.torch_dtype)
-    return Bench(loaded.model, task, one, answers, seconds)
+    return Bench(loaded.model, task, one, answers, seconds, protect)
+
+
+def _protected(text: str | None) -> "list[Protected]":
+    """What is to be protected, of names and numbers between commas."""
+    names = [name.strip() for name in (text or "").split(",") if name.strip()]
+    return [int(name) if name.isdecimal() else cast("Protected", name) for name in names]
 
 
 def _content(found: "Tuning", under: str) -> dict[str, Any]:

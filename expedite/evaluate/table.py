@@ -55,10 +55,12 @@ def measures(results: Results) -> list[Measure]:
     """What tables show of accuracy and then of fidelity, as far as it was measured."""
     task = TASKS[results.task]
     shown = task.metrics[: task.shown]
+    named = [metric for metric in shown if not metric.detail]
+    alone = named[0] if len(named) == 1 else None
     accuracy = [Measure(metric.title, metric, "metrics") for metric in shown]
     fidelity = [
-        # One metric needs no name: it is what the task means by fidelity.
-        Measure("fidelity" if len(shown) == 1 else f"fidelity {metric.title}", metric, "fidelity")
+        # Alone it needs no name: it is what the task means by fidelity.
+        Measure("fidelity" if metric == alone else f"fidelity {metric.title}", metric, "fidelity")
         for metric in shown
     ]
     return [m for m in accuracy + fidelity if any(m.of(row) is not None for row in results.rows)]
@@ -94,7 +96,7 @@ def columns(results: Results, narrow: bool = False) -> dict[str, Callable[[Row],
     }
     if not narrow:
         return costs | _accuracies(results)
-    kept = list(_accuracies(results).items())[:_MOST_MEASURES]
+    kept = list(_accuracies(results, narrow=True).items())[:_MOST_MEASURES]
     return {name: text for name, text in costs.items() if name not in _NARROW} | dict(kept)
 
 
@@ -162,8 +164,8 @@ def place(row: Row) -> str:
     return f"α{plan['alpha']} {beta}{plan['clusters'] or 'keep ' + plan['keep']}"
 
 
-def _accuracies(results: Results) -> dict[str, Callable[[Row], str]]:
-    found = measures(results)
+def _accuracies(results: Results, narrow: bool = False) -> dict[str, Callable[[Row], str]]:
+    found = [measure for measure in measures(results) if not (narrow and measure.metric.detail)]
     retention = {
         "retention %": lambda row: "" if row.retention is None else f"{100 * row.retention:.2f}"
     }

@@ -8,7 +8,7 @@ cluster grid, that is the α at the edge of the budget; and over sizes fidelity 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +33,7 @@ _SIDES = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 _MOST_TIMINGS = 3  # of one cluster grid
 
 Item = TypeVar("Item")
+Protected = int | Literal["small", "boundary"]
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,31 @@ class Tuning:
         return self.best.plan
 
 
+def protected(task: Task[Any], protect: Sequence[Protected]) -> dict[str, str]:
+    """Figures that count beside a task's own, with what each is of: the lowest is the fidelity.
+
+    Raises:
+        ExpediteError: The task has no such figures.
+
+    Example:
+        >>> from expedite.evaluate.tasks.classes import Segmentation
+        >>> protected(Segmentation(), ["small", 8])
+        {'small_recall': 'small parts', 'iou_8': 'pixels of class 8'}
+    """
+    known = {"small": ("small_recall", "small parts"), "boundary": ("boundary_f", "boundaries")}
+    found = {}
+    for each in protect:
+        is_index = isinstance(each, int) and not isinstance(each, bool) and each >= 0
+        if task.name != "segmentation" or not (is_index or each in known):
+            raise ExpediteError(
+                f"{each!r} of a model for {task.name} was to be protected; of one for segmentation "
+                "'small', 'boundary' and the index of a class can be"
+            )
+        name, what = (f"iou_{each}", f"pixels of class {each}") if is_index else known[str(each)]
+        found[name] = what
+    return found
+
+
 class Bench:
     """Measures plans on one model, each figure once.
 
@@ -83,6 +109,7 @@ class Bench:
         images: One image as the model takes it, (1, 3, H, W), for GFLOPs and speed.
         answers: Maps a model to its answers to the images that fidelity is measured on.
         seconds: How long to time each plan.
+        protect: What must be as alike as the whole, see `protected`.
     """
 
     def __init__(
@@ -92,7 +119,9 @@ class Bench:
         images: Tensor,
         answers: Callable[[nn.Module], Iterable[Any]],
         seconds: float,
+        protect: Sequence[Protected] = (),
     ) -> None:
+        self.counted = {share_metric(task.name).name: "answers", **protected(task, protect)}
         self.model = unpatch(twin(model))
         self.twin = twin(self.model)
         self.task = task
@@ -130,7 +159,14 @@ class Bench:
                 meter.add(self.task.as_truth(own), answer)
         except NoNumberError:  # of the plan, which is no use then
             return 0.0
-        return meter.values()[share_metric(self.task.name).name]
+        values = meter.values()
+        for name, what in self.counted.items():
+            if name not in values:
+                raise ExpediteError(
+                    f"{what} were to be protected, and the unpatched model sees none in these "
+                    "images; images that show some work"
+                )
+        return min(values[name] for name in self.counted)
 
     def _speedup(self, plan: Plan) -> float:
         patch(self.twin, plan)
@@ -292,6 +328,7 @@ def search_model(
     gflops: float | None = None,
     task: TaskName | None = None,
     seconds: float = 2.0,
+    protect: Sequence[Protected] = (),
 ) -> Tuning:
     """Search on a model and images as it takes them; arguments are those of `expedite.tune`."""
     budget = Budget(speedup, fidelity, gflops)
@@ -308,7 +345,7 @@ def search_model(
                 shape = (int(image.shape[-2]), int(image.shape[-1]))
                 yield read_answer(loaded, network(image[None]), shape)
 
-    bench = Bench(model, task_of(loaded), images[0][None], answers, seconds)
+    bench = Bench(model, task_of(loaded), images[0][None], answers, seconds, protect)
     return Search(bench).run(budget)
 
 

@@ -1,6 +1,7 @@
 """Finding a plan that meets a budget; the search itself is `evaluate.tune`, loaded when called."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 from torch import Tensor, nn
 
@@ -17,6 +18,7 @@ def tune(
     gflops: float | None = None,
     task: TaskName | None = None,
     seconds: float = 2.0,
+    protect: Sequence[int | Literal["small", "boundary"]] = (),
 ) -> Plan:
     """Find α and clusters that meet a budget with the highest fidelity, without labels.
 
@@ -31,6 +33,9 @@ def tune(
         gflops: at most so many GFLOPs (multiply-adds) an image.
         task: What the model's output is, where that cannot be told by a look at it.
         seconds: How long to time each plan.
+        protect: For segmentation, what must not fall behind the rest: "small" parts, "boundary"
+            pixels, or classes by their indices. Fidelity is the lowest of all then: the mean IoU
+            with the unpatched model's maps, and these.
 
     Returns:
         The plan, for `expedite.patch(model, plan)`.
@@ -50,6 +55,13 @@ def tune(
     from expedite.evaluate.tune import search_model
 
     found = search_model(
-        model, images, speedup=speedup, fidelity=fidelity, gflops=gflops, task=task, seconds=seconds
+        model,
+        images,
+        speedup=speedup,
+        fidelity=fidelity,
+        gflops=gflops,
+        task=task,
+        seconds=seconds,
+        protect=protect,
     )
     return found.plan

@@ -11,8 +11,18 @@ import torch
 import expedite
 from expedite import ExpediteError, Plan
 from expedite.evaluate.budget import Budget
+from expedite.evaluate.tasks.classes import Classes, Segmentation
 from expedite.evaluate.tasks.depth import Depth
-from expedite.evaluate.tune import _SIDES, Bench, Search, Trial, _plan, first_true, peak
+from expedite.evaluate.tune import (
+    _SIDES,
+    Bench,
+    Search,
+    Trial,
+    _plan,
+    first_true,
+    peak,
+    protected,
+)
 from expedite.patching import describe
 from expedite.patching.families import find_hosts
 from expedite.plan import make_plan
@@ -149,7 +159,7 @@ def test_bisection() -> None:
 @pytest.mark.slow
 def test_predicted_gflops_are_those_counted() -> None:
     model = segmenter()
-    bench = Bench(model, cast(Any, None), images(1), lambda network: [], 0.0)
+    bench = Bench(model, Segmentation(), images(1), lambda network: [], 0.0)
     found = Search(bench)
     assert list(found.alphas) == [1, 2, 3]
     for side in found.costs:
@@ -161,6 +171,37 @@ def test_relative_depth_is_compared_as_it_is() -> None:
     model, maps = segmenter(), [0.1 + torch.rand(8, 8)]
     bench = Bench(model, Depth(metric=False), images(1), lambda network: maps, 0.0)
     assert bench.fidelity(make_plan(1, 4)) == pytest.approx(1.0)
+
+
+def test_the_lowest_of_what_is_protected_is_the_fidelity() -> None:
+    model, own, plan = segmenter(), torch.zeros(40, 60, dtype=torch.int64), make_plan(1, 4)
+    own[10:12, 10:13], own[20:35, 20:50] = 1, 2  # a small part, and a large one
+    changed = own.clone()
+    changed[10:12, 10:12] = 0
+
+    def answers(network: torch.nn.Module) -> list[Classes]:
+        return [Classes(changed if describe(network).plan else own, 4)]
+
+    def fidelity(*protect: Any) -> float:
+        return Bench(model, Segmentation(), images(1), answers, 0.0, protect).fidelity(plan)
+
+    meter = Segmentation().fidelity_meter()
+    meter.add(own, Classes(changed, 4))
+    values = meter.values()
+    assert fidelity() == values["miou"] > values["small_recall"] == pytest.approx(1 / 3)
+    assert fidelity("small") == fidelity(2, "small") == values["small_recall"]
+    assert fidelity("boundary", 2) == min(values["miou"], values["boundary_f"])
+    with pytest.raises(ExpediteError, match="pixels of class 3 were to be protected, and the"):
+        fidelity(3)
+
+
+@pytest.mark.parametrize(
+    ("task", "protect"),
+    [(Segmentation(), "large"), (Segmentation(), -1), (Segmentation(), True), (Depth(), "small")],
+)
+def test_what_cannot_be_protected(task: Any, protect: Any) -> None:
+    with pytest.raises(ExpediteError, match=f"{protect!r} of a model for {task.name} was to be"):
+        protected(task, [protect])
 
 
 @pytest.mark.slow

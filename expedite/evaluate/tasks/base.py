@@ -22,12 +22,16 @@ class NoNumberError(ExpediteError):
 
 
 class Metric(NamedTuple):
-    """A figure by its name in files and its title in tables; shares are shown in percent."""
+    """A figure by its name in files and its title in tables; shares are shown in percent.
+
+    Narrow tables leave out what is a `detail`.
+    """
 
     name: str
     title: str
     percent: bool = False
     lower_is_better: bool = False
+    detail: bool = False
 
     def shown(self, value: float) -> float:
         """A value in the unit that it is shown in."""

@@ -13,6 +13,7 @@ from expedite.evaluate.tasks.base import MeanMeter, Meter, Metric, Task, at_size
 from expedite.evaluate.tasks.queries import class_count, has_queries, read_semantic
 from expedite.loading import LoadedModel
 from expedite.loading.center_crop import CenterCrop
+from expedite.measure.details import Details
 from expedite.measure.metrics import Agreement
 from expedite.measure.multi_scale import FACTORS
 
@@ -37,7 +38,8 @@ class Ranking(NamedTuple):
 class Segmentation(Task[Classes]):
     """A class for every pixel; mean IoU is counted over the whole data set.
 
-    Beside the metrics there is the IoU of each class in the truth, as `iou_` and its index.
+    Thin and small things have figures of their own, see `Details`. Beside the metrics there is the
+    IoU of each class in the truth, as `iou_` and its index.
 
     Args:
         multi_scale: See `LoadedModel`.
@@ -48,9 +50,12 @@ class Segmentation(Task[Classes]):
     name = "segmentation"
     metrics = (
         Metric("miou", "mIoU", percent=True),
+        Metric("boundary_f", "boundary F", percent=True, detail=True),
+        Metric("small_recall", "small parts", percent=True, detail=True),
         Metric("mean_accuracy", "mAcc", percent=True),
         Metric("pixel_accuracy", "aAcc", percent=True),
     )
+    shown = 3
     output_rank = 4
     output_form = "scores of shape (B, classes, h, w)"
 
@@ -139,24 +144,32 @@ class Classification(Task[Ranking]):
 
 
 class _PixelMeter:
-    """Figures of one confusion matrix over the data set."""
+    """Figures of one confusion matrix, and of boundaries and small parts, over the data set."""
 
     def __init__(self) -> None:
         self.agreement: Agreement | None = None
+        self.details: Details | None = None
 
     def add(self, truth: Tensor, answer: Classes) -> None:
         self.agreement = self.agreement or Agreement(answer.classes)
+        self.details = self.details or Details(answer.classes)
         self.agreement.add(truth, answer.indices)
+        self.details.add(truth, answer.indices)
 
     def merge(self, later: Self) -> None:
-        if self.agreement and later.agreement:
+        if self.agreement and self.details and later.agreement and later.details:
             self.agreement.counts += later.agreement.counts
+            self.details.merge(later.details)
         self.agreement = self.agreement or later.agreement
+        self.details = self.details or later.details
 
     def values(self) -> dict[str, float]:
         if (found := self.agreement) is None or not found.seen:
             return {}
+        assert self.details is not None  # it comes with the other
         by_class = {f"iou_{index}": iou for index, iou in enumerate(found.iou().tolist())}
+        by_class["boundary_f"] = self.details.boundary_f()
+        by_class["small_recall"] = self.details.small_recall()
         return {
             "miou": found.mean_iou(),
             "mean_accuracy": found.mean_accuracy(),
