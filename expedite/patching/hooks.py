@@ -169,6 +169,17 @@ class LeaveHead(Hook):
         return restored
 
 
+@dataclass(eq=False)
+class NoteBypass(Hook):
+    """Before a layer in a block, which nothing but a run of the block should reach."""
+
+    index: int
+
+    def __call__(self, module: nn.Module, args: Arguments, kwargs: Keywords) -> None:
+        if not torch.compiler.is_compiling() and self.session.store.frame is None:
+            self.session.check_bypass(self.index)
+
+
 class NoteSharedBias(Hook):
     """After the model made the bias that it hands to all blocks."""
 
@@ -223,12 +234,27 @@ def _of_method(
 def _hook_block(session: Session, index: int, block: nn.Module) -> None:
     host = session.host
     in_place_of(block, "forward", RunBlock, session, index)
+    if (layer := _last_layer(block)) is not None:
+        before(layer, NoteBypass(session, index))
     if host.mask is not None and (attention := host.mask.module(block)) is not block:
         before(attention, AddMask(session))
     if host.attention is not None:
         in_place_of(host.attention.module(block), "forward", Attend, session)
     if host.bias is not None and (maker := host.bias.own(block)) is not None:
         in_place_of(maker, host.bias.method, MakeBias, session, index)
+
+
+def _last_layer(block: nn.Module) -> nn.Module | None:
+    """The last layer with weights in a block that torch.fx calls whole, as it does PyTorch's own.
+
+    None in a block of PyTorch's own, which is called whole itself.
+    """
+    layers = [
+        part
+        for part in block.modules()
+        if type(part).__module__.startswith("torch.nn.") and [*part.parameters(recurse=False)]
+    ]
+    return None if not layers or block in layers else layers[-1]
 
 
 def _hook_head(session: Session, head: TokenHead) -> None:

@@ -148,6 +148,16 @@ class Session:
         if any(first <= index < end for first, end in self.spans):
             refuse_again(self.host, index)
 
+    def check_bypass(self, index: int) -> None:
+        """Say it where layers of block `index`, of a span, ran and the block itself did not."""
+        in_span = any(first <= index < end for first, end in self.spans)
+        if self.is_on and in_span and not is_run_again():
+            self.warn(
+                f"layers of block {index} of a patched {self.host.family} were run and the block "
+                "was not, as by code that torch.fx made of the model before it was patched, so "
+                "they ran on every token; call the model or its blocks"
+            )
+
     def find_grid(self, index: int, tokens: Tensor) -> tuple[int, int] | None:
         """The embedding's grid, where block `index` got `tokens` and no call knows it.
 

@@ -12,6 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 from torch.utils.checkpoint import checkpoint
+from torchvision.models.feature_extraction import (  # type: ignore[import-untyped]
+    create_feature_extractor,
+)
 
 import expedite
 from expedite import ExpediteError, Plan, Span
@@ -100,6 +103,24 @@ def test_a_model_whose_spans_do_not_run_says_so_once() -> None:
     kept.clear()
     with pytest.raises(ExpediteError, match="patch it again"):
         model(images())
+
+
+@pytest.mark.parametrize(
+    ("make", "node"), [(timm_vit, "norm"), (torchvision_vit, "encoder.ln"), (timm_swin, "norm")]
+)
+def test_code_made_of_a_model_before_it_was_patched_says_that_it_is_plain(
+    make: Any, node: str
+) -> None:
+    model = make()
+    extractor = create_feature_extractor(model, [node], suppress_diff_warning=True)
+    with torch.no_grad():
+        plain = extractor(images())
+        expedite.patch(model, PLAN)
+        with pytest.warns(UserWarning, match="of block 1 of a patched .* were run and the block"):
+            assert torch.equal(extractor(images())[node], plain[node])
+        extractor(images())
+        expedite.unpatch(model)
+        extractor(images())
 
 
 @pytest.mark.parametrize("is_inference", [False, True])
