@@ -158,6 +158,7 @@ class Store:
         self._by_tensor = WeakTensorKeyDictionary()
         # Reentrant checkpointing runs blocks again on detached tensors, known by their memory.
         self._by_memory: WeakValueDictionary[tuple[Any, ...], Carried] = WeakValueDictionary()
+        self._within = WeakTensorKeyDictionary()  # what a block runs on: its index and the frame
 
     @property
     def frames(self) -> list[Frame]:
@@ -208,6 +209,14 @@ class Store:
         if carried is None or carried.index != index:
             return None
         return carried.opened(tokens)
+
+    def hold(self, tokens: Tensor, index: int, frame: Frame) -> None:
+        """Keep the state in which block `index` runs on `tokens` for as long as they live."""
+        self._within[tokens] = index, frame.copy()
+
+    def held(self, index: int) -> list[Frame]:
+        """The states in which block `index` may be run again."""
+        return [frame for number, frame in list(self._within.values()) if number == index]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Store":
         return Store()

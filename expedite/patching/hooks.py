@@ -80,8 +80,22 @@ class NoteMap(NoteGrid):
         self.note((output.shape[-2], output.shape[-1]))
 
 
+@dataclass(eq=False)
 class AddMask(Hook):
-    """Before a block, or the attention in it, that is to weigh clusters by their mass."""
+    """Before attention in block `index`, that is to weigh clusters by their mass."""
+
+    index: int
+
+    def __call__(
+        self, module: nn.Module, args: Arguments, kwargs: Keywords
+    ) -> tuple[Arguments, Keywords] | None:
+        if (frame := self.session.frame_within(self.index)) is None:
+            return None
+        return with_mask(frame.session.host, frame, args, kwargs)
+
+
+class AddHeadMask(Hook):
+    """Before a block of the head that is to weigh clusters by their mass."""
 
     def __call__(
         self, module: nn.Module, args: Arguments, kwargs: Keywords
@@ -144,6 +158,7 @@ class EnterHeadBlock(Hook):
         self, module: nn.Module, args: Arguments, kwargs: Keywords
     ) -> tuple[Arguments, Keywords] | None:
         if (frame := self.session.frame) is None or not frame.session.is_in_head(frame):
+            self.session.check_head_again()
             return None
         tokens = args[0]
         if self.index == 0:
@@ -175,7 +190,8 @@ class NoteBypass(Hook):
 
     index: int
 
-    def __call__(self, module: nn.Module, args: Arguments, kwargs: Keywords) -> None:
+    # With keywords or without: layers that are quantised take hooks over and hand them none.
+    def __call__(self, module: nn.Module, *arguments: Any) -> None:
         if not torch.compiler.is_compiling() and self.session.store.frame is None:
             self.session.check_bypass(self.index)
 
@@ -237,9 +253,9 @@ def _hook_block(session: Session, index: int, block: nn.Module) -> None:
     if (layer := _last_layer(block)) is not None:
         before(layer, NoteBypass(session, index))
     if host.mask is not None and (attention := host.mask.module(block)) is not block:
-        before(attention, AddMask(session))
+        before(attention, AddMask(session, index))
     if host.attention is not None:
-        in_place_of(host.attention.module(block), "forward", Attend, session)
+        in_place_of(host.attention.module(block), "forward", Attend, session, index)
     if host.bias is not None and (maker := host.bias.own(block)) is not None:
         in_place_of(maker, host.bias.method, MakeBias, session, index)
 
@@ -260,7 +276,7 @@ def _last_layer(block: nn.Module) -> nn.Module | None:
 def _hook_head(session: Session, head: TokenHead) -> None:
     for index, block in enumerate(head.blocks):
         before(block, EnterHeadBlock(session, index, head.queries))
-        before(block, AddMask(session))
+        before(block, AddHeadMask(session))
     after(head.last, LeaveHead(session, queries=0, with_delta=False))
     if head.blocks:
         after(head.blocks[-1], LeaveHead(session, head.queries, with_delta=True))

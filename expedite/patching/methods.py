@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from expedite.errors import ExpediteError
-from expedite.geometry.graphs import is_run_again
 from expedite.patching.arguments import of_full_grid, unlisted, with_mask, with_positions
 from expedite.patching.frame import Frame
 from expedite.patching.host import Reads
@@ -152,7 +151,7 @@ class RunBlock(SessionMethod):
             args, kwargs = self._on_clusters(frame, module, args, kwargs)
         run = session.host.run
         if run is None or frame.cells is None or frame.keeps_every_token:
-            output = self.original(*args, **kwargs)
+            output = self.original(session.held(frame, self.index, args[0]), *args[1:], **kwargs)
         else:
             output = run(module, tokens, frame.cells, kwargs)
         is_read = session.watch.is_read(self.index, module)
@@ -189,9 +188,7 @@ class MakeBias(SessionMethod):
     index: int
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        frame = self.session.store.frame
-        if frame is None and is_run_again():
-            self.session.check_again(self.index)
+        frame = self.session.frame_within(self.index)
         if frame is None or frame.keeps_every_token:
             return self.original(*args, **kwargs)
         bias, of_host = frame.session.bias(frame, self.module), frame.session.host.bias
@@ -203,8 +200,10 @@ class MakeBias(SessionMethod):
 class Attend(SessionMethod):
     """Attends under a mask where clusters weigh by their mass, in place of attention without."""
 
+    index: int
+
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        frame = self.session.frame
+        frame = self.session.frame_within(self.index)
         attention = self.session.host.attention
         if attention is None or frame is None or frame.mask is None:
             return self.original(*args, **kwargs)

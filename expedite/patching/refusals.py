@@ -27,6 +27,15 @@ def refuse_again(host: Host, index: int) -> NoReturn:
     )
 
 
+def refuse_head_again(host: Host) -> NoReturn:
+    """Refuse to run blocks of the head again on clusters that are not known."""
+    raise ExpediteError(
+        f"a block of the head of a {host.family} is run again in the backward pass, where its "
+        "clusters are not known; reconstruct_at='backbone' works, and so does a head that is not "
+        "checkpointed"
+    )
+
+
 def refuse_reentrant(host: Host) -> NoReturn:
     """Refuse clusters through which gradients would have to flow and cannot."""
     raise ExpediteError(

@@ -34,6 +34,7 @@ from expedite.patching.refusals import (
     check_weights,
     refuse_again,
     refuse_end,
+    refuse_head_again,
     refuse_reentrant,
 )
 from expedite.patching.rotary import grid_positions
@@ -147,6 +148,32 @@ class Session:
         """Refuse to run a block again on clusters that are not known."""
         if any(first <= index < end for first, end in self.spans):
             refuse_again(self.host, index)
+
+    def held(self, frame: Frame, index: int, tokens: Tensor) -> Tensor:
+        """The tokens on which block `index` is run, by which what is inside of it finds the frame.
+
+        Where a library checkpoints within a block, in a backward pass that alone runs again.
+        """
+        if not frame.levels or not frame.learns or torch.compiler.is_compiling():
+            return tokens
+        # A tensor of its own: the state holds others, and would keep itself.
+        alias = tokens.view_as(tokens)
+        self.store.hold(alias, index, frame)
+        return alias
+
+    def frame_within(self, index: int) -> Frame | None:
+        """The state in which what is inside of block `index` runs, or is run again."""
+        if self.store.frame is not None or not is_run_again():
+            return self.frame
+        if len(frames := self.store.held(index)) != 1:  # or it could be any of them
+            self.check_again(index)
+            return None
+        return frames[0]
+
+    def check_head_again(self) -> None:
+        """Refuse to run blocks of the head again on clusters, which are not known then."""
+        if is_run_again() and self.plan.reconstruct_at == "head":
+            refuse_head_again(self.host)
 
     def check_bypass(self, index: int) -> None:
         """Say it where layers of block `index`, of a span, ran and the block itself did not."""

@@ -84,7 +84,7 @@ def _bias(model: nn.Module) -> Bias:
 
 
 def _own_bias(block: nn.Module) -> nn.Module | None:
-    attention = block.get_submodule("attn")
+    attention = inner(block.get_submodule("attn"), "timm.")
     return None if attribute(attention, "relative_position_bias_table") is None else attention
 
 
