@@ -17,6 +17,7 @@ from tests.patchers.transformers.test_swin import upernet as upernet_of_swin
 from tests.patchers.transformers.test_tower_users import MODELS as TOWER_USERS
 from tests.patchers.transformers.test_towers import DINO, SIZE, TOWERS, VIT
 from tests.patchers.transformers.test_vit import MODELS
+from tests.patchers.transformers.test_vitdet import USERS as VITDET_USERS
 
 # Its configs take what their annotations do not show.
 hf: Any = transformers
@@ -137,6 +138,8 @@ def rows() -> Iterator[Row]:
         yield Row(f"{name}, whole", "transformers", make, (2, 3, side, side), reads)
     for name, (config, sizes, shape) in PLAIN.items():
         yield Row(name, "transformers", _config(name, config, sizes), shape)
+    for name, (make_users, shape) in VITDET_USERS.items():
+        yield Row(name, "transformers", make_users, shape)
     yield Row("Mask2Former (Swin)", "transformers", mask2former, (1, 3, 64, 64))
     yield Row("MaskFormer (Swin)", "transformers", maskformer, (1, 3, 64, 64))
     yield Row("UperNet (Swin)", "transformers", upernet_of_swin, (1, 3, 64, 64))

@@ -480,6 +480,23 @@ HOSTS = [
         patch_size=2,
     ),
     Host(
+        "transformers ViTDet",
+        lambda: hosts.huggingface_vitdet().model,
+        hidden_states,
+        "ViTDet-B at 1024², α=4, 8×8 a window",
+        of_config(
+            "VitDetModel",
+            "VitDetConfig",
+            1024,
+            image_size=1024,
+            window_size=14,
+            window_block_indices=[0, 1, 3, 4, 6, 7, 9, 10],
+            use_relative_position_embeddings=True,
+        ),
+        {"alpha": 4, "clusters": 8},
+        patch_size=2,
+    ),
+    Host(
         "transformers SAM 3",
         lambda: hosts.huggingface_sam3().model,
         hidden_states,

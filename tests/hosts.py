@@ -155,6 +155,18 @@ def huggingface_sam3(**changes: Any) -> Tokens:
     return randomized(Tokens(Sam3ViTModel(Sam3ViTConfig(**{**arguments, **changes}))))
 
 
+def huggingface_vitdet(**changes: Any) -> Tokens:
+    """Four blocks of width 32 on 16×16 tokens of 2 pixels, two of them with windows of 8×8."""
+    from transformers import VitDetConfig, VitDetModel
+
+    sizes: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 2}
+    windows = {"window_size": 8, "window_block_indices": [0, 2], "mlp_ratio": 2}
+    images = {"image_size": 32, "patch_size": 2, "pretrain_image_size": 32}
+    arguments = {**sizes, **windows, **images, "use_relative_position_embeddings": True}
+    torch.manual_seed(0)
+    return randomized(Tokens(VitDetModel(VitDetConfig(**{**arguments, **changes}))))
+
+
 # Two blocks of width 32 on 16×16 tokens of 2 pixels, and on 8×8 of width 64 one behind that which
 # pools, with windows of 8×8 and 4×4; the second block attends everywhere.
 def timm_hiera(**changes: Any) -> Any:

@@ -101,12 +101,16 @@ def _tensors(output: Any) -> Iterator[Tensor]:
 
 @contextlib.contextmanager
 def _every_operation_visible() -> Iterator[None]:
-    # The fused path of nn.MultiheadAttention is one operation that no counter knows.
+    # The fused path of nn.MultiheadAttention is one operation that no counter knows, and so is a
+    # function that becomes TorchScript when it is traced, as ViTDet's tables in transformers.
     before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
+    scripts = torch.jit._state._enabled.enabled
+    torch.jit._state._enabled.enabled = False
     try:
         yield
     finally:
+        torch.jit._state._enabled.enabled = scripts
         torch.backends.mha.set_fastpath_enabled(before)
 
 

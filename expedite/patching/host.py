@@ -298,6 +298,19 @@ class Stage:
         return (grid[0] + rest) // self.scale, (grid[1] + rest) // self.scale
 
 
+@dataclass(frozen=True)
+class Packing:
+    """How blocks take tokens that come neither as (B, N, C) nor as maps (B, H, W, C).
+
+    Args:
+        open: Maps what a block takes, and how many tokens an image has there, to one of the two.
+        close: The inverse.
+    """
+
+    open: Callable[[Tensor, int], Tensor]
+    close: Callable[[Tensor], Tensor]
+
+
 @weakly("module")
 @dataclass(frozen=True)
 class Injection:
@@ -379,6 +392,10 @@ class Host:
         hands_masks: Whether the model hands its blocks masks of its own making for windows of
             tokens, in place of which `run` makes those for windows of clusters.
         injections: Modules between blocks that change tokens. The blocks before them are taps.
+        packing: Set where blocks take tokens in a shape of their own.
+        local: Maps a block to what it adds at its end to tokens by mixing neighbours, such as by
+            convolutions, and `run` leaves out: asked with reconstructed tokens, of which clusters
+            get the means. None where a block adds nothing.
     """
 
     family: str
@@ -412,6 +429,8 @@ class Host:
     suffix_tokens: int = 0
     queries: Queries | None = None
     adds_between: bool = False
+    packing: Packing | None = None
+    local: Callable[[nn.Module], Callable[[Tensor], Tensor] | None] | None = None
 
     def beside(self, index: int) -> tuple[int, int]:
         """How many tokens stand before and behind the grid's in what block `index` runs on."""

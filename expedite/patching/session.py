@@ -27,6 +27,7 @@ from expedite.patching.host import Cells, Host, Reads
 from expedite.patching.layers import clusterings, hands_over, reconstruction
 from expedite.patching.levels import mean, on_grid, pool_levels, restore_levels, with_mean
 from expedite.patching.masks import key_mask, log_mass
+from expedite.patching.packing import closed, opened
 from expedite.patching.refusals import (
     check_size,
     check_tensor,
@@ -191,6 +192,8 @@ class Session:
         None, after a warning, where it cannot be told.
         """
         host, stage = self.host, self.host.stage_of(index)
+        if host.packing is not None:
+            tokens = host.packing.open(tokens, prod(self.store.grid or host.usual_grid))
         shape = tuple(tokens.shape[1:-1])
         own = [shape] if len(shape) == 2 and not stage else []  # maps say it themselves
         for grid in (self.store.grid, *own, host.usual_grid):
@@ -243,13 +246,15 @@ class Session:
             self._check_gradients(frame, tokens.requires_grad)
         if frame.stream is not None:
             tokens = self._go_on(frame, index, tokens)
+        else:
+            tokens = opened(self.host, frame, index, tokens, is_full=not frame.levels)
         if frame.levels and self.host.queries and index == self.host.queries.before:
             frame.mask = self._key_mask(frame, tokens, *self.host.beside(index))
         if frame.grid is not None and (layer := self._layer_at(frame, index, tokens)) is not None:
             tokens = self._enter_span(frame, index, layer, block, tokens)
         if not is_captured():
             self.ran[index] = prod(tokens.shape[1:-1])
-        return tokens
+        return closed(self.host, frame, tokens)
 
     def _enter_span(
         self, frame: Frame, index: int, layer: nn.Module, block: nn.Module, tokens: Tensor
@@ -308,8 +313,9 @@ class Session:
             )
         beside = self.host.beside(max(index - 1, 0))
         if self.host.adds_between:
-            added = tokens - shown.tokens
+            added = opened(self.host, frame, index, tokens - shown.tokens, is_full=True)
             return stream + on_grid(added, *beside, lambda body: mean(frame, body))
+        tokens = opened(self.host, frame, index, tokens, is_full=True)
         return on_grid(tokens, *beside, lambda body: mean(frame, body))
 
     def leave(self, frame: Frame, index: int, tokens: Tensor, is_read: bool = False) -> Tensor:
@@ -319,12 +325,20 @@ class Session:
         """
         shown = tokens
         if frame.levels:
-            tokens = self.put_right(frame, index, tokens)
+            tokens = opened(self.host, frame, index, tokens, is_full=False)
+            tokens = self.put_right(frame, index, self._with_local(frame, index, tokens))
             shown = self._shown(frame, index, tokens, is_read or frame.is_foreign)
         # Where no call keeps the frame open, the next block finds it with its tokens.
         if is_run_again() or (frame.is_foreign and frame.levels):
             self.store.carry(shown, index + 1, frame)
         return shown
+
+    def _with_local(self, frame: Frame, index: int, tokens: Tensor) -> Tensor:
+        """Cluster tokens with the means of what the block adds to theirs by mixing neighbours."""
+        added = self.host.local and self.host.local(self.host.blocks[index])
+        if not added or frame.keeps_every_token:
+            return tokens
+        return tokens + mean(frame, added(self.restore(frame, tokens)))
 
     def put_right(self, frame: Frame, index: int, tokens: Tensor) -> Tensor:
         """Cluster tokens after block `index` without what blocks are known to turn them wrongly."""
@@ -340,25 +354,25 @@ class Session:
         return on_grid(tokens, *self.host.beside(index), lambda body: body + added.to(body.dtype))
 
     def _shown(self, frame: Frame, index: int, tokens: Tensor, is_read: bool) -> Tensor:
-        is_last = index == self.count - 1
+        is_last, closed_tokens = index == self.count - 1, closed(self.host, frame, tokens)
         if is_last and self._stays_clustered(frame, index) and not self._has_plain_head:
-            return self._show(frame, index, tokens, is_read) if is_read else tokens
+            return self._show(frame, index, tokens, is_read) if is_read else closed_tokens
         if is_last and self._has_plain_head and frame.with_head and not is_read:
-            return tokens
+            return closed_tokens
         if index in self.exits:
             restored = self.restore(frame, tokens, *self.host.beside(index))
             # The head's blocks average over the clusters again, unless their delta is not wanted.
             goes_on = is_last and frame.with_head and self._clusters_head_blocks and self.plan.delta
             if not goes_on:
                 frame.forget()
-            return restored
+            return closed(self.host, frame, restored)
         if is_read or index in frame.reads.taps or self.host.adds_between:
             return self._show(frame, index, tokens, is_read or self.host.adds_between)
-        return tokens
+        return closed_tokens
 
     def _show(self, frame: Frame, index: int, tokens: Tensor, may_change: bool) -> Tensor:
         """The full grid for readers, while the clusters are set aside."""
-        restored = self.restore(frame, tokens, *self.host.beside(index))
+        restored = closed(self.host, frame, self.restore(frame, tokens, *self.host.beside(index)))
         frame.stream, frame.shown = tokens, Shown.of(restored) if may_change else None
         return restored
 

@@ -79,13 +79,15 @@ def one_projection(attention: nn.Module, x: Tensor) -> Projections:
     return q, k, v
 
 
-def by_tables(block: nn.Module, q: Tensor, k: Tensor, standing: Standing) -> Placed:
+def by_tables(
+    block: nn.Module, q: Tensor, k: Tensor, standing: Standing, name: str = "attn"
+) -> Placed:
     """Decomposed relative positions of queries (B·n·m, heads, h·w, d), as a bias of scores."""
     middle, size = standing.along()
-    attention = block.get_submodule("attn")
+    attention = block.get_submodule(name)
     rows, columns = (
-        between(attribute(attention, name), at, side).to(q.dtype)
-        for name, at, side in zip(("rel_pos_h", "rel_pos_w"), middle, size, strict=True)
+        between(attribute(attention, table), at, side).to(q.dtype)
+        for table, at, side in zip(("rel_pos_h", "rel_pos_w"), middle, size, strict=True)
     )
     return q, k, positions(q, rows, columns)
 

@@ -180,3 +180,14 @@ def test_convolutions_whose_padding_is_a_word_and_rows_that_are_read() -> None:
         assert words == numbers
         assert words.unsupported == {}
         assert words.total > 0
+
+
+@torch.jit.script_if_tracing  # type: ignore[untyped-decorator]
+def _product(x: Tensor) -> Tensor:
+    return x @ x.mT
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")
+def test_what_becomes_torchscript_when_it_is_traced_is_counted() -> None:
+    found = count_flops(Calls(_product), torch.zeros(1, 8, 4))
+    assert (found.total * 1e9, found.unsupported) == (8 * 4 * 8, {})
