@@ -216,7 +216,8 @@ class Store:
 
     def held(self, index: int) -> list[Frame]:
         """The states in which block `index` may be run again."""
-        return [frame for number, frame in list(self._within.values()) if number == index]
+        kept = list(self._within.values())  # type: ignore[no-untyped-call]
+        return [frame for number, frame in kept if number == index]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Store":
         return Store()

@@ -251,7 +251,7 @@ def test_attention_that_is_checkpointed_gives_the_same_gradients(
 
 
 def test_a_head_that_is_checkpointed_is_refused() -> None:
-    model = segmenter()
+    model: Any = segmenter()
     expedite.patch(model, alpha=1, clusters=4, reconstruct_at="head")
     block = model.decoder.blocks[1]
     block.forward = partial(checkpoint, block.forward, use_reentrant=False)
