@@ -1,6 +1,7 @@
 """Families of models in a folder for each library; importing this makes them known."""
 
 from expedite.patchers.published import (
+    depth_anything_3,
     dino,
     dpt,
     hiera,
@@ -8,6 +9,7 @@ from expedite.patchers.published import (
     open_clip,
     sam,
     segmenter,
+    vggt,
     vit_adapter,
 )
 from expedite.patchers.published import swin as published_swin
@@ -42,6 +44,8 @@ register(
         transformers_swin.find_host,
         published_swin.find_host,
         dino.find_host,
+        vggt.find_host,
+        depth_anything_3.find_host,
         open_clip.find_host,
     ),
     names=(
@@ -54,6 +58,7 @@ register(
         "transformers ViTDet",
         "open_clip VisionTransformer",
         "DINOv2 and DINOv3 as published, in Depth Anything too",
+        "VGGT and Depth Anything 3 (as published)",
         "Segment Anything's image encoder (segment_anything, timm, transformers)",
         "Hiera (timm, transformers)",
         "SAM 2's image encoder (timm, transformers, and as published) and SAM 3's (transformers)",

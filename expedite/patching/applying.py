@@ -191,6 +191,11 @@ def _check_fit(plan: Plan, host: Host) -> None:
 
 def _check_start(host: Host, first: int) -> None:
     """Refuse a span that begins with a block which runs on all tokens."""
+    if host.views is not None and first < host.views.first:
+        raise ExpediteError(
+            f"alpha={first} was asked of a {host.family}, whose views take their order before "
+            f"block {host.views.first + 1}; alpha can be {host.views.first} or more"
+        )
     if not host.stages or not host.stages[host.stage_of(first)].is_whole:
         return
     ends = list(accumulate(stage.depth for stage in host.stages))

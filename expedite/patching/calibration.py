@@ -125,9 +125,10 @@ def check_map(host: Host) -> None:
     Raises:
         ExpediteError: Its tokens are not one map.
     """
-    if host.window is not None or host.stages:
+    if host.window is not None or host.stages or host.views is not None:
+        within = "views of a scene" if host.views else "windows"
         raise ExpediteError(
-            f"a calibration was asked of a {host.family}, which clusters within windows; one is "
+            f"a calibration was asked of a {host.family}, which clusters within {within}; one is "
             "for models whose tokens are one map"
         )
 

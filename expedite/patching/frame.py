@@ -83,6 +83,7 @@ class Frame:
             while a graph is exported.
         is_foreign: Whether blocks are run by somebody unknown, who may read whatever they put out.
         learns: Whether gradients are wanted, so that blocks may be run again for them.
+        views: How many views each scene has, of a host of many views.
     """
 
     session: Any
@@ -91,6 +92,7 @@ class Frame:
     masked: bool = False
     is_foreign: bool = False
     learns: bool = field(default_factory=torch.is_grad_enabled)
+    views: int | None = None
     has_clustered: bool = False  # whether any span began
     grid: tuple[int, int] | None = None
     levels: list[Level] = field(default_factory=list)

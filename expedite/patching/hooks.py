@@ -15,6 +15,7 @@ from expedite.patching.methods import Attend, MakeBias, RunBlock, RunCall
 from expedite.patching.ours import Ours, after, before, everything, in_place_of
 from expedite.patching.refusals import check_tensor
 from expedite.patching.session import Session
+from expedite.patching.views import RunViews, TurnBetween
 
 Arguments = tuple[Any, ...]
 Keywords = dict[str, Any]
@@ -215,6 +216,8 @@ def install(session: Session) -> None:
         after(host.projection, NoteMap(session))
     for index, block in enumerate(host.blocks):
         _hook_block(session, index, block)
+    if host.views is not None and host.views.rope is not None:
+        in_place_of(host.views.rope, "forward", TurnBetween, session)
     if host.bias is not None and host.bias.shared is not None:
         after(host.bias.shared, NoteSharedBias(session))
     if host.pooled is not None:
@@ -249,7 +252,8 @@ def _of_method(
 
 def _hook_block(session: Session, index: int, block: nn.Module) -> None:
     host = session.host
-    in_place_of(block, "forward", RunBlock, session, index)
+    run = RunBlock if host.views is None else RunViews
+    in_place_of(block, "forward", run, session, index)
     if (layer := _last_layer(block)) is not None:
         before(layer, NoteBypass(session, index))
     if host.mask is not None and (attention := host.mask.module(block)) is not block:

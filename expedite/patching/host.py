@@ -346,6 +346,32 @@ class Queries:
     masked: bool = False
 
 
+@weakly("rope")
+@dataclass(frozen=True)
+class Views:
+    """How blocks attend to several views of a scene, the first of which stays whole.
+
+    Args:
+        layout: Maps the model and the arguments of a call, a tuple and a dictionary, to how many
+            views, S, each scene has, and to the grid (H, W) of a view.
+        joint: The indices of blocks that take all views of a scene in one row,
+            (B, S·(prefix + N), C); the others take them as images, (B·S, prefix + N, C).
+        positions: The keyword by which blocks take the row and column of every token, whole
+            numbers (B·S, prefix + N, 2) or (B, S·(prefix + N), 2).
+        rope: What turns queries and keys by these; None where nothing does.
+        turn: What it makes of positions between whole numbers, given itself, queries or keys
+            (B, heads, n, d) and positions (B, n, 2).
+        first: The index of the first block with which a span can begin.
+    """
+
+    layout: Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], tuple[int, tuple[int, int]]]
+    joint: frozenset[int]
+    positions: str
+    rope: nn.Module | None
+    turn: Callable[[nn.Module, Tensor, Tensor], Tensor]
+    first: int = 0
+
+
 @weakly("model", "backbone", "blocks", "embedding", "projection", "pooled")
 @dataclass(frozen=True)
 class Host:
@@ -396,6 +422,7 @@ class Host:
         local: Maps a block to what it adds at its end to tokens by mixing neighbours, such as by
             convolutions, and `run` leaves out: asked with reconstructed tokens, of which clusters
             get the means. None where a block adds nothing.
+        views: Set where some blocks attend to several views of a scene; all blocks are taps.
     """
 
     family: str
@@ -431,6 +458,7 @@ class Host:
     adds_between: bool = False
     packing: Packing | None = None
     local: Callable[[nn.Module], Callable[[Tensor], Tensor] | None] | None = None
+    views: Views | None = None
 
     def beside(self, index: int) -> tuple[int, int]:
         """How many tokens stand before and behind the grid's in what block `index` runs on."""

@@ -81,6 +81,8 @@ class RunCall(SessionMethod):
         if last is None or last.grid is not None:
             is_known = self.with_head and self.is_own
             last = Frame(session, is_known, reads, gives_mask(args, kwargs))
+            if session.host.views is not None:
+                last.views, last.grid = session.host.views.layout(self.module, args, kwargs)
             if self.with_head and not is_known:  # somebody's own way of calling it
                 last.reads = reads.and_those_of(Reads())
         elif self.name != "forward" or not last.with_head:

@@ -48,6 +48,8 @@ class RivalSession(Session):
         """Refuse a host that the method cannot serve."""
         if host.window is not None:
             self.refuse(host, "blocks attend in windows", "expedite and paper work")
+        if host.views is not None:
+            self.refuse(host, "blocks attend to several views", "expedite and paper work")
         if host.bias is not None and not self.keeps_cells:
             self.refuse(
                 host,

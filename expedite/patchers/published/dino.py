@@ -6,6 +6,7 @@ identities as there are blocks before it; they take and return tokens, or a list
 list of images, of which one alone can be clustered.
 """
 
+from collections.abc import Set
 from functools import partial
 from inspect import signature
 from typing import Any
@@ -40,7 +41,7 @@ def find_host(module: nn.Module) -> Host | None:
         return None
     blocks = tuple(_blocks(children["blocks"]))
     projection = dict(children["patch_embed"].named_children()).get("proj")
-    if projection is None or not blocks or not all(map(_is_block, blocks)):
+    if projection is None or not blocks or not all(map(is_block, blocks)):
         return None
     has_rotary = "rope_embed" in children
     return Host(
@@ -86,12 +87,14 @@ def _blocks(holder: nn.Module) -> list[nn.Module]:
     return [block for chunk in chunks for block in chunk if not isinstance(block, nn.Identity)]
 
 
-def _is_block(module: nn.Module) -> bool:
+def is_block(module: nn.Module, of_attention: Set[str] = frozenset(_OF_ATTENTION)) -> bool:
+    """Whether a module has the parts of a block, and its attention no others than these."""
     parts = dict(module.named_children())
     if not {"norm1", "attn", "norm2", "mlp"} <= parts.keys() <= _PARTS:
         return False
-    of_attention = dict(parts["attn"].named_children()).keys()
-    return {"qkv", "proj"} <= of_attention <= _OF_ATTENTION
+    inside = parts["attn"].named_children()
+    found = {name for name, part in inside if not isinstance(part, nn.Identity)}
+    return {"qkv", "proj"} <= found <= of_attention
 
 
 def _count(model: nn.Module, name: str) -> int:
@@ -104,7 +107,12 @@ def _attention(block: nn.Module) -> nn.Module:
 
 
 def _attend(
-    attention: nn.Module, mask: Tensor, x: Tensor, attn_bias: None = None, rope: Any = None
+    attention: nn.Module,
+    mask: Tensor,
+    x: Tensor,
+    attn_bias: None = None,
+    rope: Any = None,
+    pos: None = None,  # of VGGT's copy
 ) -> Tensor:
     """What the attention puts out for tokens (B, N, C) under a mask that its own code lacks."""
     heads: int = attribute(attention, "num_heads")
@@ -132,7 +140,9 @@ def _readout(model: nn.Module) -> Readout:
 
 def _reads(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Reads:
     # Without these a call returns what the head makes of the class token.
-    shows_all = kwargs.get("is_training", False) or kwargs.get("return_grid", False)
+    usual = signature(type(model).forward).parameters.get("is_training")  # True in VGGT's copy
+    shows_all = kwargs.get("is_training", usual is not None and usual.default)
+    shows_all = shows_all or kwargs.get("return_grid", False)
     return Reads(frozenset({_depth(model) - 1} if shows_all else ()))
 
 
