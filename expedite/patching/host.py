@@ -422,7 +422,7 @@ class Host:
         local: Maps a block to what it adds at its end to tokens by mixing neighbours, such as by
             convolutions, and `run` leaves out: asked with reconstructed tokens, of which clusters
             get the means. None where a block adds nothing.
-        views: Set where some blocks attend to several views of a scene; all blocks are taps.
+        views: Set where some blocks attend to several views of a scene.
     """
 
     family: str

@@ -1,8 +1,8 @@
 """Blocks that attend to several views of a scene: on clusters of each, but for the first view.
 
 A model puts views behind one another in a batch, (B·S, N, C), or in a row, (B, S·N, C), and counts
-on as many tokens of each. So between blocks it is handed the full grid, while the clusters of all
-views but the first stand aside.
+on as many tokens of each. So between blocks it is handed the full grid, or what the block got where
+nobody reads it, while the clusters of all views but the first stand aside.
 """
 
 from dataclasses import dataclass
@@ -19,8 +19,9 @@ from expedite.patching.host import Host, Views, found_in
 from expedite.patching.levels import mean, on_grid
 from expedite.patching.methods import RunBlock, SessionMethod
 
-# Under which name a frame remembers the tokens of all views that were handed to readers.
-_HANDED = "handed"
+# Under which names a frame remembers the tokens of all views that were handed to readers, and
+# those of whole views where nothing was handed on.
+_HANDED, _WHOLE = "handed", "whole"
 
 
 @dataclass(frozen=True)
@@ -73,13 +74,17 @@ class RunViews(RunBlock):
         _settle_shown(frame, args[0])
         session.remember(frame, self.index, args[0])
         whole, others = scene.split(args[0])
+        whole = frame.notes.pop(_WHOLE, whole)
         others = session.enter(frame, self.index, module, others)
         if not frame.levels:
             return self.original(*args, **kwargs)
         whole, others = self._on_both(frame, scene, (whole, others), args, kwargs)
         is_read = session.watch.is_read(self.index, module)
-        restored = session.leave(frame, self.index, others, is_read)
-        handed = scene.join(whole, restored).reshape(args[0].shape)
+        others = session.leave(frame, self.index, others, is_read)
+        if frame.levels and frame.stream is None:  # nobody reads it, so it can be anything
+            frame.stream, frame.notes[_WHOLE] = others, whole
+            return args[0]
+        handed = scene.join(whole, others).reshape(args[0].shape)
         if frame.shown is not None:
             frame.notes[_HANDED] = Shown.of(handed)
         return handed

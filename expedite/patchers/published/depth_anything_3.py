@@ -61,7 +61,7 @@ def find_host(module: nn.Module) -> Host | None:
         readout=every_token,
         reads=nothing_more,
         methods=(Method("get_intermediate_layers", _intermediates),),
-        taps="every block's output" if views else "read through get_intermediate_layers",
+        taps="read through get_intermediate_layers",
         views=views,
     )
 
@@ -78,8 +78,9 @@ def _views(model: nn.Module, blocks: tuple[nn.Module, ...]) -> Views | None:
 def _intermediates(
     model: nn.Module, x: Tensor, n: Any = 1, export_feat_layers: Any = (), **kwargs: Any
 ) -> Reads:
-    depth = len(list(model.get_submodule("blocks").children()))
-    if attribute(model, "alt_start") >= 0:
-        return Reads(frozenset(range(depth)))
-    taken = range(depth - n, depth) if isinstance(n, int) else n
-    return Reads(frozenset([*taken, *export_feat_layers]), last=False)
+    blocks = tuple(model.get_submodule("blocks").children())
+    taken = range(len(blocks) - n, len(blocks)) if isinstance(n, int) else n
+    views = _views(model, blocks)
+    # Beside an output of all views stands that of the block before it, within each.
+    beside = [index - 1 for index in taken if views is not None and index in views.joint]
+    return Reads(frozenset([*taken, *beside, *export_feat_layers]), last=False)

@@ -12,7 +12,7 @@ from expedite import ExpediteError
 from expedite.operators import clustering
 from expedite.patchers.published.alternating import turn
 from expedite.patching.hooks import find_sessions
-from tests.hosts import without_positions
+from tests.hosts import counted_reconstructions, without_positions
 from tests.patching.test_oracles import HARD, blocky
 from tests.published_views import Aggregator, Rope, aggregator, depth_anything_3, scenes
 
@@ -99,6 +99,16 @@ def test_the_first_of_several_views_stays_whole(name: str) -> None:
     ran.clear()
     read(model, scenes(views=1))  # no other view is told by it
     assert ran == [(2, clustered, 32), (2, clustered, 32)]
+
+
+def test_what_depth_anything_3_reads_is_reconstructed_alone() -> None:
+    model, x = depth_anything_3(), scenes()
+    expedite.patch(model, alpha=2, clusters=(3, 4))
+    *_, among_all = model.get_intermediate_layers(x, n=[2, 3, 4, 5])[0]
+    with counted_reconstructions(model) as calls:
+        (alone,), _ = model.get_intermediate_layers(x, n=[5])
+    assert len(calls) == 2  # of the last two blocks, which are put side by side
+    torch.testing.assert_close(alone, among_all, rtol=0, atol=0)
 
 
 @names
