@@ -12,6 +12,7 @@ import transformers
 from torch import Tensor, nn
 
 from tests.host_table import HOSTS, called, hidden_states, tensors
+from tests.patchers.transformers.test_packed import MODELS as PACKED
 from tests.patchers.transformers.test_swin import mask2former, maskformer
 from tests.patchers.transformers.test_swin import upernet as upernet_of_swin
 from tests.patchers.transformers.test_tower_users import MODELS as TOWER_USERS
@@ -44,7 +45,6 @@ vit_wee_patch16_reg1_gap_256 vitamin_small_224 volo_d1_224 xcit_nano_12_p16_224
 TIMM = _NAMES.split()
 # Of transformers: model, config, its size, images.
 PLAIN = {
-    "ViTMAEModel": ("ViTMAEConfig", VIT, (2, 3, 32, 32)),
     "VideoMAEModel": ("VideoMAEConfig", {**VIT, "num_frames": 4}, (2, 4, 3, 32, 32)),
     "VJEPA2Model": (
         "VJEPA2Config",
@@ -52,7 +52,6 @@ PLAIN = {
         | {"pred_hidden_size": 24, "pred_num_attention_heads": 2, "pred_num_hidden_layers": 1},
         (2, 4, 3, 32, 32),
     ),
-    "MLCDVisionModel": ("MLCDVisionConfig", VIT, (2, 3, 32, 32)),
     "VitDetModel": ("VitDetConfig", DINO, (2, 3, 32, 32)),
     "SegformerForSemanticSegmentation": ("SegformerConfig", {}, (2, 3, 64, 64)),
     "GLPNForDepthEstimation": ("GLPNConfig", {}, (2, 3, 64, 64)),
@@ -64,7 +63,6 @@ PLAIN = {
         {"hidden_size": 32, "num_attention_heads": 2, "image_size": 32, "patch_size": 4},
         (2, 3, 32, 32),
     ),
-    "PixtralVisionModel": ("PixtralVisionConfig", VIT, (1, 3, 32, 32)),
     "DonutSwinModel": ("DonutSwinConfig", {"image_size": 224}, (1, 3, 224, 224)),
     "Swin2SRModel": ("Swin2SRConfig", {"embed_dim": 24, "num_heads": [2] * 6}, (1, 3, 64, 64)),
     "TimesformerModel": ("TimesformerConfig", {**VIT, "num_frames": 2}, (2, 2, 3, 32, 32)),
@@ -136,6 +134,10 @@ def rows() -> Iterator[Row]:
         side = 64 if name == "ViTPose" else 32
         reads = partial(_through, call=call)
         yield Row(f"{name}, whole", "transformers", make, (2, 3, side, side), reads)
+    for name, (make, call, _) in PACKED.items():
+        side = 128 if name.startswith("Qwen2") else 32  # it names no size of its own
+        reads = partial(_through, call=call)
+        yield Row(name, "transformers", make, (2, 3, side, side), reads)
     for name, (config, sizes, shape) in PLAIN.items():
         yield Row(name, "transformers", _config(name, config, sizes), shape)
     for name, (make_users, shape) in VITDET_USERS.items():

@@ -18,7 +18,7 @@ from expedite.patchers.timm import swin as timm_swin
 from expedite.patchers.timm import vit as timm_vit
 from expedite.patchers.torchvision import swin as torchvision_swin
 from expedite.patchers.torchvision import vit as torchvision_vit
-from expedite.patchers.transformers import sam3, vitdet
+from expedite.patchers.transformers import packed, sam3, vitdet
 from expedite.patchers.transformers import swin as transformers_swin
 from expedite.patchers.transformers import towers as transformers_towers
 from expedite.patchers.transformers import vit as transformers_vit
@@ -37,6 +37,7 @@ register(
         sam.find_host,
         sam3.find_host,
         vitdet.find_host,
+        packed.find_host,
         hiera.find_host,
         mask_units.find_host,
         timm_swin.find_host,
@@ -55,7 +56,7 @@ register(
         "transformers ViT, DeiT, DINOv2, DINOv3, DPT and BEiT",
         "transformers' vision towers (CLIP, SigLIP, AIMv2, OWL-ViT, ViTPose, EoMT, RF-DETR, ...)",
         "Swin and SwinV2 (timm, torchvision, transformers, and as published)",
-        "transformers ViTDet",
+        "transformers ViTDet, Pixtral, Qwen2-VL's and Qwen3-VL's vision models",
         "open_clip VisionTransformer",
         "DINOv2 and DINOv3 as published, in Depth Anything too",
         "VGGT and Depth Anything 3 (as published)",

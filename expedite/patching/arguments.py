@@ -9,7 +9,7 @@ from expedite.errors import ExpediteError
 from expedite.patching.frame import Frame
 from expedite.patching.host import Host, placed_in
 from expedite.patching.key_bias import as_key_bias
-from expedite.patching.rotary import cluster_positions, rotate
+from expedite.patching.rotary import cluster_positions, rotate_behind
 
 Arguments = tuple[Any, ...]
 
@@ -90,6 +90,9 @@ def with_positions(
     if frame.positions is None or rotary.of_each:
         assert frame.grid is not None  # or there were no frame
         sin, cos = rotary.split(table)
+        if host.packing is not None:  # a row for each token of every image, whose grids are alike
+            sin, cos = (host.packing.open(rows, frame.grid, True)[0] for rows in (sin, cos))
         places = cluster_positions(frame.records, frame.grid, sin.device)
-        frame.positions = rotary.join(*rotate(sin, cos, frame.grid, places))
+        turned = rotate_behind(rotary.prefix, sin, cos, frame.grid, places)
+        frame.positions = rotary.join(*turned)
     return placed_in(args, kwargs, rotary.argument, rotary.position, frame.positions)

@@ -60,7 +60,7 @@ class NoteGrid(Hook):
     """After the embedding made tokens of an image."""
 
     def __call__(self, module: nn.Module, args: Arguments, kwargs: Keywords, output: Any) -> None:
-        check_tensor(self.session.host, output)
+        check_tensor(self.session.host, output[0] if isinstance(output, tuple) else output)
         self.note(self.session.host.grid(module, args, output))
 
     def note(self, grid: tuple[int, int]) -> None:

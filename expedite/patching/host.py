@@ -179,11 +179,12 @@ class Mask:
 
 @dataclass(frozen=True)
 class Attention:
-    """Attention of a block that takes no mask, and what does the same under one.
+    """Attention of a block that takes no mask or no positions of each image, and what does so.
 
     Args:
         module: Maps a block to the module that attends.
-        attend: Its output, given itself, a mask (B, 1, 1, keys) and the arguments of its call.
+        attend: Its output, given itself, a mask (B, 1, 1, keys) and the arguments of its call. The
+            mask is None where clusters do not weigh by their mass and have rotary positions.
     """
 
     module: Callable[[nn.Module], nn.Module]
@@ -235,6 +236,7 @@ class Rotary:
         join: The inverse.
         position: Where it stands among positional arguments; None where it is always a keyword.
         of_each: Whether every block has positions of its own, and not all the same.
+        prefix: How many rows stand before those of the grid's tokens.
     """
 
     argument: str
@@ -242,6 +244,7 @@ class Rotary:
     join: Callable[[Tensor, Tensor], Any]
     position: int | None = None
     of_each: bool = False
+    prefix: int = 0
 
     def find(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """What stands there in a call, None if nothing does."""
@@ -303,12 +306,13 @@ class Packing:
     """How blocks take tokens that come neither as (B, N, C) nor as maps (B, H, W, C).
 
     Args:
-        open: Maps what a block takes, and how many tokens an image has there, to one of the two.
+        open: Maps what a block takes, the grid that its tokens have in each image, and whether that
+            is the full one or that of clusters, to one of the two, row by row.
         close: The inverse.
     """
 
-    open: Callable[[Tensor, int], Tensor]
-    close: Callable[[Tensor], Tensor]
+    open: Callable[[Tensor, tuple[int, int], bool], Tensor]
+    close: Callable[[Tensor, tuple[int, int], bool], Tensor]
 
 
 @weakly("module")
@@ -415,8 +419,8 @@ class Host:
         stages: Set where maps shrink between blocks. A span lies within a stage; blocks may take
             and return (B, H·W, C).
         moves: Whether clusters of windows move from their cells unless a plan says otherwise.
-        hands_masks: Whether the model hands its blocks masks of its own making for windows of
-            tokens, in place of which `run` makes those for windows of clusters.
+        hands_masks: Whether the model hands its blocks masks of its own making, for windows or
+            images, in place of which `run` or `attention` makes those for clusters.
         injections: Modules between blocks that change tokens. The blocks before them are taps.
         packing: Set where blocks take tokens in a shape of their own.
         local: Maps a block to what it adds at its end to tokens by mixing neighbours, such as by

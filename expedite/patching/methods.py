@@ -200,16 +200,17 @@ class MakeBias(SessionMethod):
 
 @dataclass(eq=False)
 class Attend(SessionMethod):
-    """Attends under a mask where clusters weigh by their mass, in place of attention without."""
+    """Attends among clusters, in place of attention that takes no mask or no positions of each."""
 
     index: int
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         frame = self.session.frame_within(self.index)
         attention = self.session.host.attention
-        if attention is None or frame is None or frame.mask is None:
+        if attention is None or frame is None or (frame.mask is None and frame.positions is None):
             return self.original(*args, **kwargs)
-        return attention.attend(self.module, as_key_bias(frame.mask), *args, **kwargs)
+        mask = None if frame.mask is None else as_key_bias(frame.mask)
+        return attention.attend(self.module, mask, *args, **kwargs)
 
 
 def gives_mask(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:

@@ -67,6 +67,17 @@ def rotate(
     return turned_sin.to(dtype), turned_cos.to(dtype)
 
 
+def rotate_behind(
+    prefix: int, sin: Tensor, cos: Tensor, grid: tuple[int, int], positions: Tensor
+) -> tuple[Tensor, ...]:
+    """As `rotate`, where `prefix` rows stand before those of tokens, and stay as they are."""
+    turned = rotate(sin[..., prefix:, :], cos[..., prefix:, :], grid, positions)
+    return tuple(
+        torch.cat([table[..., :prefix, :].expand(*new.shape[:2], -1, -1), new], 2)
+        for table, new in zip((sin, cos), turned, strict=True)
+    )
+
+
 def _step(sin: Tensor, cos: Tensor, token: int) -> Tensor:
     """Angles (heads, 1, D) from the first token to another."""
     s, c, to_s, to_c = (table[:, i : i + 1] for i in (0, token) for table in (sin, cos))

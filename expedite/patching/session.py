@@ -193,7 +193,7 @@ class Session:
         """
         host, stage = self.host, self.host.stage_of(index)
         if host.packing is not None:
-            tokens = host.packing.open(tokens, prod(self.store.grid or host.usual_grid))
+            tokens = host.packing.open(tokens, self.store.grid or host.usual_grid, True)
         shape = tuple(tokens.shape[1:-1])
         own = [shape] if len(shape) == 2 and not stage else []  # maps say it themselves
         for grid in (self.store.grid, *own, host.usual_grid):
@@ -247,14 +247,14 @@ class Session:
         if frame.stream is not None:
             tokens = self._go_on(frame, index, tokens)
         else:
-            tokens = opened(self.host, frame, index, tokens, is_full=not frame.levels)
+            tokens = opened(self.host, frame, tokens, frame.keeps_every_token)
         if frame.levels and self.host.queries and index == self.host.queries.before:
             frame.mask = self._key_mask(frame, tokens, *self.host.beside(index))
         if frame.grid is not None and (layer := self._layer_at(frame, index, tokens)) is not None:
             tokens = self._enter_span(frame, index, layer, block, tokens)
         if not is_captured():
             self.ran[index] = prod(tokens.shape[1:-1])
-        return closed(self.host, frame, tokens)
+        return closed(self.host, frame, tokens, frame.keeps_every_token)
 
     def _enter_span(
         self, frame: Frame, index: int, layer: nn.Module, block: nn.Module, tokens: Tensor
@@ -313,9 +313,9 @@ class Session:
             )
         beside = self.host.beside(max(index - 1, 0))
         if self.host.adds_between:
-            added = opened(self.host, frame, index, tokens - shown.tokens, is_full=True)
+            added = opened(self.host, frame, tokens - shown.tokens, is_full=True)
             return stream + on_grid(added, *beside, lambda body: mean(frame, body))
-        tokens = opened(self.host, frame, index, tokens, is_full=True)
+        tokens = opened(self.host, frame, tokens, is_full=True)
         return on_grid(tokens, *beside, lambda body: mean(frame, body))
 
     def leave(self, frame: Frame, index: int, tokens: Tensor, is_read: bool = False) -> Tensor:
@@ -325,7 +325,7 @@ class Session:
         """
         shown = tokens
         if frame.levels:
-            tokens = opened(self.host, frame, index, tokens, is_full=False)
+            tokens = opened(self.host, frame, tokens, frame.keeps_every_token)
             tokens = self.put_right(frame, index, self._with_local(frame, index, tokens))
             shown = self._shown(frame, index, tokens, is_read or frame.is_foreign)
         # Where no call keeps the frame open, the next block finds it with its tokens.
@@ -354,7 +354,8 @@ class Session:
         return on_grid(tokens, *self.host.beside(index), lambda body: body + added.to(body.dtype))
 
     def _shown(self, frame: Frame, index: int, tokens: Tensor, is_read: bool) -> Tensor:
-        is_last, closed_tokens = index == self.count - 1, closed(self.host, frame, tokens)
+        is_last = index == self.count - 1
+        closed_tokens = closed(self.host, frame, tokens, frame.keeps_every_token)
         if is_last and self._stays_clustered(frame, index) and not self._has_plain_head:
             return self._show(frame, index, tokens, is_read) if is_read else closed_tokens
         if is_last and self._has_plain_head and frame.with_head and not is_read:
@@ -365,14 +366,15 @@ class Session:
             goes_on = is_last and frame.with_head and self._clusters_head_blocks and self.plan.delta
             if not goes_on:
                 frame.forget()
-            return closed(self.host, frame, restored)
+            return closed(self.host, frame, restored, is_full=True)
         if is_read or index in frame.reads.taps or self.host.adds_between:
             return self._show(frame, index, tokens, is_read or self.host.adds_between)
         return closed_tokens
 
     def _show(self, frame: Frame, index: int, tokens: Tensor, may_change: bool) -> Tensor:
         """The full grid for readers, while the clusters are set aside."""
-        restored = closed(self.host, frame, self.restore(frame, tokens, *self.host.beside(index)))
+        restored = self.restore(frame, tokens, *self.host.beside(index))
+        restored = closed(self.host, frame, restored, is_full=True)
         frame.stream, frame.shown = tokens, Shown.of(restored) if may_change else None
         return restored
 

@@ -15,13 +15,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from expedite.patchers.transformers.rotary_attention import attend
+from expedite.patchers.transformers.tower_calls import (
+    check_order,
+    grid_of_call,
+    patch_of,
+    usual_grid,
+    windows_of,
+)
 from expedite.patchers.transformers.vit import (
     asked_for,
     check_attention,
     check_version,
     is_of_transformers,
     join,
-    pair,
     requested_states,
     swap,
 )
@@ -36,7 +43,6 @@ from expedite.patching.host import (
     apply_child,
     attribute,
     class_names,
-    map_grid,
     own_class,
 )
 
@@ -60,6 +66,7 @@ _BLOCKS = {
     "JanusVisionEncoderLayer",
     "Kosmos2VisionEncoderLayer",
     "LwDetrViTLayer",
+    "MLCDEncoderLayer",
     "MetaClip2EncoderLayer",
     "Ovis2VisionEncoderLayer",
     "Owlv2EncoderLayer",
@@ -68,9 +75,11 @@ _BLOCKS = {
     "RadioLayer",
     "RfDetrDinov2Layer",
     "Sapiens2Layer",
+    "Siglip2EncoderLayer",
     "SiglipEncoderLayer",
     "SmolVLMEncoderLayer",
     "Tipsv2VisionLayer",
+    "ViTMAELayer",
     "ViTMSNLayer",
     "VitPoseBackboneLayer",
     "YolosLayer",
@@ -85,6 +94,8 @@ _BEFORE = {
     "register_tokens",
 }
 _BEHIND = {"detection_tokens"}
+# Projections of patches that are cut before.
+_LINEAR = ("patch_projection", "patch_embedding")
 
 
 def find_host(module: nn.Module) -> Host | None:
@@ -97,23 +108,23 @@ def find_host(module: nn.Module) -> Host | None:
     check_version()
     blocks, config = tuple(_blocks(tower)), attribute(tower, "config")
     mask, attention = _mask(config, blocks[0])
-    windows = _windows(config)
-    rows, columns = _usual_grid(config)
+    windows = windows_of(config)
+    rows, columns = usual_grid(config)
     return Host(
         family=f"transformers {own_class(module).__name__}",
         model=module,
         backbone=tower,
         blocks=blocks,
-        prefix_tokens=_count(tower, _BEFORE),
+        prefix_tokens=(prefix := _count(tower, _BEFORE)),
         suffix_tokens=_count(tower, _BEHIND),
         embedding=tower.get_submodule(_projection_path(tower)),
-        grid=partial(_grid, patch=_patch(config), windows=windows),
+        grid=partial(grid_of_call, patch=patch_of(config), windows=windows),
         usual_grid=(rows // windows, columns // windows),
         any_size=True,
         first_norm=partial(apply_child, name=_first_norm(blocks[0])),
         mask=mask,
         attention=attention,
-        rotary=Rotary("position_embeddings", swap, join),
+        rotary=_rotary(blocks[0], prefix),
         readout=_readout,
         reads=partial(_reads, attention=config._attn_implementation),
         taps="hidden states and feature maps, where a call reads them",
@@ -162,40 +173,16 @@ def _kinds(module: nn.Module) -> set[str]:
 def _projection_path(tower: nn.Module) -> str:
     """Where patches are made of an image: the first convolution whose kernels touch; or "".
 
-    RADIO cuts images into patches before it projects them: there the module that does both.
+    RADIO cuts images into patches before it projects them, SigLIP 2 gets patches: there the module
+    that the projection is in.
     """
     path: str
     for path, module in tower.named_modules():
         if isinstance(module, nn.Conv2d) and module.stride == module.kernel_size != (1, 1):
             return path
-        if path.endswith("patch_projection") and isinstance(module, nn.Linear):
+        if path.endswith(_LINEAR) and isinstance(module, nn.Linear):
             return path.rpartition(".")[0]
     return ""
-
-
-def _grid(
-    embedding: nn.Module, args: tuple[Any, ...], output: Tensor, patch: int, windows: int
-) -> tuple[int, int]:
-    if isinstance(embedding, nn.Conv2d):
-        height, width = map_grid(embedding, args, output)
-    else:
-        height, width = (side // patch for side in args[0].shape[-2:])
-    return height // windows, width // windows
-
-
-def _patch(config: Any) -> int:
-    return pair(config.patch_size)[0]
-
-
-def _windows(config: Any) -> int:
-    """How many windows along each side come as images of a batch."""
-    count: int = getattr(config, "num_windows_side", getattr(config, "num_windows", 1))
-    return count
-
-
-def _usual_grid(config: Any) -> tuple[int, int]:
-    height, width = pair(getattr(config, "image_size", None) or config.pretrain_image_size)
-    return height // _patch(config), width // _patch(config)
 
 
 def _count(tower: nn.Module, names: set[str]) -> int:
@@ -226,10 +213,12 @@ def _mask(config: Any, block: nn.Module) -> tuple[Mask | None, Attention | None]
     """How a block's attention takes a mask of floats, or is done under one."""
     if _is_of_blip(attention := _attention(block)):
         return None, Attention(_attention, _attend)
+    if _is_of_mlcd(block):
+        return None, Attention(_attention, attend)
     if config._attn_implementation not in ("sdpa", "eager"):
         return None, None
     # Blocks with windows put those of an image behind one another only to attend.
-    if _windows(config) == 1 and (position := _position(block)) is not None:
+    if windows_of(config) == 1 and (position := _position(block)) is not None:
         return Mask("attention_mask", position, made_for_exports=True), None
     if (position := _position(attention)) is not None:
         return Mask("attention_mask", position, module=_attention), None
@@ -245,12 +234,24 @@ def _of_fused(config: Any) -> Mask | None:
     return Mask("position_bias", None, module=_attention) if is_fused and takes_bias else None
 
 
-def _position(module: nn.Module) -> int | None:
-    """Where a module takes `attention_mask` among positional arguments; None if it does not."""
+def _rotary(block: nn.Module, prefix: int) -> Rotary:
+    """How blocks take rotary positions, of MLCD's class token too."""
+    position = _position(block, "position_embeddings")
+    return Rotary(
+        "position_embeddings", swap, join, position, prefix=prefix if _is_of_mlcd(block) else 0
+    )
+
+
+def _is_of_mlcd(block: nn.Module) -> bool:
+    return "MLCDEncoderLayer" in _kinds(block)
+
+
+def _position(module: nn.Module, name: str = "attention_mask") -> int | None:
+    """Where a module takes an argument among positional ones; None if it does not."""
     parameters = list(signature(type(module).forward).parameters.values())[1:]
     kinds = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.POSITIONAL_ONLY)
     names = [parameter.name for parameter in parameters if parameter.kind in kinds]
-    return names.index("attention_mask") if "attention_mask" in names else None
+    return names.index(name) if name in names else None
 
 
 def _attention(block: nn.Module) -> nn.Module:
@@ -284,7 +285,8 @@ def _reads(
     """Which outputs of blocks the model reads itself, and which its caller asked for."""
     config = attribute(model, "config")
     check_attention(model, model, attention)
-    states = requested_states(_wanted(model, args, kwargs), config.num_hidden_layers)
+    check_order(model, config, args, kwargs)
+    states = requested_states(wanted_states(model, args, kwargs), config.num_hidden_layers)
     if hasattr(model, "out_features"):
         names = attribute(model, "stage_names")
         states |= {names.index(name) for name in attribute(model, "out_features")}
@@ -294,7 +296,7 @@ def _reads(
     return Reads(taps, last=_readout(model) == "tokens")
 
 
-def _wanted(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def wanted_states(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Which hidden states a call is to return, or a model around the tower records."""
     from transformers.utils import output_capturing
 

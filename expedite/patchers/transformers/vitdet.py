@@ -89,11 +89,11 @@ def _reads(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> R
     return Reads(taps, last=_readout(model) == "tokens")
 
 
-def _channels_last(x: Tensor, count: int = 0) -> Tensor:
+def _channels_last(x: Tensor, *layout: Any) -> Tensor:
     return x.permute(0, 2, 3, 1)
 
 
-def _channels_first(x: Tensor) -> Tensor:
+def _channels_first(x: Tensor, *layout: Any) -> Tensor:
     return x.permute(0, 3, 1, 2)
 
 
