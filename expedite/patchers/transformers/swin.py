@@ -1,11 +1,11 @@
-"""Swin and SwinV2 of Hugging Face transformers, and MaskFormer's own copy of Swin.
+"""Swin and SwinV2 of Hugging Face transformers, and their copies in MaskFormer, Donut and Swin2SR.
 
 Blocks take and return tokens (B, H·W, C) with their map's size beside them. Stages show the map at
 their end alone, which every span has left by then; MaskFormer's show every block's output.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -36,12 +36,16 @@ _MODELS = {
     "Swinv2ForMaskedImageModeling",
     "MaskFormerSwinModel",
     "MaskFormerSwinBackbone",
+    "DonutSwinModel",
+    "DonutSwinForImageClassification",
+    "Swin2SRModel",
+    "Swin2SRForImageSuperResolution",
 }
 
 
 @dataclass(frozen=True)
 class _Blocks:
-    """What differs between the three."""
+    """What differs between them."""
 
     layout: Layout
     window: Callable[[nn.Module], Any]
@@ -53,10 +57,12 @@ def find_host(module: nn.Module) -> Host | None:
     if name not in _MODELS or not own_class(module).__module__.startswith("transformers."):
         return None
     backbone = next(m for m in module.modules() if "embeddings" in dict(m.named_children()))
-    layers = backbone.get_submodule("encoder.layers").children()
+    # Swin2SR's stages, with a convolution at the end of each, are all on one map.
+    shrinks = not name.startswith("Swin2SR")
+    rows = ("encoder.layers", "blocks") if shrinks else ("encoder.stages", "layers")
     stages = [
-        tuple(inner(block, "transformers.") for block in layer.get_submodule("blocks").children())
-        for layer in layers
+        tuple(inner(block, "transformers.") for block in layer.get_submodule(rows[1]).children())
+        for layer in backbone.get_submodule(rows[0]).children()
     ]
     kind = _kind_of(stages[0][0])
     return make_host(
@@ -64,6 +70,7 @@ def find_host(module: nn.Module) -> Host | None:
         stages,
         kind.layout,
         [pair(kind.window(blocks[0])) for blocks in stages],
+        None if shrinks else [1] * len(stages),
         family=f"transformers {name}",
         backbone=backbone,
         embedding=backbone.get_submodule("embeddings.patch_embeddings.projection"),
@@ -78,8 +85,9 @@ def find_host(module: nn.Module) -> Host | None:
 def _kind_of(block: nn.Module) -> _Blocks:
     if hasattr(block, "mlp"):
         return _SWIN
-    attention = block.get_submodule("attention.self")
-    return _SWINV2 if hasattr(attention, "logit_scale") else _OLDER_SWIN
+    if hasattr(block.get_submodule("attention.self"), "logit_scale"):
+        return _SWINV2
+    return _DONUT if hasattr(block, "set_shift_and_window_size") else _OLDER_SWIN
 
 
 def _reads(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Reads:
@@ -164,6 +172,9 @@ _OLDER_SWIN = _Blocks(
         mlp=("layernorm_after", "intermediate", "output"),
     ),
     window=_older_window,
+)
+_DONUT = replace(
+    _OLDER_SWIN, layout=replace(_OLDER_SWIN.layout, is_shifted=_is_shifted_on_large_maps)
 )
 _SWINV2 = _Blocks(
     layout=Layout(

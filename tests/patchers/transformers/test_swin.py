@@ -85,6 +85,38 @@ def test_one_window_is_shifted_where_the_library_shifts_it(monkeypatch: pytest.M
         torch.testing.assert_close(found, expected, rtol=2e-3, atol=2e-3)
 
 
+def donut(**changes: Any) -> Any:
+    torch.manual_seed(0)
+    return randomized(hf.DonutSwinModel(hf.DonutSwinConfig(**{**SWIN, **changes})))
+
+
+def swin2sr(**changes: Any) -> Any:
+    """Two stages on one map of 16×16 tokens, each with a convolution at its end."""
+    sizes: dict[str, Any] = {"image_size": 16, "patch_size": 1, "num_heads": [2, 2], "upscale": 2}
+    torch.manual_seed(0)
+    config = hf.Swin2SRConfig(**{**SWIN, **sizes, **changes})
+    return randomized(hf.Swin2SRForImageSuperResolution(config))
+
+
+@pytest.mark.parametrize(
+    ("make", "side", "window"), [(donut, 32, 8), (donut, 32, 5), (swin2sr, 16, 8), (swin2sr, 15, 5)]
+)
+def test_copies_of_swin(make: Any, side: int, window: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    # With windows of 8 the second stage has one alone, which Donut does not shift.
+    model, x = make(window_size=window), images(2, side, side)
+    plain = model(x, output_hidden_states=True)
+    expedite.patch(model, alpha=1, clusters=3)
+    found = model(x, output_hidden_states=True)
+    assert not torch.allclose(found[0], plain[0], rtol=1e-3, atol=1e-3)
+    for state, before in zip(found.hidden_states, plain.hidden_states, strict=True):
+        assert state.shape == before.shape
+    monkeypatch.setattr(clustering, "_keeps_every_token", lambda grid, clusters: False)
+    for alpha in (0, 4):
+        expedite.patch(model, alpha=alpha, clusters=window, **HARD)
+        torch.testing.assert_close(model(x)[0], plain[0], rtol=2e-3, atol=2e-3)
+    assert torch.equal(expedite.unpatch(model)(x)[0], plain[0])
+
+
 @pytest.mark.parametrize("name", ["SwinForImageClassification", "SwinForMaskedImageModeling"])
 @pytest.mark.parametrize("version", ["Swin", "Swinv2"])
 def test_heads(name: str, version: str) -> None:
