@@ -51,7 +51,8 @@ register(
     ),
     names=(
         "Segmenter, DPT, ViT-Adapter and META (expedite.models)",
-        "timm VisionTransformer, Eva, Beit and CaiT",
+        "timm VisionTransformer (RelPos and NaFlex too), Eva, Beit, CaiT and encoders of Qwen3, DeepSeek "
+        "and Gemma 4",
         "torchvision VisionTransformer",
         "transformers ViT, DeiT, DINOv2, DINOv3, DPT and BEiT",
         "transformers' vision towers (CLIP, SigLIP, AIMv2, OWL-ViT, ViTPose, EoMT, RF-DETR, ...)",

@@ -59,6 +59,7 @@ def of_full_grid(host: Host, frame: Frame, args: tuple[Any, ...], kwargs: dict[s
     positions = host.rotary.find(args, kwargs) if host.rotary else None
     others = [*args[1:], *kwargs.values()]
     replaced = [positions, frame.shared_bias, _made_for_export(host, frame, args, kwargs)]
+    replaced += positions if isinstance(positions, tuple) else ()
     if frame.query_mask is not None and host.mask is not None:
         replaced.append(host.mask.find(args, kwargs))
     unknown = [value for value in others if not any(value is known for known in replaced)]
@@ -95,4 +96,4 @@ def with_positions(
         places = cluster_positions(frame.records, frame.grid, sin.device)
         turned = rotate_behind(rotary.prefix, sin, cos, frame.grid, places)
         frame.positions = rotary.join(*turned)
-    return placed_in(args, kwargs, rotary.argument, rotary.position, frame.positions)
+    return rotary.place(args, kwargs, frame.positions)

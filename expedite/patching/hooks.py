@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from expedite.errors import ExpediteError
 from expedite.patching.arguments import with_mask
 from expedite.patching.host import Host, Reads, TokenHead
-from expedite.patching.methods import Attend, MakeBias, RunBlock, RunCall
+from expedite.patching.methods import Attend, MakeBias, NoteSharedBias, RunBlock, RunCall
 from expedite.patching.ours import Ours, after, before, everything, in_place_of
 from expedite.patching.refusals import check_tensor
 from expedite.patching.session import Session
@@ -197,16 +197,6 @@ class NoteBypass(Hook):
             self.session.check_bypass(self.index)
 
 
-class NoteSharedBias(Hook):
-    """After the model made the bias that it hands to all blocks."""
-
-    def __call__(
-        self, module: nn.Module, args: Arguments, kwargs: Keywords, output: Tensor
-    ) -> None:
-        if (frame := self.session.frame) is not None:
-            frame.shared_bias = output
-
-
 def install(session: Session) -> None:
     """Put a session's hooks in place: the same whatever its plan, but for those that it brings."""
     host = session.host
@@ -219,7 +209,7 @@ def install(session: Session) -> None:
     if host.views is not None and host.views.rope is not None:
         in_place_of(host.views.rope, "forward", TurnBetween, session)
     if host.bias is not None and host.bias.shared is not None:
-        after(host.bias.shared, NoteSharedBias(session))
+        in_place_of(host.bias.shared, host.bias.shared_method, NoteSharedBias, session)
     if host.pooled is not None:
         after(host.pooled, AverageClusters(session))
     if host.head is not None:

@@ -237,6 +237,7 @@ class Rotary:
         position: Where it stands among positional arguments; None where it is always a keyword.
         of_each: Whether every block has positions of its own, and not all the same.
         prefix: How many rows stand before those of the grid's tokens.
+        second: The keyword of what stands behind it, where positions are two arguments.
     """
 
     argument: str
@@ -245,10 +246,27 @@ class Rotary:
     position: int | None = None
     of_each: bool = False
     prefix: int = 0
+    second: str | None = None
+
+    @property
+    def _slots(self) -> list[tuple[str, int | None]]:
+        names = [self.argument] if self.second is None else [self.argument, self.second]
+        at = self.position
+        return [(name, None if at is None else at + i) for i, name in enumerate(names)]
 
     def find(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """What stands there in a call, None if nothing does."""
-        return found_in(args, kwargs, self.argument, self.position)
+        """What stands there in a call, None if nothing does; two arguments as a tuple."""
+        found = tuple(found_in(args, kwargs, *slot) for slot in self._slots)
+        return found[0] if self.second is None or found[0] is None else found
+
+    def place(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], positions: Any
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments of a call with other positions."""
+        values = (positions,) if self.second is None else positions
+        for slot, value in zip(self._slots, values, strict=True):
+            args, kwargs = placed_in(args, kwargs, *slot, value)
+        return args, kwargs
 
 
 @weakly("shared")
@@ -263,8 +281,11 @@ class Bias:
         method: The name of the makers' method.
         own: Maps a block to the maker of its bias, None where it has none of its own.
         shared: The maker of the bias for all blocks.
-        table: Maps a maker and a grid (H, W) to its table, laid out as `bias.cluster_bias` has it.
+        table: Maps a maker and a grid (H, W) to its table, laid out as `bias.cluster_bias` has it,
+            or `bias.window_bias` where no token stands before the grid's.
         of_each_image: Whether what differs between images is added to a block's own bias in place.
+        stands_alone: Whether a block adds its own bias in place of a mask, and not beside it.
+        shared_method: The name of the method of the maker for all blocks.
     """
 
     method: str
@@ -272,6 +293,8 @@ class Bias:
     shared: nn.Module | None
     table: Callable[[nn.Module, tuple[int, int]], Tensor]
     of_each_image: bool = False
+    stands_alone: bool = False
+    shared_method: str = "forward"
 
 
 @dataclass(frozen=True)

@@ -194,8 +194,21 @@ class MakeBias(SessionMethod):
         if frame is None or frame.keeps_every_token:
             return self.original(*args, **kwargs)
         bias, of_host = frame.session.bias(frame, self.module), frame.session.host.bias
-        is_due = of_host is not None and of_host.of_each_image
-        return bias.repeat(len(frame.levels[-1].record.mass), 1, 1, 1) if is_due else bias
+        if of_host is None or frame.mask is None:
+            return bias
+        if of_host.stands_alone:
+            return bias + frame.mask
+        return bias.repeat(len(frame.mask), 1, 1, 1) if of_host.of_each_image else bias
+
+
+class NoteSharedBias(SessionMethod):
+    """Keeps the bias that the model makes for all blocks, as it hands it to them."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        bias = self.original(*args, **kwargs)
+        if (frame := self.session.frame) is not None:
+            frame.shared_bias = bias
+        return bias
 
 
 @dataclass(eq=False)

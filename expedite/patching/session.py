@@ -20,7 +20,7 @@ from expedite.operators.clustering import Clustering, full_precision
 from expedite.operators.drift import spreads
 from expedite.operators.reconstruction import TokenReconstruction
 from expedite.operators.windows import WindowClustering, WindowTokenReconstruction, as_map
-from expedite.patching.bias import cluster_bias
+from expedite.patching.bias import cluster_bias, window_bias
 from expedite.patching.calibration import Calibration
 from expedite.patching.frame import Frame, Level, Shown, Store
 from expedite.patching.host import Cells, Host, Reads
@@ -417,11 +417,13 @@ class Session:
         return restored
 
     def bias(self, frame: Frame, maker: nn.Module) -> Tensor:
-        """The clusters' relative position bias, (1, heads, 1 + h·w, 1 + h·w)."""
+        """The clusters' relative position bias, (1, heads, prefix + h·w, prefix + h·w)."""
         assert self.host.bias is not None and frame.grid is not None
         table = self.host.bias.table(maker, frame.grid)
-        resized = self.plan.position_tables == "resized"
-        return cluster_bias(table, frame.grid, frame.levels[-1].record.clusters, resized)
+        clusters, resized = frame.levels[-1].record.clusters, self.plan.position_tables == "resized"
+        if self.host.prefix_tokens == 0:
+            return window_bias(table, frame.grid, clusters, resized)[None]
+        return cluster_bias(table, frame.grid, clusters, resized)
 
     def average(self, frame: Frame, pooled: nn.Module, tokens: Tensor, output: Tensor) -> Tensor:
         """What a module that is averaged next makes of tokens, with the clusters' mean.
