@@ -176,7 +176,7 @@ def _check_fit(plan: Plan, host: Host) -> None:
         )
     if plan.reconstruct_at == "head":
         _check_head_exit(host, ranges[-1][2])
-    whole = host.windows or (host.usual_grid,)
+    whole = host.windows or host.grids(host.usual_grid)
     for above, cells in plan.grids(host.depth, *whole):
         # A model for any size meets its grid when it runs; clusters of clusters are known now.
         is_known = above not in whole or host.window or not host.any_size

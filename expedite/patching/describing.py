@@ -159,7 +159,7 @@ def _spans(plan: Plan, host: Host, grid: tuple[int, int]) -> Iterator[_Kept]:
     for (_, first, end), (above, cells) in zip(plan.ranges(host.depth), steps, strict=True):
         stage = host.stage_of(first)
         if host.window is None:
-            yield _Kept(first, end, grid, cells, None)
+            yield _Kept(first, end, grids[stage], cells, None)
             continue
         is_chained = clusters is not None and above != host.windows[stage]
         tokens = clusters if clusters is not None and is_chained else grids[stage]

@@ -303,7 +303,8 @@ class Stage:
 
     Args:
         depth: How many blocks.
-        window: Rows and columns of their windows.
+        window: Rows and columns of their windows; None where they attend everywhere and the whole
+            map is clustered at once.
         scale: Along each side, how many tokens of the embedding stand for one of these.
         is_whole: Whether its blocks run on all tokens whatever the plan, such as one that pools.
         rounds_up: Whether a rest of tokens stands for one more.
@@ -312,7 +313,7 @@ class Stage:
     """
 
     depth: int
-    window: tuple[int, int]
+    window: tuple[int, int] | None
     scale: int
     is_whole: bool = False
     rounds_up: bool = True
@@ -439,8 +440,9 @@ class Host:
         run: Runs a block on a map of clusters (B, h, w, C), for blocks that cannot do so by
             themselves, given also the keywords of the call; returns what the block returns.
         asks_places: Whether `run` asks where the clusters of each image stand.
-        stages: Set where maps shrink between blocks. A span lies within a stage; blocks may take
-            and return (B, H·W, C).
+        stages: Set where maps shrink between blocks, or something between them reads all tokens. A
+            span lies within a stage; blocks may take and return (B, H·W, C). All of them have
+            windows, or none.
         moves: Whether clusters of windows move from their cells unless a plan says otherwise.
         hands_masks: Whether the model hands its blocks masks of its own making, for windows or
             images, in place of which `run` or `attention` makes those for clusters.
@@ -502,7 +504,7 @@ class Host:
     def windows(self) -> tuple[tuple[int, int], ...]:
         """The windows of every stage, of the blocks where there are no stages."""
         one = () if self.window is None else (self.window,)
-        return tuple(stage.window for stage in self.stages) or one
+        return tuple(stage.window for stage in self.stages if stage.window) or one
 
     def grids(self, grid: tuple[int, int]) -> tuple[tuple[int, int], ...]:
         """The map of every stage, where the embedding makes one of `grid`."""

@@ -455,7 +455,7 @@ class Session:
         stage = self.host.stage_of(index)
         grid = last.clusters if last else self.host.grids(frame.grid)[stage]
         check_tokens(self.host, index, body, grid)
-        if not last and self.host.stages:
+        if not last and self.host.stages and self.host.window:
             check_size(self.host, index, grid)
         if not body.is_meta:
             check_weights(self.host, *self._span_with(index))
