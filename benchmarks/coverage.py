@@ -93,7 +93,8 @@ def _plan(model: nn.Module) -> tuple[int, tuple[int, int]]:
         return 1, host.window or host.usual_grid
     index = max(range(len(host.stages)), key=lambda i: host.stages[i].depth)
     first = sum(stage.depth for stage in host.stages[:index])
-    return first + (host.stages[index].depth > 1), host.stages[index].window
+    whole = host.windows or host.grids(host.usual_grid)
+    return first + (host.stages[index].depth > 1), whole[index]
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from expedite.patchers.published import (
     vggt,
     vit_adapter,
 )
+from expedite.patchers.published import sam3 as published_sam3
 from expedite.patchers.published import swin as published_swin
 from expedite.patchers.timm import cait, stages
 from expedite.patchers.timm import swin as timm_swin
@@ -39,6 +40,7 @@ register(
         sam3.find_host,
         vitdet.find_host,
         packed.find_host,
+        published_sam3.find_host,
         hiera.find_host,
         mask_units.find_host,
         timm_swin.find_host,
@@ -52,8 +54,8 @@ register(
     ),
     names=(
         "Segmenter, DPT, ViT-Adapter and META (expedite.models)",
-        "timm VisionTransformer (RelPos and NaFlex too), Eva, Beit, CaiT, PiT, CrossViT and encoders "
-        "of Qwen3, DeepSeek and Gemma 4",
+        "timm VisionTransformer (RelPos and NaFlex too), Eva, Beit, CaiT, PiT, CrossViT and the "
+        "encoders of Qwen3, DeepSeek and Gemma 4",
         "torchvision VisionTransformer",
         "transformers ViT, DeiT, DINOv2, DINOv3, DPT and BEiT",
         "transformers' vision towers (CLIP, SigLIP, AIMv2, OWL-ViT, ViTPose, EoMT, RF-DETR, ...)",
@@ -62,8 +64,9 @@ register(
         "open_clip VisionTransformer",
         "DINOv2 and DINOv3 as published, in Depth Anything too",
         "VGGT and Depth Anything 3 (as published)",
-        "Segment Anything's image encoder (segment_anything, timm, transformers)",
+        "Segment Anything's image encoder (segment_anything, timm, transformers, ultralytics)",
         "Hiera (timm, transformers)",
-        "SAM 2's image encoder (timm, transformers, and as published) and SAM 3's (transformers)",
+        "SAM 2's image encoder (timm, transformers, ultralytics, and as published) and SAM 3's "
+        "(transformers, ultralytics, and as published)",
     ),
 )

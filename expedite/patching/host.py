@@ -102,6 +102,19 @@ def kind_of(module: nn.Module, kinds: Iterable[str]) -> str | None:
     return next((kind for kind in kinds if kind in names), None)
 
 
+def kind_or_copy(
+    module: nn.Module, kinds: Iterable[str], original: str | None
+) -> tuple[str, str] | None:
+    """The first of these full names of classes that a module has, and the package that it is of.
+
+    `original` is the one of which a module of none is a copy in some other package.
+    """
+    if (name := kind_of(module, kinds)) is not None:
+        return name, name.partition(".")[0]
+    package = own_class(module).__module__.partition(".")[0]
+    return None if original is None else (original, package)
+
+
 def runs_as(module: nn.Module, library: str, *methods: str) -> bool:
     """Whether methods of a module are a library's own: others may read blocks in ways unknown."""
     return all(getattr(type(module), name).__module__.startswith(library) for name in methods)

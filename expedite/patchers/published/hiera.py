@@ -29,7 +29,7 @@ from expedite.patching.host import (
     attribute,
     every_token,
     inner,
-    kind_of,
+    kind_or_copy,
     map_of_tokens,
     nothing_more,
     runs_as,
@@ -56,12 +56,13 @@ class _Library:
 
 def find_host(module: nn.Module) -> Host | None:
     """See `module` as SAM 2's image encoder; None where it is something else."""
-    name = kind_of(module, _LIBRARIES)
-    if name is None or not runs_as(module, name.partition(".")[0], "forward"):
+    found = kind_or_copy(module, _LIBRARIES, _PUBLISHED if _is_copy(module) else None)
+    if found is None or not runs_as(module, found[1], "forward"):
         return None
+    name, of = found
     if name.startswith("transformers."):
         check_version()
-    library, of = _LIBRARIES[name], name.partition(".")[0]
+    library = _LIBRARIES[name]
     blocks = tuple(inner(block, of) for block in module.get_submodule("blocks").children())
     stages = _stages(library, blocks, library.windows(module))
     return Host(
@@ -85,6 +86,11 @@ def find_host(module: nn.Module) -> Host | None:
         stages=stages,
         moves=True,  # nothing in its blocks says where a token stands
     )
+
+
+def _is_copy(module: nn.Module) -> bool:
+    """Whether it is called as the published encoder, whose class others have copied."""
+    return type(module).__name__ == _PUBLISHED.rpartition(".")[2] and hasattr(module, "window_spec")
 
 
 def _stages(
@@ -166,6 +172,7 @@ def read_intermediates(
     return intermediates(model, x, indices, intermediates_only=intermediates_only, ends=ends)
 
 
+_PUBLISHED = "sam2.modeling.backbones.hieradet.Hiera"
 _OF_TIMM = Layout(
     first_norm="norm1",
     heads="num_heads",
@@ -202,7 +209,7 @@ _LIBRARIES = {
             Method("forward_intermediates", read_intermediates),
         ),
     ),
-    "sam2.modeling.backbones.hieradet.Hiera": _Library(
+    _PUBLISHED: _Library(
         family="SAM 2's Hiera as published",
         layout=replace(
             _OF_TIMM, joined=("drop_path",), after_windows=("norm2", "mlp", "drop_path")

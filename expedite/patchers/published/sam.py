@@ -1,6 +1,7 @@
 """The image encoder of Segment Anything, from segment_anything, timm and transformers; SAM-HQ's.
 
-Its blocks take and return maps (B, H, W, C). Most attend in windows, some everywhere, and all have
+Copies of the first, as ultralytics', are found by their name and what their blocks are made of.
+Blocks take and return maps (B, H, W, C). Most attend in windows, some everywhere, and all have
 decomposed relative positions.
 """
 
@@ -22,7 +23,7 @@ from expedite.patching.host import (
     attribute,
     every_token,
     inner,
-    kind_of,
+    kind_or_copy,
     map_of_tokens,
     nothing_more,
     runs_as,
@@ -46,16 +47,16 @@ class _Library:
 
 def find_host(module: nn.Module) -> Host | None:
     """See `module` as an image encoder of Segment Anything; None where it is something else."""
-    name = kind_of(module, _LIBRARIES)
-    if name is None or not runs_as(module, name.partition(".")[0], "forward"):
+    found = kind_or_copy(module, _LIBRARIES, _PUBLISHED if _is_copy(module) else None)
+    if found is None or not runs_as(module, found[1], "forward"):
         return None
-    if name.startswith("segment_anything.") and not _runs_blocks_alone(module):
+    name, of = found
+    if name == _PUBLISHED and not _runs_blocks_alone(module):
         return None
     library = _LIBRARIES[name]
-    of = name.partition(".")[0]
     blocks = tuple(inner(block, of) for block in module.get_submodule(library.blocks).children())
     return Host(
-        family=library.family,
+        family=f"{of} ImageEncoderViT" if name == _PUBLISHED else library.family,
         model=module,
         backbone=module,
         blocks=blocks,
@@ -75,9 +76,17 @@ def find_host(module: nn.Module) -> Host | None:
     )
 
 
+def _is_copy(module: nn.Module) -> bool:
+    """Whether it is called as the published encoder and has blocks made of the same parts."""
+    if type(module).__name__ != _PUBLISHED.rpartition(".")[2] or not hasattr(module, "blocks"):
+        return False
+    blocks = list(module.get_submodule("blocks").children())
+    return all(set(dict(block.named_children())) == _PARTS for block in blocks)
+
+
 def _runs_blocks_alone(encoder: nn.Module) -> bool:
     """Whether it hands on nothing but its last output: HQ-SAM's fork stands under the same name."""
-    return set(type(encoder).forward.__code__.co_varnames) <= {"self", "x", "blk"}
+    return set(type(encoder).forward.__code__.co_varnames) <= {"self", "x", "blk", "pos_embed"}
 
 
 def _window(family: str, blocks: tuple[nn.Module, ...]) -> tuple[int, int]:
@@ -124,8 +133,10 @@ def _grid_of_timm(model: nn.Module) -> tuple[int, int]:
     return rows, columns
 
 
-def _adds_no_positions(model: nn.Module) -> bool:
-    return attribute(model, "pos_embed") is None
+def _has_any_size(model: nn.Module) -> bool:
+    """Whether it adds no positions, or stretches them to the map's size as ultralytics' copy."""
+    stretches = "pos_embed" in type(model).forward.__code__.co_varnames
+    return stretches or attribute(model, "pos_embed") is None
 
 
 def _is_not_strict(model: nn.Module) -> bool:
@@ -136,6 +147,8 @@ def _never(model: nn.Module) -> bool:
     return False
 
 
+_PUBLISHED = "segment_anything.modeling.image_encoder.ImageEncoderViT"
+_PARTS = {"norm1", "attn", "norm2", "mlp"}
 _OF_TRANSFORMERS = Layout(
     first_norm="layer_norm1",
     heads="num_attention_heads",
@@ -144,7 +157,7 @@ _OF_TRANSFORMERS = Layout(
     after_windows=("layer_norm2", "mlp"),
 )
 _LIBRARIES = {
-    "segment_anything.modeling.image_encoder.ImageEncoderViT": _Library(
+    _PUBLISHED: _Library(
         family="segment_anything ImageEncoderViT",
         blocks="blocks",
         layout=Layout(
@@ -154,7 +167,7 @@ _LIBRARIES = {
             after_windows=("norm2", "mlp"),
         ),
         usual_grid=_square_grid,
-        any_size=_adds_no_positions,
+        any_size=_has_any_size,
         taps="none",
     ),
     "timm.models.vision_transformer_sam.VisionTransformerSAM": _Library(

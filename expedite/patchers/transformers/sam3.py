@@ -98,11 +98,11 @@ def _rotate(block: nn.Module, q: Tensor, k: Tensor, standing: Standing) -> Place
     across_and_down = places.flip(-1).flatten(0, 1)
     tables = block.get_submodule("rotary_emb")(q, across_and_down)  # each (1, B·n·m·h·w, d)
     cos, sin = (table.reshape(len(places), 1, *q.shape[2:]) for table in tables)
-    q_turned, k_turned = (_turned(x.float(), cos, sin).type_as(x) for x in (q, k))
+    q_turned, k_turned = (turned(x.float(), cos, sin).type_as(x) for x in (q, k))
     return q_turned, k_turned, None
 
 
-def _turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+def turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Every two neighbouring channels of x turned by an angle."""
     first, second = x[..., ::2], x[..., 1::2]
     return x * cos + torch.stack((-second, first), -1).flatten(-2) * sin
