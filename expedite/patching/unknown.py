@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from torch import nn
+from torch.fx import GraphModule
 
 
 @dataclass(frozen=True)
@@ -15,6 +16,7 @@ class _Stack:
     kind: str
     count: int
     widths: tuple[int, ...]  # of each block in channels
+    convolution: str  # where a block holds one over neighbours, "" where none does
 
 
 def explain(model: nn.Module, known: Sequence[str]) -> str:
@@ -22,18 +24,35 @@ def explain(model: nn.Module, known: Sequence[str]) -> str:
 
     Example:
         >>> explain(nn.ReLU(), ["a ViT"]).partition(", ")[2].partition(";")[0]
-        'which has no blocks with attention'
+        'in which no blocks with attention were found'
     """
     found = f"no known host was found in {_class_name(model)}"
     names = f"known are {', '.join(known)}"
     others = "and host= says where blocks that map (B, N, C) to the same are in any other"
+    if isinstance(model, GraphModule):
+        return (
+            f"{found}, a graph that torch.fx wrote of a model's operations, where blocks are not "
+            f"called any more; {names}, and hooks on blocks read features of the model itself"
+        )
+    if _convolution(model, nn.Conv3d):
+        return (
+            f"{found}, which makes tokens of several frames, where clusters are of one image; "
+            f"{names}, {others}"
+        )
     stacks = list(_innermost(list(_stacks(model))))
     if not stacks and any(map(_is_block, list(model.modules())[1:])):
         return f"{found}, whose blocks with attention stand in no row; {names}, {others}"
     if not stacks:
-        return f"{found}, which has no blocks with attention; {names}, {others}"
+        return f"{found}, in which no blocks with attention were found; {names}, {others}"
     longest = max(stacks, key=lambda stack: stack.count)
-    if stages := _stages(model, longest):
+    stages = _stages(model, longest)
+    if at := next((stack.convolution for stack in [longest, *stages] if stack.convolution), ""):
+        return (
+            f"{found}, whose blocks of class {longest.kind} hold a convolution over the map "
+            f"('{at}'), for which clusters have no neighbours; {names}, and host= takes blocks "
+            "without one"
+        )
+    if stages:
         return (
             f"{found}, whose blocks of class {longest.kind} come in stages{_channels(stages)}; "
             f"{names}, and host= takes blocks that are all of one width"
@@ -61,7 +80,14 @@ def _stacks(model: nn.Module, least: int = 2) -> Iterator[_Stack]:
         kinds = {type(child) for child in children}
         if len(children) >= least and len(kinds) == 1 and all(map(_is_block, children)):
             widths = tuple(_width(child) for child in children)
-            yield _Stack(path, _kind(children[0]), len(children), widths)
+            at = next(filter(None, (_convolution(child, nn.Conv2d) for child in children)), "")
+            yield _Stack(path, _kind(children[0]), len(children), widths, at)
+
+
+def _convolution(model: nn.Module, kind: type[nn.Conv2d | nn.Conv3d]) -> str:
+    """The path of the first convolution of a kind that looks at more than one place, or ""."""
+    convolutions = ((path, m) for path, m in model.named_modules() if isinstance(m, kind))
+    return next((path for path, m in convolutions if max(m.kernel_size) > 1), "")
 
 
 def _kind(block: nn.Module) -> str:

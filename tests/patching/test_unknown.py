@@ -9,6 +9,7 @@ import torchvision  # type: ignore[import-untyped]
 import transformers
 from torch import nn
 
+import expedite
 from expedite.patching.unknown import explain
 
 hf: Any = transformers
@@ -43,7 +44,9 @@ def test_a_stack_that_is_the_model_itself_is_found() -> None:
 
 def test_models_without_attention() -> None:
     for model in (nn.Linear(2, 2), nn.Sequential(), torchvision.models.squeezenet1_1()):
-        assert "which has no blocks with attention; known are A, and host=" in explain(model, ["A"])
+        assert "no blocks with attention were found; known are A, and host=" in explain(
+            model, ["A"]
+        )
 
 
 def test_stages_of_growing_width() -> None:
@@ -84,15 +87,36 @@ def test_parallel_attentions_inside_a_block_are_not_taken_for_blocks() -> None:
         ("levit_128s", "timm.models.levit.LevitBlock come in stages; known are A"),
         ("botnet26t_256", "SelfAttnBlock at 'stages.3' work on maps, by convolutions; known"),
         ("edgenext_xx_small", "whose blocks with attention stand in no row; known are A"),
-        ("davit_tiny", "SpatialBlock and timm.models.davit.ChannelBlock come in stages of 96, 192"),
+        ("davit_tiny", "ChannelBlock hold a convolution over the map ('0.cpe1.proj'), for which"),
         ("sam2_hiera_tiny", "MultiScaleBlock come in stages of 96, 192, 384 and 768 channels"),
-        ("twins_svt_small", "timm.models.twins.Block come in stages of 64, 128, 256 and 512"),
-        ("xcit_nano_12_p16_224", "its 12 blocks of class timm.models.xcit.XCABlock at 'blocks'"),
+        ("twins_svt_small", "hold a convolution over the map ('attn.sr'), for which clusters have"),
+        ("pvt_v2_b0", "and host= takes blocks without one"),
+        ("visformer_tiny", "timm.models.visformer.Block come in stages of 192 and 384 channels"),
     ],
 )
 def test_models_of_other_kinds(name: str, said: str) -> None:
     with torch.device("meta"):
         assert said in explain(timm.create_model(name), ["A"])
+
+
+def test_what_makes_tokens_of_several_frames() -> None:
+    with torch.device("meta"):
+        model = torchvision.models.get_model("swin3d_t")
+    assert "which makes tokens of several frames, where clusters are of one" in explain(
+        model, ["A"]
+    )
+
+
+def test_what_torch_fx_has_taken_apart() -> None:
+    from torchvision.models.feature_extraction import (  # type: ignore[import-untyped]
+        create_feature_extractor,
+    )
+
+    small = {"image_size": 8, "patch_size": 4, "num_layers": 2, "num_heads": 1}
+    model = torchvision.models.VisionTransformer(**small, hidden_dim=8, mlp_dim=8)
+    features = create_feature_extractor(model, ["encoder.layers.encoder_layer_0"])
+    with pytest.raises(expedite.ExpediteError, match="where blocks are not called any more"):
+        expedite.patch(features, alpha=1, clusters=1)
 
 
 def test_places_of_attention_that_is_not_there_are_not_taken_for_it() -> None:
