@@ -15,7 +15,7 @@ from expedite.patchers.published import (
 )
 from expedite.patchers.published import sam3 as published_sam3
 from expedite.patchers.published import swin as published_swin
-from expedite.patchers.timm import cait, stages
+from expedite.patchers.timm import cait, maps, stages
 from expedite.patchers.timm import swin as timm_swin
 from expedite.patchers.timm import vit as timm_vit
 from expedite.patchers.torchvision import swin as torchvision_swin
@@ -34,6 +34,7 @@ register(
         timm_vit.find_host,
         cait.find_host,
         stages.find_host,
+        maps.find_host,
         torchvision_vit.find_host,
         transformers_vit.find_host,
         transformers_towers.find_host,
@@ -56,8 +57,8 @@ register(
     ),
     names=(
         "Segmenter, DPT, ViT-Adapter and META (expedite.models)",
-        "timm VisionTransformer (RelPos and NaFlex too), Eva, Beit, CaiT, PiT, CrossViT and the "
-        "encoders of Qwen3, DeepSeek and Gemma 4",
+        "timm VisionTransformer (RelPos and NaFlex too), Eva, Beit, CaiT, PiT, CrossViT, VOLO, "
+        "ConViT, LeViT and the encoders of Qwen3, DeepSeek and Gemma 4",
         "torchvision VisionTransformer",
         "transformers ViT, DeiT, DINOv2, DINOv3, DPT and BEiT",
         "transformers' vision towers (CLIP, SigLIP, AIMv2, OWL-ViT, ViTPose, EoMT, RF-DETR, ...)",
