@@ -74,9 +74,9 @@ def find_host(module: nn.Module) -> Host | None:
     if name is None or not runs_as(module, "timm.", "forward", "forward_features"):
         return None
     kind = _KINDS[name]
-    rows, grid = kind.rows(module), kind.usual_grid(module)
-    if not rows:
+    if not (rows := kind.rows(module)):
         return None
+    grid = kind.usual_grid(module)
     stages = tuple(_stage(len(row), grid, 2**number) for number, row in enumerate(rows))
     return Host(
         family=f"timm {name.rpartition('.')[2]}",
