@@ -15,7 +15,7 @@ from expedite.patchers.published import (
 )
 from expedite.patchers.published import sam3 as published_sam3
 from expedite.patchers.published import swin as published_swin
-from expedite.patchers.timm import cait, maps, stages
+from expedite.patchers.timm import cait, maps, packed, stages
 from expedite.patchers.timm import swin as timm_swin
 from expedite.patchers.timm import vit as timm_vit
 from expedite.patchers.torchvision import swin as torchvision_swin
@@ -35,6 +35,7 @@ register(
         cait.find_host,
         stages.find_host,
         maps.find_host,
+        packed.find_host,
         torchvision_vit.find_host,
         transformers_vit.find_host,
         transformers_towers.find_host,
@@ -58,7 +59,7 @@ register(
     names=(
         "Segmenter, DPT, ViT-Adapter and META (expedite.models)",
         "timm VisionTransformer (RelPos and NaFlex too), Eva, Beit, CaiT, PiT, CrossViT, VOLO, "
-        "ConViT, LeViT and the encoders of Qwen3, DeepSeek and Gemma 4",
+        "ConViT, LeViT, Visformer, NesT and the encoders of Qwen3, DeepSeek and Gemma 4",
         "torchvision VisionTransformer",
         "transformers ViT, DeiT, DINOv2, DINOv3, DPT and BEiT",
         "transformers' vision towers (CLIP, SigLIP, AIMv2, OWL-ViT, ViTPose, EoMT, RF-DETR, ...)",
