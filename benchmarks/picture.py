@@ -2,8 +2,8 @@
 
     python -m benchmarks.picture --out docs/clusters.jpg
 
-The photograph is scikit-learn's `china.jpg`, by danielbuechele (CC BY 2.0), the model a UperNet that
-`examples/train_heads.py` trained on a frozen DINOv2-S and CamVid's streets.
+The photograph is scikit-learn's `china.jpg`, by danielbuechele (CC BY 2.0), the model a UperNet
+that `examples/train_heads.py` trained on a frozen DINOv2-S and CamVid's streets.
 """
 
 import io

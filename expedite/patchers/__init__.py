@@ -15,7 +15,7 @@ from expedite.patchers.published import (
 )
 from expedite.patchers.published import sam3 as published_sam3
 from expedite.patchers.published import swin as published_swin
-from expedite.patchers.timm import cait, maps, packed, stages
+from expedite.patchers.timm import cait, maps, shapes, stages
 from expedite.patchers.timm import swin as timm_swin
 from expedite.patchers.timm import vit as timm_vit
 from expedite.patchers.torchvision import swin as torchvision_swin
@@ -35,7 +35,7 @@ register(
         cait.find_host,
         stages.find_host,
         maps.find_host,
-        packed.find_host,
+        shapes.find_host,
         torchvision_vit.find_host,
         transformers_vit.find_host,
         transformers_towers.find_host,

@@ -1,5 +1,7 @@
 """Tokens between the shape in which blocks take them and ours, (B, N, C) or (B, H, W, C)."""
 
+from typing import Any
+
 from torch import Tensor
 
 from expedite.patching.frame import Frame
@@ -18,6 +20,16 @@ def closed(host: Host, frame: Frame, tokens: Tensor, is_full: bool) -> Tensor:
     if host.packing is None or frame.grid is None:
         return tokens
     return host.packing.close(tokens, _grid(frame, is_full), is_full)
+
+
+def channels_last(x: Tensor, *layout: Any) -> Tensor:
+    """How `Packing` opens a map (B, C, H, W)."""
+    return x.permute(0, 2, 3, 1)
+
+
+def channels_first(x: Tensor, *layout: Any) -> Tensor:
+    """How `Packing` closes it again."""
+    return x.permute(0, 3, 1, 2)
 
 
 def _grid(frame: Frame, is_full: bool) -> tuple[int, int]:

@@ -31,6 +31,7 @@ from expedite.patching.host import (
     map_grid,
     runs_as,
 )
+from expedite.patching.packing import channels_first, channels_last
 from expedite.patching.window_blocks import Layout, by_tables, nowhere, run_block
 
 _MODELS = tuple(
@@ -68,7 +69,7 @@ def find_host(module: nn.Module) -> Host | None:
         taps="hidden states and feature maps, where a call reads them",
         window=(side, side) if has_windows else grid,
         run=partial(_run, layout=_LAYOUT if has_tables else replace(_LAYOUT, place=nowhere)),
-        packing=Packing(_channels_last, _channels_first),
+        packing=Packing(channels_last, channels_first),
         local=_residual,
     )
 
@@ -89,18 +90,10 @@ def _reads(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> R
     return Reads(taps, last=_readout(model) == "tokens")
 
 
-def _channels_last(x: Tensor, *layout: Any) -> Tensor:
-    return x.permute(0, 2, 3, 1)
-
-
-def _channels_first(x: Tensor, *layout: Any) -> Tensor:
-    return x.permute(0, 3, 1, 2)
-
-
 def _run(
     block: nn.Module, x: Tensor, cells: Cells, keywords: dict[str, Any], layout: Layout
 ) -> tuple[Tensor]:
-    return (_channels_first(run_block(block, _channels_last(x), cells, keywords, layout)),)
+    return (channels_first(run_block(block, channels_last(x), cells, keywords, layout)),)
 
 
 def _residual(block: nn.Module) -> Callable[[Tensor], Tensor] | None:
@@ -111,7 +104,7 @@ def _residual(block: nn.Module) -> Callable[[Tensor], Tensor] | None:
 
 
 def _added(residual: nn.Module, x: Tensor) -> Tensor:
-    return _channels_last(residual(_channels_first(x))) - x
+    return channels_last(residual(channels_first(x))) - x
 
 
 _LAYOUT = Layout(

@@ -26,6 +26,7 @@ from expedite.patching.host import (
     map_grid,
     runs_as,
 )
+from expedite.patching.packing import channels_first, channels_last
 from expedite.patching.window_blocks import dropout_rate
 
 _VISFORMER, _NEST = "timm.models.visformer.Visformer", "timm.models.nest.Nest"
@@ -80,7 +81,7 @@ def _visformer(model: nn.Module) -> Host | None:
         run=_run_visformer,
         stages=stages,
         moves=True,  # nothing in its blocks says where a token stands
-        packing=Packing(_channels_last, _channels_first),
+        packing=Packing(channels_last, channels_first),
     )
 
 
@@ -88,16 +89,8 @@ def _attends(block: nn.Module) -> bool:
     return attribute(block, "attn") is not None and not attribute(block, "spatial_conv")
 
 
-def _channels_last(x: Tensor, count: int = 0) -> Tensor:
-    return x.permute(0, 2, 3, 1)
-
-
-def _channels_first(x: Tensor) -> Tensor:
-    return x.permute(0, 3, 1, 2)
-
-
 def _norm_of_visformer(block: nn.Module, tokens: Tensor) -> Tensor:
-    return _channels_last(apply_child(block, _channels_first(tokens), "norm1"))
+    return channels_last(apply_child(block, channels_first(tokens), "norm1"))
 
 
 def _run_visformer(block: nn.Module, x: Tensor, cells: Cells, keywords: dict[str, Any]) -> Tensor:
@@ -130,11 +123,11 @@ def _nest(model: nn.Module) -> Host:
     )
 
 
-def _of_one_window(x: Tensor, count: int) -> Tensor:
+def _of_one_window(x: Tensor, grid: tuple[int, int], is_full: bool) -> Tensor:
     return x.flatten(1, 2)
 
 
-def _as_one_window(x: Tensor) -> Tensor:
+def _as_one_window(x: Tensor, grid: tuple[int, int], is_full: bool) -> Tensor:
     return x[:, None]
 
 
