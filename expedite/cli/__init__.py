@@ -16,6 +16,7 @@ from expedite.cli.export import export_command
 from expedite.cli.flops import flops_command
 from expedite.cli.recipes import recipes_command
 from expedite.cli.report import report_command
+from expedite.cli.reproduce import reproduce_command
 from expedite.cli.sweep import sweep_command
 from expedite.cli.tune import tune_command
 from expedite.cli.visualize import visualize_command
@@ -42,6 +43,7 @@ app.command("flops")(flops_command)
 app.command("bench")(bench_command)
 app.command("export")(export_command)
 app.command("recipes")(recipes_command)
+app.command("reproduce")(reproduce_command)
 app.command("demo")(demo_command)
 
 

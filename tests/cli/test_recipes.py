@@ -85,3 +85,22 @@ def test_a_recipe_brings_its_own_plans(
     assert content["request"]["rule"] == {"ignore_index": 255, "reduce_zero_label": True}
     assert all(row["metrics"]["miou"] > 0 for row in content["rows"])
     assert "neither --clusters nor" in refusal(*words, "--out", tmp_path / "no", "--alpha", 3)
+    folder = tmp_path / "out"  # whose rows are there already, of the same weights and images
+    again = ["reproduce", "small", "--data", data, "--out", folder, "--limit", 1, "--device", "cpu"]
+    told = run(*again, "--weights", tmp_path, "--seconds", 0)
+    record = json.loads((folder / "reproduced.json").read_text())
+    assert [row["published"]["metric"] for row in record["rows"]] == [51.82, None, None]
+    for row, measured in zip(record["rows"], content["rows"], strict=True):
+        assert row["measured"]["metric"] == 100 * measured["metrics"]["miou"]
+        assert row["measured"]["fps"] == measured["fps"]
+        assert f"{row['measured']['metric']:.2f}" in told
+    assert record["environment"]["torch"] == torch.__version__
+
+
+def test_weights_that_are_not_there(data: Path, refusal: Run, tmp_path: Path) -> None:
+    words = ["--weights", tmp_path, "--data", data, "--out", tmp_path / "out"]
+    said = refusal("reproduce", "segmenter-vit-l16-ade20k", *words)
+    assert "has no checkpoint.pth; they are at https://" in said
+    assert "has no published name; expedite sweep" in refusal(
+        "reproduce", "dino-swin-l-coco", *words
+    )
