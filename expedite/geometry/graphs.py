@@ -48,4 +48,11 @@ def is_recorded() -> bool:
 
 def is_plain(values: Tensor) -> bool:
     """Whether operations run one by one on a CPU, where how many there are may depend on values."""
-    return values.device.type == "cpu" and not is_recorded()
+    return values.device.type == "cpu" and not is_recorded() and not is_transformed()
+
+
+def is_transformed() -> bool:
+    """Whether a transform of `torch.func` runs them, such as vmap."""
+    if torch.compiler.is_compiling():
+        return False
+    return torch._C._functorch.peek_interpreter_stack() is not None

@@ -8,12 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from expedite.errors import ExpediteError
 from expedite.patching.arguments import with_mask
 from expedite.patching.host import Host, Reads, TokenHead
 from expedite.patching.methods import Attend, MakeBias, NoteSharedBias, RunBlock, RunCall
 from expedite.patching.ours import Ours, after, before, everything, in_place_of
-from expedite.patching.refusals import check_tensor
+from expedite.patching.refusals import check_call, check_tensor
 from expedite.patching.session import Session
 from expedite.patching.views import RunViews, TurnBetween
 
@@ -35,16 +34,7 @@ class EnterModel(Hook):
     is_whole: bool
 
     def __call__(self, module: nn.Module, args: Arguments, kwargs: Keywords) -> None:
-        if "_is_replica" in vars(module):
-            raise ExpediteError(
-                f"a patched {self.session.host.family} was run by torch.nn.DataParallel, whose "
-                "replicas lose what a patch keeps; DistributedDataParallel works"
-            )
-        if torch._C._is_tracing() and torch.onnx.is_in_onnx_export():
-            raise ExpediteError(
-                f"torch.onnx.export with dynamo=False was asked of a patched "
-                f"{self.session.host.family}; expedite.export works, and so does dynamo=True"
-            )
+        check_call(self.session.host, module)
         if self.is_whole and not torch.compiler.is_compiling():
             self.session.store.has_clustered = False
 
@@ -60,6 +50,7 @@ class NoteGrid(Hook):
     """After the embedding made tokens of an image."""
 
     def __call__(self, module: nn.Module, args: Arguments, kwargs: Keywords, output: Any) -> None:
+        check_call(self.session.host, module)
         check_tensor(self.session.host, output[0] if isinstance(output, tuple) else output)
         self.note(self.session.host.grid(module, args, output))
 
@@ -77,6 +68,7 @@ class NoteMap(NoteGrid):
     """After the convolution in an embedding, which others call in its place."""
 
     def __call__(self, module: nn.Module, args: Arguments, kwargs: Keywords, output: Any) -> None:
+        check_call(self.session.host, module)
         check_tensor(self.session.host, output)
         self.note((output.shape[-2], output.shape[-1]))
 

@@ -4,12 +4,15 @@ A mask costs fused attention most of what fewer tokens save: cuDNN's takes 2.8 t
 one (H200, bfloat16, 8 images of 785 tokens, 16 heads of 64).
 """
 
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from expedite.geometry.graphs import is_transformed
 from expedite.operators.kernels import fused
 
 _HALF = (torch.float16, torch.bfloat16)
@@ -37,6 +40,21 @@ class KeyBias(Tensor):
 def as_key_bias(mask: Tensor) -> Tensor:
     """The mask (B, 1, 1, N) as a `KeyBias` where kernels run."""
     return mask.as_subclass(KeyBias) if type(mask) is Tensor and fused(mask) else mask
+
+
+def attend_under(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    bias: Tensor | None,
+    dropout: float = 0.0,
+    scale: float | None = None,
+) -> Tensor:
+    """Attention under a bias that may be learnt."""
+    # Transforms of torch.func hide from the choice of a kernel that the bias has a gradient.
+    kernels = sdpa_kernel(SDPBackend.MATH) if is_transformed() else nullcontext()
+    with kernels:
+        return F.scaled_dot_product_attention(query, key, value, bias, dropout, scale=scale)
 
 
 def _attend(

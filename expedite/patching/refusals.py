@@ -3,11 +3,26 @@
 from math import prod
 from typing import Any, NoReturn
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from expedite.errors import ExpediteError
 from expedite.geometry.graphs import varies_in_export
 from expedite.patching.host import Host
+
+
+def check_call(host: Host, module: nn.Module) -> None:
+    """Refuse ways of running a model in which what a patch keeps is lost."""
+    if "_is_replica" in vars(module):
+        raise ExpediteError(
+            f"a patched {host.family} was run by torch.nn.DataParallel, whose replicas lose what a "
+            "patch keeps; DistributedDataParallel works"
+        )
+    if torch._C._is_tracing() and torch.onnx.is_in_onnx_export():
+        raise ExpediteError(
+            f"torch.onnx.export with dynamo=False was asked of a patched {host.family}; "
+            "expedite.export works, and so does dynamo=True"
+        )
 
 
 def check_tensor(host: Host, value: Any) -> None:

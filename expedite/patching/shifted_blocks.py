@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from expedite.geometry.constants import remembered
 from expedite.operators.windows import as_map, partition, unpartition
 from expedite.patching.host import Cells, attribute
+from expedite.patching.key_bias import attend_under
 from expedite.patching.window_blocks import dropout_rate, log_mass_of_padding, through
 
 Size = tuple[int, int]
@@ -90,7 +91,7 @@ def _attend(block: nn.Module, x: Tensor, cells: Cells, shift: Size, layout: Layo
     bias = _bias(layout.positions(attention, cells), cells, shift, layout.pads_first, x, q.dtype)
     dropout = dropout_rate(attention, layout.dropout)
     scale = 1.0 if hasattr(attention, "logit_scale") else getattr(attention, "scale", None)
-    y = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout, scale=scale)
+    y = attend_under(q, k, v, bias, dropout, scale)
     y = through(block, layout.after_attention, y.transpose(1, 2).flatten(2))
     y = F.dropout(y, dropout_rate(attention, layout.output_dropout), block.training)
     windows = unpartition(as_map(y, cells.cells), count)

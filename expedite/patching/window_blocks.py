@@ -16,6 +16,7 @@ from expedite.geometry.constants import remembered
 from expedite.operators.windows import partition, unpartition
 from expedite.patching.decomposed import between, middles, places, positions
 from expedite.patching.host import Cells, Side, apply_child, attribute
+from expedite.patching.key_bias import attend_under
 
 Size = tuple[int, int]
 Projections = tuple[Tensor, Tensor, Tensor]
@@ -188,7 +189,7 @@ def _attend(
         # In place: what positions add is as large as all scores.
         bias = keys if bias is None else bias.add_(keys)
     dropout = dropout_rate(attention, layout.dropout)
-    y = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout)
+    y = attend_under(q, k, v, bias, dropout)
     y = y.transpose(1, 2).flatten(2).unflatten(1, x.shape[1:3])  # type: ignore[no-untyped-call]
     return through(block, layout.after_attention, y)
 
