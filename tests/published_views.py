@@ -39,7 +39,8 @@ class Rope(nn.Module):
         pairs = x.shape[-1] // 2
         frequencies = [self.base_frequency ** (-i / pairs) for i in range(pairs)]
         angles = torch.outer(torch.arange(128.0), torch.tensor(2 * frequencies)).to(x.device)
-        sin, cos = angles.sin()[at][:, None], angles.cos()[at][:, None]
+        tables = (angles.sin(), angles.cos())
+        sin, cos = (table.to(x.dtype)[at][:, None] for table in tables)
         return x * cos + torch.cat([-x[..., pairs:], x[..., :pairs]], -1) * sin
 
 
