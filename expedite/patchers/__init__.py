@@ -20,7 +20,7 @@ from expedite.patchers.timm import swin as timm_swin
 from expedite.patchers.timm import vit as timm_vit
 from expedite.patchers.torchvision import swin as torchvision_swin
 from expedite.patchers.torchvision import vit as torchvision_vit
-from expedite.patchers.transformers import packed, sam3, vitdet
+from expedite.patchers.transformers import packed, sam3, video, vitdet
 from expedite.patchers.transformers import swin as transformers_swin
 from expedite.patchers.transformers import towers as transformers_towers
 from expedite.patchers.transformers import vit as transformers_vit
@@ -45,6 +45,7 @@ register(
         packed.find_host,
         published_sam3.find_host,
         rf_detr.find_host,
+        video.find_host,
         hiera.find_host,
         mask_units.find_host,
         timm_swin.find_host,
@@ -64,7 +65,7 @@ register(
         "transformers ViT, DeiT, DINOv2, DINOv3, DPT and BEiT",
         "transformers' vision towers (CLIP, SigLIP, AIMv2, OWL-ViT, ViTPose, EoMT, RF-DETR, ...)",
         "Swin and SwinV2 (timm, torchvision, transformers, and as published)",
-        "transformers ViTDet, Pixtral, Qwen2-VL's and Qwen3-VL's vision models",
+        "transformers ViTDet, Pixtral, Qwen2-VL's and Qwen3-VL's vision models, VideoMAE, ViViT",
         "open_clip VisionTransformer",
         "RF-DETR's backbone (transformers, and as published)",
         "DINOv2 and DINOv3 as published, in Depth Anything too",
