@@ -5,7 +5,7 @@ BIN := .venv/bin
 # takes a fifth less time where Python keeps lines and no columns for the stack of every operation.
 PYTEST := MALLOC_MMAP_THRESHOLD_=1048576 PYTHONNODEBUGRANGES=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal
 
-.PHONY: demo test check fuzz lint test-browser
+.PHONY: demo test check fuzz lint test-browser site notebooks
 
 demo: .venv/installed
 	$(BIN)/expedite demo
@@ -34,6 +34,17 @@ test-browser: .venv/installed
 	command -v chromium && command -v chromedriver
 	$(BIN)/python -m pip install -c constraints.txt -e '.[browser]'
 	$(BIN)/python -m pytest -rs tests/report/test_browser.py
+
+# The pages of docs/, with a link that leads nowhere or a name that is gone an error; NO_MKDOCS_2_WARNING
+# keeps away what the theme says of its own future.
+site: .venv/installed
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+# Runs the notebooks with the shipped models and keeps what they showed.
+notebooks: .venv/installed
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[docs]'
+	$(BIN)/python -m examples.notebooks.execute
 
 # Again whenever a dependency changes.
 .venv/installed: pyproject.toml constraints.txt
