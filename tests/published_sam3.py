@@ -79,7 +79,7 @@ class ViT(nn.Module):
 
     def __init__(self, **changes: Any) -> None:
         super().__init__()
-        self.window_size, self.full_attn_ids = WINDOW, list(WHOLE)
+        self.full_attn_ids = list(WHOLE)
         self.retain_cls_token = self.return_interm_layers = False
         self.patch_embed = Patches()
         self.blocks = nn.ModuleList(Block(0 if i in WHOLE else WINDOW) for i in range(4))

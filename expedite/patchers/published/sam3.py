@@ -35,7 +35,7 @@ def find_host(module: nn.Module) -> Host | None:
     if not blocks or not all(map(_is_block, blocks)):
         return None
     _check(module, blocks)
-    side: int = attribute(module, "window_size")
+    side: int = max(attribute(block, "window_size") for block in blocks)
     rows, columns = attribute(_attention(blocks[-1]), "input_size")
     return Host(
         family="SAM 3's ViT as published",
