@@ -60,11 +60,16 @@ def of_full_grid(host: Host, frame: Frame, args: tuple[Any, ...], kwargs: dict[s
     others = [*args[1:], *kwargs.values()]
     replaced = [positions, frame.shared_bias, _made_for_export(host, frame, args, kwargs)]
     replaced += positions if isinstance(positions, tuple) else ()
-    if frame.query_mask is not None and host.mask is not None:
+    if host.mask is not None and (frame.query_mask is not None or _has_shared_bias(frame)):
         replaced.append(host.mask.find(args, kwargs))
     unknown = [value for value in others if not any(value is known for known in replaced)]
     of_tokens = [value for value in unknown if isinstance(value, Tensor) and value.dim() > 1]
     return len(of_tokens) > 0 or bool(kwargs.get("is_causal"))
+
+
+def _has_shared_bias(frame: Frame) -> bool:
+    """Whether blocks are given the model's bias alone, maybe as a copy: by FSDP or hooks of others."""
+    return frame.shared_bias is not None and not frame.masked
 
 
 def _made_for_export(

@@ -144,6 +144,19 @@ def test_a_hook_that_changes_a_block_is_heard(index: int, is_inference: bool) ->
         assert not torch.allclose(model(images()), before)
 
 
+@pytest.mark.filterwarnings("ignore:Full backward hook is firing:UserWarning")
+@pytest.mark.filterwarnings("ignore:For backward hooks to be called:UserWarning")
+@pytest.mark.parametrize("make", [timm_vit, timm_beit, huggingface_beit])
+def test_hooks_on_gradients_see_what_they_see_and_change_nothing(make: Any) -> None:
+    model, seen = expedite.patch(make(), PLAN), []
+    expected = gradients(model, lambda: model(images()))
+    for module in model.modules():  # which hand blocks copies of what they are given
+        module.register_full_backward_hook(lambda *arguments: seen.append(arguments))
+    for found, due in zip(gradients(model, lambda: model(images())), expected, strict=True):
+        torch.testing.assert_close(found, due)
+    assert seen
+
+
 @pytest.mark.parametrize("path", ["norm", "blocks", "fc_norm", "blocks.2", "blocks.3"])
 @pytest.mark.parametrize("pool", ["token", "avg"])
 def test_hooks_behind_blocks_read_the_full_grid(path: str, pool: str) -> None:
