@@ -68,7 +68,7 @@ def of_full_grid(host: Host, frame: Frame, args: tuple[Any, ...], kwargs: dict[s
 
 
 def _has_shared_bias(frame: Frame) -> bool:
-    """Whether blocks are given the model's bias alone, maybe as a copy: by FSDP or hooks of others."""
+    """Whether blocks are given the model's bias alone, maybe a copy of it (FSDP makes some)."""
     return frame.shared_bias is not None and not frame.masked
 
 

@@ -186,8 +186,8 @@ class Store:
 
     @property
     def has_clustered(self) -> bool:
-        """Whether a span began in this thread since this was last set to False."""
-        return getattr(self._local, "has_clustered", False)
+        """Whether a span began in this thread since this was last set to False, if it ever was."""
+        return getattr(self._local, "has_clustered", True)
 
     @has_clustered.setter
     def has_clustered(self, value: bool) -> None:

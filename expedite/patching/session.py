@@ -39,6 +39,7 @@ from expedite.patching.refusals import (
     refuse_reentrant,
 )
 from expedite.patching.rotary import grid_positions
+from expedite.patching.stack import is_running
 from expedite.patching.watching import Watch
 from expedite.plan import Plan
 
@@ -139,11 +140,19 @@ class Session:
             return None
         if found is not None and found.is_foreign:
             return found
+        if self._came_late(index):
+            return None
         grid = self.find_grid(index, tokens)
         if grid is None:
             return None
         learns = torch.is_grad_enabled() or tokens.requires_grad
         return Frame(self, False, Reads(), is_foreign=True, learns=learns, grid=grid)
+
+    def _came_late(self, index: int) -> bool:
+        """Whether the model was patched in the middle of a call, which ends as it began."""
+        if torch.compiler.is_compiling() or index <= self.spans[0][0]:
+            return False
+        return is_running(self.host.model, self.host.backbone)
 
     def check_again(self, index: int) -> None:
         """Refuse to run a block again on clusters that are not known."""
@@ -179,7 +188,9 @@ class Session:
     def check_bypass(self, index: int) -> None:
         """Say it where layers of block `index`, of a span, ran and the block itself did not."""
         in_span = any(first <= index < end for first, end in self.spans)
-        if self.is_on and in_span and not is_run_again():
+        if not self.is_on or not in_span or is_run_again():
+            return
+        if not is_running(self.host.blocks[index]):  # and was patched meanwhile
             self.warn(
                 f"layers of block {index} of a patched {self.host.family} were run and the block "
                 "was not, as by code that torch.fx made of the model before it was patched, so "

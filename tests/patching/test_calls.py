@@ -378,6 +378,19 @@ def test_a_call_ends_with_the_plan_that_it_began_with(change: Callable[[Any], An
         assert not any("forward" in vars(module) for module in model.modules())
 
 
+@pytest.mark.parametrize("index", [1, 2, 3])
+def test_a_call_that_began_unpatched_ends_so_without_a_word(index: int) -> None:
+    model = timm_vit()
+    with torch.no_grad():
+        plain = model(images())
+        handle = model.blocks[index].mlp.fc1.register_forward_pre_hook(
+            lambda module, args: (expedite.patch(model, PLAN), None)[1]
+        )
+        assert torch.equal(model(images()), plain)
+        handle.remove()
+        assert torch.equal(model(images()), patched()(images()))
+
+
 def test_describe_says_on_how_many_tokens_blocks_last_ran() -> None:
     model = patched()
     assert "last run" not in str(expedite.describe(model))
