@@ -2,12 +2,16 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib.resources import files
 from typing import Any
+
+from jinja2 import Environment
 
 from expedite.errors import ExpediteError
 from expedite.evaluate.results import Results
 from expedite.evaluate.sweep import Row
 from expedite.evaluate.table import label, measures
+from expedite.report.notes import title
 from expedite.terminal.table import Column, Listing
 
 
@@ -92,6 +96,25 @@ def comparison_notes(comparison: Comparison) -> list[str]:
         if rows:
             notes.append(f"only in the {which}: {', '.join(map(label, rows))}")
     return [*notes, "A speed-up is the median over pairs timed in turn within its own run."]
+
+
+def comparison_page(comparison: Comparison) -> str:
+    """The same table and notes as a page that stands alone, as HTML."""
+    table = comparison_table(comparison)
+    assets = files("expedite") / "assets"
+    source = (assets / "compare.html").read_text(encoding="utf-8")
+    return (
+        Environment(autoescape=True, trim_blocks=True)
+        .from_string(source)
+        .render(
+            first=title(comparison.first),
+            second=title(comparison.second),
+            columns=[column.title for column in table.columns],
+            rows=[row.cells for row in table.rows],
+            notes=comparison_notes(comparison),
+            style=(assets / "report.css").read_text(encoding="utf-8"),
+        )
+    )
 
 
 def comparison_content(comparison: Comparison) -> dict[str, Any]:

@@ -10,7 +10,10 @@ def test_compare(sweep: list[object], run: Run, refusal: Run, tmp_path: Path) ->
     run(*sweep, "--limit", 1)
     other = tmp_path / "other"
     run(*sweep, "--limit", 2, "--out", other)
-    assert "images: 1 → 2" in run("compare", tmp_path / "out", other)
+    page = tmp_path / "page.html"
+    assert "images: 1 → 2" in run("compare", tmp_path / "out", other, "--out", page)
+    assert "images: 1 → 2" in page.read_text("utf-8")
+    assert "a .html file is due" in refusal("compare", other, other, "--out", tmp_path / "page")
     content = json.loads(run("compare", tmp_path / "out", other / "results.json", "--json"))
     assert {*content["differing"]} == {"images", "files"}
     assert content["differing"]["images"] == [1, 2]

@@ -10,6 +10,7 @@ from expedite.report.compare import (
     compare,
     comparison_content,
     comparison_notes,
+    comparison_page,
     comparison_table,
 )
 from tests.evaluate.rows import ROWS, SEGMENTATION, depth_results, row_of
@@ -43,6 +44,15 @@ def test_rows_of_the_same_plan_stand_side_by_side() -> None:
         "memory MB": [0.0, 0.0],
         "mIoU %": [50.0, 52.0],
     }
+
+
+def test_the_page_says_the_same_and_shows_names_as_they_are() -> None:
+    one = replace(SEGMENTATION, request={"model": "<b>x"})
+    page = comparison_page(compare(one, OTHER))
+    assert "<h1>&lt;b&gt;x → segmenter:y</h1>" in page
+    assert '<td class="lines">50.00 → 49.00\n-1.00</td>' in page
+    assert "only in the second: α3 2x2" in page
+    assert "src=" not in page  # it fetches nothing
 
 
 def test_what_differs_and_what_stands_alone_is_said() -> None:
