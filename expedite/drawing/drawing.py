@@ -1,6 +1,7 @@
 """What a model says of an image as panels: before and after patching, and where the two differ."""
 
 import colorsys
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,6 +9,7 @@ from torch import Tensor
 
 from expedite.data.images import Image, resize
 from expedite.data.segments import NO_SEGMENT, Segments
+from expedite.drawing.names import name_regions, names_of
 from expedite.drawing.panels import Panel, Scale, enlarge, panel_size
 
 Panels = tuple[Panel, Panel, Panel]
@@ -19,12 +21,12 @@ _TINT = 0.6
 _OUTLIERS = 0.02
 
 
-def draw_classes(image: Image, before: Tensor, after: Tensor) -> Panels:
-    """Classes, by their indices (H, W), as hues over the image."""
+def draw_classes(image: Image, before: Tensor, after: Tensor, names: Sequence[str] = ()) -> Panels:
+    """Classes, by their indices (H, W), as hues over the image, with their names if known."""
     one, two = before.numpy(), after.numpy()
     return (
-        Panel("before", "before", "", _classes(image, one)),
-        Panel("after", "after", "", _classes(image, two)),
+        Panel("before", "before", "", _classes(image, one, names)),
+        Panel("after", "after", "", _classes(image, two, names)),
         _changes(image, one != two, "of pixels have another class"),
     )
 
@@ -45,10 +47,12 @@ def draw_depth(image: Image, before: Tensor, after: Tensor, unit: str = "") -> P
     )
 
 
-def draw_segments(image: Image, before: Segments, after: Segments) -> Panels:
-    """Segments in the hue of their class, each with a border."""
+def draw_segments(
+    image: Image, before: Segments, after: Segments, names: Sequence[str] = ()
+) -> Panels:
+    """Segments in the hue of their class, each with a border, and its class's name if known."""
     first, second = (
-        Panel(name, name, f"segments: {len(found.classes)}", _segments(image, found))
+        Panel(name, name, f"segments: {len(found.classes)}", _segments(image, found, names))
         for name, found in (("before", before), ("after", after))
     )
     changed = changed_segments(before, after)
@@ -115,19 +119,20 @@ def painted(
     return Panel(name, title, caption, scale.paint(enlarge(values, size)), scale)
 
 
-def _classes(image: Image, classes: NDArray[np.integer]) -> Image:
+def _classes(image: Image, classes: NDArray[np.integer], names: Sequence[str]) -> Image:
     size = panel_size(image.shape[:2])
     large = enlarge(classes, size)
-    return tint(resize(image, size), class_colours(int(classes.max()) + 1)[large])
+    drawn = tint(resize(image, size), class_colours(int(classes.max()) + 1)[large])
+    return name_regions(drawn, large, dict(enumerate(names)))
 
 
-def _segments(image: Image, found: Segments) -> Image:
+def _segments(image: Image, found: Segments, names: Sequence[str]) -> Image:
     size = panel_size(image.shape[:2])
     large = enlarge(found.map, size)
     of_class = class_colours(found.of_classes)[found.classes]
     drawn = tint(resize(image, size), np.vstack([of_class, [(128, 128, 128)]])[large])
     drawn[borders(large)] = _BORDER
-    return drawn
+    return name_regions(drawn, large, names_of(found.classes.tolist(), names))
 
 
 def _changes(image: Image, changed: NDArray[np.bool_], what: str) -> Panel:

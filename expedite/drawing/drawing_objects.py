@@ -1,5 +1,6 @@
 """Objects as panels: boxes and masks before and after patching, and which were lost or are new."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -8,6 +9,7 @@ from numpy.typing import NDArray
 from expedite.data.images import Image, opencv, resize
 from expedite.data.instances import Instances, coco_masks, unpack
 from expedite.drawing.drawing import CHANGED, Panels, class_colours, faded
+from expedite.drawing.names import names_of, write_name
 from expedite.drawing.panels import Panel, enlarge, panel_size
 
 _SURE = 0.5  # the score from which an object is drawn
@@ -16,8 +18,10 @@ _ALIKE, _NEW = (120, 120, 120), (20, 90, 220)
 _TINT = 0.5
 
 
-def draw_objects(image: Image, before: Instances, after: Instances) -> Panels:
-    """Boxes, and masks where there are any, in the hue of their class."""
+def draw_objects(
+    image: Image, before: Instances, after: Instances, names: Sequence[str] = ()
+) -> Panels:
+    """Boxes, and masks where there are any, in the hue of their class, with its name if known."""
     one, two = before.above(_SURE), after.above(_SURE)
     large = resize(image, panel_size(image.shape[:2]))
     hues = class_colours(1 + max(int(found.classes.max(initial=0)) for found in (one, two)))
@@ -26,7 +30,7 @@ def draw_objects(image: Image, before: Instances, after: Instances) -> Panels:
             name,
             name,
             f"objects of score {_SURE:g} or more: {len(found.classes)}",
-            _draw(large, found, hues[found.classes]),
+            _named(_draw(large, found, hues[found.classes]), found, names),
         )
         for name, found in (("before", one), ("after", two))
     )
@@ -67,6 +71,15 @@ def _difference(image: Image, before: Instances, after: Instances) -> Panel:
     drawn = _draw(drawn, fresh, np.array([_NEW] * new.sum()))
     caption = f"{lost.sum()} lost (red), {new.sum()} new (blue), {(~lost).sum()} alike"
     return Panel("difference", "difference", caption, drawn)
+
+
+def _named(drawn: Image, found: Instances, names: Sequence[str]) -> Image:
+    """Names at the upper left corners of boxes."""
+    high, wide = (n / of for n, of in zip(drawn.shape, found.shape, strict=False))
+    for index, name in names_of(found.classes.tolist(), names).items():
+        left, top = found.boxes[index][:2] * (wide, high)
+        write_name(drawn, name, (round(left), round(top)))
+    return drawn
 
 
 def _draw(image: Image, found: Instances, colours: NDArray[np.integer]) -> Image:

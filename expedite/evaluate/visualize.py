@@ -3,7 +3,7 @@
 `visualize(load_model("demo:segmenter"), make_plan(2, 16), image).write(Path("picture.png"))`
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -32,12 +32,14 @@ from expedite.patching import patch, unpatch
 from expedite.plan import Plan
 
 # Tasks whose answers can be drawn over an image.
-DRAWN: Mapping[TaskName, Callable[[Image, Any, Any], Panels]] = {
-    "segmentation": lambda image, before, after: draw_classes(image, before.indices, after.indices),
-    "depth": draw_depth,
-    "panoptic": draw_segments,
-    "instance": draw_objects,
-    "detection": draw_objects,
+_Draw = Callable[[Image, Any, Any], Panels]
+# Given the names of classes.
+DRAWN: Mapping[TaskName, Callable[[Sequence[str]], _Draw]] = {
+    "segmentation": lambda names: partial(_draw_classes, names=names),
+    "depth": lambda names: draw_depth,
+    "panoptic": lambda names: partial(draw_segments, names=names),
+    "instance": lambda names: partial(draw_objects, names=names),
+    "detection": lambda names: partial(draw_objects, names=names),
 }
 _LINE = (255, 255, 0)
 _MOST = 0.98  # of the tokens lie within the scale of errors
@@ -159,7 +161,7 @@ def _answers(loaded: LoadedModel, plan: Plan, seen: Seen) -> tuple[Panel, ...]:
     return draw(seen.image, before, after)
 
 
-def _drawing(loaded: LoadedModel) -> Callable[[Image, Any, Any], Panels] | None:
+def _drawing(loaded: LoadedModel) -> _Draw | None:
     """How a model's answers are drawn; None where they are not."""
     if not loaded.trained:
         return None
@@ -169,7 +171,12 @@ def _drawing(loaded: LoadedModel) -> Callable[[Image, Any, Any], Panels] | None:
         return None
     if isinstance(task, Depth) and task.metric:
         return partial(draw_depth, unit=" m")
-    return DRAWN.get(task.name)
+    draw = DRAWN.get(task.name)
+    return draw(loaded.class_names) if draw else None
+
+
+def _draw_classes(image: Image, before: Any, after: Any, names: Sequence[str]) -> Panels:
+    return draw_classes(image, before.indices, after.indices, names)
 
 
 def _span_panels(span: SpanView, seen: Seen, suffix: str) -> tuple[Panel, ...]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from expedite.errors import ExpediteError
 from expedite.loading.model import LoadedModel, Wanted
+from expedite.scenes.scene_objects import CLASSES
 
 _ASSETS = Path(__file__).parents[1] / "assets"
 SHIPPED = {name: _ASSETS / f"demo-{name}" / "checkpoint.pth" for name in ("segmenter", "dpt")}
@@ -23,4 +24,4 @@ def build(wanted: Wanted) -> LoadedModel:
     size = wanted.image_size or _SIZES.get(wanted.name)
     file = replace(wanted, name=str(SHIPPED[wanted.name]), image_size=size)
     loaded: LoadedModel = source.build(file)
-    return loaded
+    return replace(loaded, class_names=CLASSES) if wanted.name == "segmenter" else loaded

@@ -62,6 +62,7 @@ def _read(transformers: Any, wanted: Wanted) -> LoadedModel:
     size = wanted.image_size or _image_size(config)
     crop = _crop(processor, size) if "ForImageClassification" in name else None
     loaded = LoadedModel(wanted.spec, model.eval(), size, mean, deviation, trained=True, crop=crop)
+    loaded = replace(loaded, class_names=_class_names(config))
     if name == oneformer.CLASS:
         oneformer.tell_task(transformers, wanted, model, _NO_CODE)
         return replace(loaded, task="panoptic")
@@ -69,6 +70,12 @@ def _read(transformers: Any, wanted: Wanted) -> LoadedModel:
         return loaded
     said = getattr(config, "depth_estimation_type", None) == "metric"
     return replace(loaded, task="depth", metric_depth=said or name in _METRIC)
+
+
+def _class_names(config: Any) -> tuple[str, ...]:
+    """Those of a configuration; the library's own stand-ins, LABEL_0 and so on, are none."""
+    names = [str(name) for _, name in sorted((config.id2label or {}).items())]
+    return () if any(name.startswith("LABEL_") for name in names) else tuple(names)
 
 
 def _class(transformers: Any, wanted: Wanted, config: Any) -> Any:

@@ -37,6 +37,7 @@ class LoadedModel:
         crop: How classifiers are shown images, where the model says it; None resizes whole images.
         multi_scale: Whether segmentation is the mean over images of several sizes and their mirror
             images.
+        class_names: In the order of the classes, where they are known.
     """
 
     name: str
@@ -52,6 +53,7 @@ class LoadedModel:
     metric_depth: bool = True
     crop: CenterCrop | None = None
     multi_scale: bool = False
+    class_names: tuple[str, ...] = ()
 
     def for_task(self, task: TaskName) -> Self:
         """The same model for another of its tasks; one that is told its task is told that.

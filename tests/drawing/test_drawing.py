@@ -41,6 +41,19 @@ def test_pixels_of_another_class_are_marked() -> None:
     assert third.caption == "25.00 % of pixels have another class"
 
 
+def test_names_stand_in_what_they_name() -> None:
+    classes = torch.zeros(40, 60, dtype=torch.long)
+    classes[:, 30:] = 1
+    plain, *_ = draw_classes(IMAGE, classes, classes)
+    named, *_ = draw_classes(IMAGE, classes, classes, ["sky", "ball", "never there"])
+    differs = (plain.image != named.image).any(-1)
+    half = differs.shape[1] // 2
+    quarter = half // 2
+    assert differs[:, quarter - 20 : quarter + 20].any()  # in the middle of either region
+    assert differs[:, half + quarter - 20 : half + quarter + 20].any()
+    assert not differs[:, half - 40 : half + 40].any()
+
+
 def test_depth_is_drawn_on_one_scale() -> None:
     before = torch.linspace(1, 9, 2400).reshape(40, 60)
     first, second, third = draw_depth(IMAGE, before, before + 0.5, unit=" m")
