@@ -44,7 +44,7 @@ site: .venv/installed
 # Runs the notebooks with the shipped models and keeps what they showed.
 notebooks: .venv/installed
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[docs]'
-	$(BIN)/python -m examples.notebooks.execute
+	$(BIN)/python examples/notebooks/execute.py
 
 # Again whenever a dependency changes.
 .venv/installed: pyproject.toml constraints.txt
