@@ -24,6 +24,7 @@ from expedite.patchers.transformers import packed, sam3, video, vitdet
 from expedite.patchers.transformers import swin as transformers_swin
 from expedite.patchers.transformers import towers as transformers_towers
 from expedite.patchers.transformers import vit as transformers_vit
+from expedite.patchers.transformers.refused import REASONS
 from expedite.patching.families import register
 
 register(
@@ -75,4 +76,5 @@ register(
         "SAM 2's image encoder (timm, transformers, ultralytics, and as published) and SAM 3's "
         "(transformers, ultralytics, and as published)",
     ),
+    reasons=REASONS,
 )

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from expedite.errors import ExpediteError
 from expedite.operators.windows import clustered, filled
-from expedite.patching.families import family_names, find_hosts
+from expedite.patching.families import family_names, find_hosts, reasons
 from expedite.patching.holders import module_of
 from expedite.patching.hooks import find_sessions
 from expedite.patching.host import Host
@@ -193,7 +193,7 @@ def the_hosts(model: nn.Module) -> list[tuple[str, Host]]:
         if module is session.host.model
     ]
     if not hosts:
-        raise ExpediteError(explain(model, family_names()))
+        raise ExpediteError(explain(model, family_names(), reasons()))
     if len({(host.family, host.depth, host.windows) for _, host in hosts}) > 1:
         raise ExpediteError(f"{_told(hosts)}, of several kinds or depths; patch one of them")
     return hosts

@@ -1,8 +1,9 @@
 """Why a model is no known host, in one sentence that says what would work."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from torch import nn
 from torch.fx import GraphModule
@@ -19,7 +20,9 @@ class _Stack:
     convolution: str  # where a block holds one over neighbours, "" where none does
 
 
-def explain(model: nn.Module, known: Sequence[str]) -> str:
+def explain(
+    model: nn.Module, known: Sequence[str], reasons: Mapping[str, str] = MappingProxyType({})
+) -> str:
     """Say that no known host is inside `model`, what is there instead, and what would work.
 
     Example:
@@ -29,6 +32,8 @@ def explain(model: nn.Module, known: Sequence[str]) -> str:
     found = f"no known host was found in {_class_name(model)}"
     names = f"known are {', '.join(known)}"
     others = "and host= says where blocks that map (B, N, C) to the same are in any other"
+    if why := _reason(model, reasons):
+        return f"{why}; {names}"
     if isinstance(model, GraphModule):
         return (
             f"{found}, a graph that torch.fx wrote of a model's operations, where blocks are not "
@@ -64,6 +69,12 @@ def explain(model: nn.Module, known: Sequence[str]) -> str:
         f"{found}: its {longest.count} blocks of class {longest.kind} at '{longest.path}' {kind}; "
         f"{names}, {others}"
     )
+
+
+def _reason(model: nn.Module, reasons: Mapping[str, str]) -> str:
+    """Why a model with a class of a name is refused; "" where there is none."""
+    names = (base.__name__ for module in model.modules() for base in type(module).__mro__)
+    return next((f"a {name} was found, {reasons[name]}" for name in names if name in reasons), "")
 
 
 def _channels(stages: Sequence[_Stack]) -> str:
