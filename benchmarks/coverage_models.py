@@ -165,7 +165,8 @@ def _of_other_packages() -> Iterator[Row]:
     for name in ("DPT", "Unet", "FPN", "UPerNet", "Segformer"):
         for encoder in ENCODERS[name]:
             make = partial(_from, SMP, name, encoder_name=encoder, encoder_weights=None)
-            yield Row(f"{name}({encoder})", "segmentation_models_pytorch", make, square)
+            shape = (1, 3, 256, 256) if encoder.endswith("256") else square
+            yield Row(f"{name}({encoder})", "segmentation_models_pytorch", make, shape)
 
 
 def _from(package: str, name: str, **arguments: Any) -> nn.Module:
