@@ -9,7 +9,7 @@ from expedite.errors import ExpediteError
 from expedite.patching.frame import Frame
 from expedite.patching.host import Host, placed_in
 from expedite.patching.key_bias import as_key_bias
-from expedite.patching.rotary import cluster_positions, rotate_behind
+from expedite.patching.positions.rotary import cluster_positions, rotate_behind
 
 Arguments = tuple[Any, ...]
 

@@ -20,7 +20,6 @@ from expedite.operators.clustering import Clustering, full_precision
 from expedite.operators.drift import spreads
 from expedite.operators.reconstruction import TokenReconstruction
 from expedite.operators.windows import WindowClustering, WindowTokenReconstruction, as_map
-from expedite.patching.bias import cluster_bias, window_bias
 from expedite.patching.calibration import Calibration
 from expedite.patching.frame import Frame, Level, Shown, Store
 from expedite.patching.host import Cells, Host, Reads
@@ -28,6 +27,8 @@ from expedite.patching.layers import clusterings, hands_over, reconstruction
 from expedite.patching.levels import mean, on_grid, pool_levels, restore_levels, with_mean
 from expedite.patching.masks import key_mask, log_mass
 from expedite.patching.packing import closed, opened
+from expedite.patching.positions.bias import cluster_bias, window_bias
+from expedite.patching.positions.rotary import grid_positions
 from expedite.patching.refusals import (
     check_size,
     check_tensor,
@@ -38,7 +39,6 @@ from expedite.patching.refusals import (
     refuse_head_again,
     refuse_reentrant,
 )
-from expedite.patching.rotary import grid_positions
 from expedite.patching.stack import is_running
 from expedite.patching.watching import Watch
 from expedite.plan import Plan

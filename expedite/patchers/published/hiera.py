@@ -34,7 +34,7 @@ from expedite.patching.host import (
     nothing_more,
     runs_as,
 )
-from expedite.patching.window_blocks import Layout, nowhere, run_block
+from expedite.patching.windows.window_blocks import Layout, nowhere, run_block
 
 # The map of SAM 2 at 1024×1024, where a model does not say for what size it was made.
 _USUAL_GRID = (256, 256)

@@ -30,7 +30,7 @@ from expedite.patching.host import (
     nothing_more,
     runs_as,
 )
-from expedite.patching.window_blocks import Layout, nowhere, run_block
+from expedite.patching.windows.window_blocks import Layout, nowhere, run_block
 
 Size = tuple[int, int]
 

@@ -28,7 +28,7 @@ from expedite.patching.host import (
     nothing_more,
     runs_as,
 )
-from expedite.patching.window_blocks import Layout, run_block
+from expedite.patching.windows.window_blocks import Layout, run_block
 
 
 @dataclass(frozen=True)

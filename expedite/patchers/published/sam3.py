@@ -19,8 +19,8 @@ from expedite.patching.host import (
     every_token,
     map_of_tokens,
 )
-from expedite.patching.rotary import rotate
-from expedite.patching.window_blocks import Layout, Placed, Standing, run_block
+from expedite.patching.positions.rotary import rotate
+from expedite.patching.windows.window_blocks import Layout, Placed, Standing, run_block
 
 _PARTS = {"norm1", "attn", "ls1", "drop_path", "norm2", "mlp", "ls2", "dropout"}
 _OF_ATTENTION = {"qkv", "proj"}

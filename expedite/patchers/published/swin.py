@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from expedite.patchers.transformers.vit import pair
 from expedite.patching.host import Cells, Host, Method, attribute, map_grid, nothing_more
-from expedite.patching.shifted_blocks import Layout, Projections, Size
-from expedite.patching.swin import make_host, mlp_of_offsets, project, table_of_offsets
+from expedite.patching.windows.shifted_blocks import Layout, Projections, Size
+from expedite.patching.windows.swin import make_host, mlp_of_offsets, project, table_of_offsets
 
 # A block has these children and no more, which might do something else between.
 _PARTS = {"norm1", "attn", "drop_path", "norm2", "mlp"}

@@ -7,7 +7,6 @@ from typing import Any
 from torch import Tensor, nn
 
 from expedite.errors import ExpediteError
-from expedite.patching.bias import window_bias
 from expedite.patching.host import (
     Bias,
     Cells,
@@ -21,7 +20,8 @@ from expedite.patching.host import (
     inner,
     map_grid,
 )
-from expedite.patching.window_blocks import log_mass_in_windows
+from expedite.patching.positions.bias import window_bias
+from expedite.patching.windows.window_blocks import log_mass_in_windows
 
 
 def find_host(module: nn.Module) -> Host | None:

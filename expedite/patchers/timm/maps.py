@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from expedite.geometry.constants import remembered
 from expedite.patchers.timm.methods import every_block, methods
 from expedite.patchers.timm.vit import grid_of_patches
-from expedite.patching.bias import window_bias
 from expedite.patching.host import (
     Cells,
     Host,
@@ -33,7 +32,14 @@ from expedite.patching.host import (
     map_of_tokens,
     runs_as,
 )
-from expedite.patching.window_blocks import Layout, Standing, dropout_rate, nowhere, run_block
+from expedite.patching.positions.bias import window_bias
+from expedite.patching.windows.window_blocks import (
+    Layout,
+    Standing,
+    dropout_rate,
+    nowhere,
+    run_block,
+)
 
 Size = tuple[int, int]
 Rows = list[list[nn.Module]]

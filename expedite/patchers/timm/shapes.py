@@ -27,7 +27,7 @@ from expedite.patching.host import (
     runs_as,
 )
 from expedite.patching.packing import channels_first, channels_last
-from expedite.patching.window_blocks import dropout_rate
+from expedite.patching.windows.window_blocks import dropout_rate
 
 _VISFORMER, _NEST = "timm.models.visformer.Visformer", "timm.models.nest.Nest"
 

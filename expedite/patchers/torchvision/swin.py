@@ -9,8 +9,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from expedite.patching.host import Cells, Host, attribute, kind_of, map_of_tokens
-from expedite.patching.shifted_blocks import Layout, Projections, Size
-from expedite.patching.swin import (
+from expedite.patching.windows.shifted_blocks import Layout, Projections, Size
+from expedite.patching.windows.swin import (
     blocks_of,
     make_host,
     mlp_of_offsets,

@@ -29,7 +29,7 @@ from expedite.patching.host import (
     map_grid,
     runs_as,
 )
-from expedite.patching.window_blocks import (
+from expedite.patching.windows.window_blocks import (
     Layout,
     Placed,
     Projections,

@@ -22,8 +22,8 @@ from expedite.patching.host import (
     map_grid,
     own_class,
 )
-from expedite.patching.shifted_blocks import Layout, Projections
-from expedite.patching.swin import make_host, mlp_of_offsets, table_of_offsets
+from expedite.patching.windows.shifted_blocks import Layout, Projections
+from expedite.patching.windows.swin import make_host, mlp_of_offsets, table_of_offsets
 
 _MODELS = {
     "SwinModel",

@@ -33,7 +33,7 @@ from expedite.patching.host import (
     own_class,
 )
 from expedite.patching.key_bias import as_key_bias
-from expedite.patching.window_blocks import dropout_rate
+from expedite.patching.windows.window_blocks import dropout_rate
 
 # With where their blocks and attention are, what makes queries, keys and values of tokens, and how
 # the rate of dropout is called.

@@ -32,7 +32,7 @@ from expedite.patching.host import (
     runs_as,
 )
 from expedite.patching.packing import channels_first, channels_last
-from expedite.patching.window_blocks import Layout, by_tables, nowhere, run_block
+from expedite.patching.windows.window_blocks import Layout, by_tables, nowhere, run_block
 
 _MODELS = tuple(
     f"transformers.models.vitdet.modeling_vitdet.{name}"

@@ -19,8 +19,8 @@ from expedite import ExpediteError, Plan, Span
 from expedite.measure.flops import count_flops
 from expedite.operators import clustering
 from expedite.operators.windows import cluster_windows, partition, reconstruct_windows, unpartition
-from expedite.patching.decomposed import between, middles, places, positions
-from expedite.patching.window_blocks import log_mass_of_padding
+from expedite.patching.positions.decomposed import between, middles, places, positions
+from expedite.patching.windows.window_blocks import log_mass_of_padding
 from tests.hosts import (
     counted_reconstructions,
     huggingface_sam,

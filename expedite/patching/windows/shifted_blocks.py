@@ -17,7 +17,7 @@ from expedite.geometry.constants import remembered
 from expedite.operators.windows import as_map, partition, unpartition
 from expedite.patching.host import Cells, attribute
 from expedite.patching.key_bias import attend_under
-from expedite.patching.window_blocks import dropout_rate, log_mass_of_padding, through
+from expedite.patching.windows.window_blocks import dropout_rate, log_mass_of_padding, through
 
 Size = tuple[int, int]
 Projections = tuple[Tensor, Tensor, Tensor]

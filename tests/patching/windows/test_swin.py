@@ -16,11 +16,11 @@ from expedite.measure.flops import count_flops
 from expedite.operators import clustering
 from expedite.operators.relocation import SHARE
 from expedite.operators.windows import cluster_windows, partition, reconstruct_windows, unpartition
-from expedite.patching.bias import spread, window_bias
-from expedite.patching.continuous import continuous_bias, logarithmic_bias
 from expedite.patching.hooks import find_sessions
 from expedite.patching.host import attribute
-from expedite.patching.shifted_blocks import shift_mask
+from expedite.patching.positions.bias import spread, window_bias
+from expedite.patching.positions.continuous import continuous_bias, logarithmic_bias
+from expedite.patching.windows.shifted_blocks import shift_mask
 from tests.hosts import (
     counted_reconstructions,
     huggingface_swin,

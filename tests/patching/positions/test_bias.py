@@ -13,8 +13,8 @@ from torch import Tensor, nn
 import expedite
 from expedite import Plan, Span
 from expedite.patchers.transformers.beit import find_bias
-from expedite.patching.bias import cluster_bias, resample
 from expedite.patching.hooks import find_sessions
+from expedite.patching.positions.bias import cluster_bias, resample
 from tests.hosts import huggingface_beit, images, timm_beit
 
 Grid = tuple[int, int]

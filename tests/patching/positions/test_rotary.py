@@ -14,7 +14,7 @@ from expedite.measure.flops import count_flops
 from expedite.operators import clustering
 from expedite.operators.clustering import cluster
 from expedite.patching.hooks import find_sessions
-from expedite.patching.rotary import cluster_positions, grid_positions, rotate
+from expedite.patching.positions.rotary import cluster_positions, grid_positions, rotate
 from tests.hosts import images, randomized, timm_eva
 from tests.oracles import RELOCATED, normalized
 from tests.patching.test_oracles import HARD

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from expedite.geometry.constants import remembered
-from expedite.patching.bias import spread
+from expedite.patching.positions.bias import spread
 
 # The largest offset in training is scaled to 8, and its logarithm then to that of 9 in base 8.
 _SCALE = 8

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from expedite.geometry.constants import remembered
 from expedite.operators.windows import partition, unpartition
-from expedite.patching.decomposed import between, middles, places, positions
 from expedite.patching.host import Cells, Side, apply_child, attribute
 from expedite.patching.key_bias import attend_under
+from expedite.patching.positions.decomposed import between, middles, places, positions
 
 Size = tuple[int, int]
 Projections = tuple[Tensor, Tensor, Tensor]

@@ -1,0 +1,1 @@
+"""Where clusters stand, in tables of relative positions and in rotary ones."""

@@ -1,0 +1,1 @@
+"""Blocks with windows, run on windows of clusters."""
