@@ -4,7 +4,7 @@
 of real size and writes the table.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -73,6 +73,8 @@ def tensors(output: Any) -> Iterator[Tensor]:
             yield from tensors(part)
     elif hasattr(output, "to_tuple"):
         yield from tensors(output.to_tuple())
+    elif isinstance(output, Mapping):
+        yield from tensors(list(output.values()))
 
 
 def called(model: Model, images: Tensor) -> list[Tensor]:

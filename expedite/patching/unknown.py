@@ -41,7 +41,7 @@ def explain(
         )
     if _convolution(model, nn.Conv3d):
         return (
-            f"{found}, which makes tokens of several frames, where clusters are of one image; "
+            f"{found}, which makes tokens of several frames in a way that is not known; "
             f"{names}, {others}"
         )
     stacks = list(_innermost(list(_stacks(model))))
