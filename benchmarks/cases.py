@@ -29,7 +29,7 @@ CPU = torch.device("cpu")
 # The model as it is, recorded once and replayed.
 CUDA_GRAPH = "CUDA graph"
 # Of a session, what clusters and what brings the grid back.
-_OPERATORS = ("_cluster", "_restore_levels")
+_OPERATORS = ("_cluster", "restore")
 
 
 @dataclass(frozen=True)
@@ -147,9 +147,9 @@ class _Remembering:
         self.found: list[tuple[Tensor, list[Level]]] = []  # with the clusterings then in force
         self.again: Iterator[tuple[Tensor, list[Level]]] | None = None
 
-    def __call__(self, frame: Frame, *arguments: Any) -> Tensor:
+    def __call__(self, frame: Frame, *arguments: Any, **keywords: Any) -> Tensor:
         if self.again is None:
-            result = self.method(frame, *arguments)
+            result = self.method(frame, *arguments, **keywords)
             self.found.append((result, list(frame.levels)))
         else:
             result, levels = next(self.again)
