@@ -1,5 +1,6 @@
 """Tables and a plot of what `accuracy` measured: errors with intervals, and at equal GFLOPs."""
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -155,7 +156,7 @@ def compare(curves: Curves, ways: Sequence[str], keeps: Sequence[float]) -> Comp
 def write_report(
     out: Path, found: Mapping[str, tuple[Any, ...]], keeps: Sequence[float], withheld: str
 ) -> None:
-    """Write accuracy.md and accuracy.png.
+    """Write accuracy.md, accuracy.png and, for `leaderboard`, accuracy.json.
 
     Args:
         out: Folder.
@@ -172,6 +173,8 @@ def write_report(
     for title, curves in titled.items():
         lines += [*_against_rivals(title, curves), *_errors(title, curves)]
     (out / "accuracy.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    records = {name: list(points(curves)) for name, curves in every.items()}
+    (out / "accuracy.json").write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
     _plot(every, out / "accuracy.png")
 
 
@@ -254,6 +257,24 @@ def _errors(title: str, curves: Curves) -> Iterator[str]:
         for way in curves.errors:
             if way != BASE:
                 yield f"| {way} | " + " | ".join(_cells(curves, way, row)) + " |"
+
+
+def points(curves: Curves) -> Iterator[dict[str, Any]]:
+    """Every way at every α and share with its error, as the tables have them, for files."""
+    base = curves.metric[BASE][0, 0]
+    for way in (way for way in curves.errors if way != BASE):
+        for row, alpha in enumerate(curves.alphas):
+            for column, keep in enumerate(curves.keeps):
+                error = curves.errors[way][row, column]
+                yield {
+                    "way": way,
+                    "alpha": int(alpha),
+                    "keep": float(keep),
+                    "gflops": round(float(curves.gflops[way][row, column]), 2),
+                    "error": round(float(error[0]), 2),
+                    "spread": round(float(error[1:].std()), 2),
+                    "lost": round(float(curves.metric[way][row, column, 0] - base[0]), 2),
+                }
 
 
 def _cells(curves: Curves, way: str, row: int) -> Iterator[str]:
