@@ -33,7 +33,7 @@ def page(found: list[Record]) -> str:
         "# Methods by model and budget\n",
         "At each α and share of the tokens, methods by their error, the best first. GFLOPs are",
         "multiply-adds, the operators' own too: a method further down may also cost less.",
-        "The figures are in results/, of which `python -m benchmarks.leaderboard` writes this page.",
+        "The figures are in results/; `python -m benchmarks.leaderboard` writes this page of them.",
     ]
     return "\n".join([*parts, *(line for record in found for line in _of(record))]) + "\n"
 
