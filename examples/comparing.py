@@ -63,5 +63,6 @@ def _agreement(loaded: LoadedModel, fast: nn.Module, image: np.ndarray) -> str:
     meter = task.meter()
     meter.add(task.as_truth(predict(loaded, loaded.model, image)), predict(loaded, fast, image))
     values = meter.values()
-    found = [f"{metric.title} {metric.text(values[metric.name])}" for metric in task.metrics]
+    measured = [metric for metric in task.metrics if metric.name in values]  # no part may be small
+    found = [f"{metric.title} {metric.text(values[metric.name])}" for metric in measured]
     return f"against the unpatched model: {', '.join(found)}"

@@ -549,7 +549,7 @@ def test_refuses_plans_that_cannot_be_carried_out(arguments: Any, message: str) 
 
 
 def test_refuses_unknown_models_and_names_known_ones() -> None:
-    message = r"no known host was found in .*Linear, which has no blocks with .*; known are Seg"
+    message = r"no known host was found in .*Linear, in which no blocks with .*; known are Seg"
     with pytest.raises(ExpediteError, match=message):
         expedite.patch(nn.Linear(2, 2), PLAN)
     with pytest.raises(ExpediteError, match=message):
