@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from expedite.patchers.published.dino import is_block
+from expedite.patching.heads import dropout_rate, heads_of_one
 from expedite.patching.host import apply_child, attribute, found_in
 
 _OF_ATTENTION = {"qkv", "q_norm", "k_norm", "attn_drop", "proj", "proj_drop", "rope"}
@@ -55,14 +56,12 @@ def attend(
     attn_mask: None = None,
 ) -> Tensor:
     """What the attention puts out for tokens (B, N, C) under a mask (B, 1, 1, N)."""
-    heads: int = attribute(attention, "num_heads")
-    qkv = attention.get_submodule("qkv")(x).unflatten(-1, (3, heads, -1))
-    q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, heads, N, C/heads)
+    q, k, v = heads_of_one(attention, x)
     q, k = apply_child(attention, q, "q_norm"), apply_child(attention, k, "k_norm")
     rope = getattr(attention, "rope", None)
     if rope is not None and pos is not None:
         q, k = rope(q, pos), rope(k, pos)
-    dropout = attribute(attention.get_submodule("attn_drop"), "p") if attention.training else 0.0
+    dropout = dropout_rate(attention, "attn_drop")
     out = F.scaled_dot_product_attention(q, k, v, mask, dropout).transpose(1, 2).flatten(2)
     return apply_child(attention, apply_child(attention, out, "proj"), "proj_drop")
 

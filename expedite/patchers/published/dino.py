@@ -14,6 +14,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from expedite.patching.heads import heads_of_one
 from expedite.patching.host import (
     Attention,
     Host,
@@ -115,9 +116,7 @@ def _attend(
     pos: None = None,  # of VGGT's copy
 ) -> Tensor:
     """What the attention puts out for tokens (B, N, C) under a mask that its own code lacks."""
-    heads: int = attribute(attention, "num_heads")
-    qkv = attention.get_submodule("qkv")(x).unflatten(-1, (3, heads, -1))
-    q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, heads, N, C/heads)
+    q, k, v = heads_of_one(attention, x)
     if rope is not None:
         q, k = attribute(attention, "apply_rope")(q, k, rope)
     drop = getattr(attention, "attn_drop", None)

@@ -10,6 +10,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from expedite.patching.heads import dropout_rate, split_heads
 from expedite.patching.host import (
     Attention,
     Host,
@@ -70,10 +71,10 @@ def _attend(
     """What the attention puts out for tokens (B, N, C) under a mask that its own code lacks."""
     heads: int = attribute(attention, "num_attention_heads")
     q, k, v = (
-        apply_child(attention, tokens, name).unflatten(-1, (heads, -1)).transpose(1, 2)  # type: ignore[no-untyped-call]
+        split_heads(apply_child(attention, tokens, name), heads)
         for name in ("query", "key", "value")
     )
-    dropout = attribute(attention, "dropout").p if attention.training else 0.0
+    dropout = dropout_rate(attention, "dropout")
     keys = mask.reshape(tokens.shape[0], 1, 1, -1)
     return F.scaled_dot_product_attention(q, k, v, keys, dropout).transpose(1, 2).flatten(2), None
 

@@ -14,8 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from expedite.patchers.transformers.vit import pair
+from expedite.patching.heads import Projections
 from expedite.patching.host import Cells, Host, Method, attribute, map_grid, nothing_more
-from expedite.patching.windows.shifted_blocks import Layout, Projections, Size
+from expedite.patching.windows.shifted_blocks import Layout, Size
 from expedite.patching.windows.swin import make_host, mlp_of_offsets, project, table_of_offsets
 
 # A block has these children and no more, which might do something else between.

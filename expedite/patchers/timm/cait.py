@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from expedite.patchers.timm.methods import methods
 from expedite.patchers.timm.vit import grid_of_patches
+from expedite.patching.heads import heads_of_one
 from expedite.patching.host import (
     Attention,
     Host,
@@ -51,9 +52,7 @@ def _attention(block: nn.Module) -> nn.Module:
 
 def _attend(attention: nn.Module, mask: Tensor, x: Tensor) -> Tensor:
     """What talking heads put out under a mask (B, 1, 1, keys), which they take no argument for."""
-    heads: int = attribute(attention, "num_heads")
-    qkv = attention.get_submodule("qkv")(x).unflatten(-1, (3, heads, -1))
-    q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, heads, N, d)
+    q, k, v = heads_of_one(attention, x)
     scores = attribute(attention, "scale") * q @ k.mT
     shares = (_talk(attention, scores, "proj_l") + mask).softmax(-1)
     shares = _talk(attention, shares, "proj_w")

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from expedite.geometry.constants import remembered
 from expedite.patchers.timm.methods import every_block, methods
 from expedite.patchers.timm.vit import grid_of_patches
+from expedite.patching.heads import dropout_rate, heads_of_one, split_heads
 from expedite.patching.host import (
     Cells,
     Host,
@@ -36,7 +37,6 @@ from expedite.patching.positions.bias import window_bias
 from expedite.patching.windows.window_blocks import (
     Layout,
     Standing,
-    dropout_rate,
     nowhere,
     run_block,
 )
@@ -124,10 +124,6 @@ def _keys(x: Tensor, cells: Cells) -> Tensor | None:
     return F.pad(log_mass, (x.shape[1] - log_mass.shape[1], 0))[:, None, None].to(x.dtype)
 
 
-def _heads(x: Tensor, heads: int) -> Tensor:
-    return x.unflatten(-1, (heads, -1)).transpose(1, 2)  # type: ignore[no-untyped-call,no-any-return]
-
-
 # VOLO: blocks on maps (B, H, W, C) behind outlookers, which mix neighbours of a larger map.
 def _rows_of_volo(model: nn.Module) -> Rows:
     parts = [list(part.children()) for part in model.get_submodule("network").children()]
@@ -200,8 +196,7 @@ def _run_convit(block: nn.Module, x: Tensor, cells: Cells, keywords: dict[str, A
 
 
 def _attend_plain(attention: nn.Module, x: Tensor, cells: Cells) -> Tensor:
-    heads: int = attribute(attention, "num_heads")
-    q, k, v = (_heads(part, heads) for part in apply_child(attention, x, "qkv").chunk(3, -1))
+    q, k, v = heads_of_one(attention, x)
     dropout = dropout_rate(attention, "attn_drop")
     attended = F.scaled_dot_product_attention(q, k, v, _keys(x, cells), dropout)
     return attended.transpose(1, 2).flatten(2)
@@ -210,8 +205,8 @@ def _attend_plain(attention: nn.Module, x: Tensor, cells: Cells) -> Tensor:
 def _attend_gated(attention: nn.Module, x: Tensor, cells: Cells) -> Tensor:
     """Shares by contents and shares by positions, mixed by a gate for each head."""
     heads: int = attribute(attention, "num_heads")
-    q, k = (_heads(part, heads) for part in apply_child(attention, x, "qk").chunk(2, -1))
-    v = _heads(apply_child(attention, x, "v"), heads)
+    q, k = (split_heads(part, heads) for part in apply_child(attention, x, "qk").chunk(2, -1))
+    v = split_heads(apply_child(attention, x, "v"), heads)
     keys = _keys(x, cells)
     keys = x.new_zeros(()) if keys is None else keys
     offsets = _offsets(Standing(cells, False, x.device)).to(x.dtype)  # (h·w, h·w, 3)
@@ -255,7 +250,7 @@ def _ends_of_levit(model: nn.Module) -> Sequence[int]:
 def _run_levit(block: nn.Module, x: Tensor, cells: Cells, keywords: dict[str, Any]) -> Tensor:
     attention = block.get_submodule("attn")
     depth, width = attribute(attention, "key_dim"), attribute(attention, "val_dim")
-    heads = _heads(apply_child(attention, x, "qkv"), attribute(attention, "num_heads"))
+    heads = split_heads(apply_child(attention, x, "qkv"), attribute(attention, "num_heads"))
     q, k, v = torch.split(heads, [depth, depth, width], -1)
     bias = window_bias(_table(attention), cells.grid, cells.clusters, cells.resized)[None]
     keys = _keys(x, cells)

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from expedite.patchers.timm.methods import methods
+from expedite.patching.heads import dropout_rate, heads_of_one
 from expedite.patching.host import (
     Attention,
     Cells,
@@ -27,7 +28,6 @@ from expedite.patching.host import (
     runs_as,
 )
 from expedite.patching.packing import channels_first, channels_last
-from expedite.patching.windows.window_blocks import dropout_rate
 
 _VISFORMER, _NEST = "timm.models.visformer.Visformer", "timm.models.nest.Nest"
 
@@ -137,9 +137,7 @@ def _attention(block: nn.Module) -> nn.Module:
 
 def _attend_in_one(attention: nn.Module, mask: Tensor, x: Tensor) -> Tensor:
     """What the attention puts out for (B, 1, N, C) under a mask that its own code lacks."""
-    heads: int = attribute(attention, "num_heads")
-    qkv = apply_child(attention, x[:, 0], "qkv")
-    q, k, v = qkv.unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4)  # type: ignore[no-untyped-call]
+    q, k, v = heads_of_one(attention, x[:, 0])
     out = F.scaled_dot_product_attention(q, k, v, mask, dropout_rate(attention, "attn_drop"))
     # Channels of heads lie between one another in the library's code.
     out = out.permute(0, 2, 3, 1).flatten(2)[:, None]

@@ -12,9 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from expedite.patchers.timm.methods import methods
+from expedite.patching.heads import Projections
 from expedite.patching.host import Cells, Host, attribute, kind_of, map_grid, map_of_tokens
 from expedite.patching.positions.continuous import logarithmic_bias
-from expedite.patching.windows.shifted_blocks import Layout, Projections, Size
+from expedite.patching.windows.shifted_blocks import Layout, Size
 from expedite.patching.windows.swin import (
     blocks_of,
     make_host,

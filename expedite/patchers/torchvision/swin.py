@@ -8,8 +8,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from expedite.patching.heads import Projections
 from expedite.patching.host import Cells, Host, attribute, kind_of, map_of_tokens
-from expedite.patching.windows.shifted_blocks import Layout, Projections, Size
+from expedite.patching.windows.shifted_blocks import Layout, Size
 from expedite.patching.windows.swin import (
     blocks_of,
     make_host,

@@ -18,6 +18,7 @@ from expedite.patchers.transformers.vit import (
     requested_states,
     usual_grid,
 )
+from expedite.patching.heads import Projections
 from expedite.patching.host import (
     Host,
     Reads,
@@ -32,7 +33,6 @@ from expedite.patching.host import (
 from expedite.patching.windows.window_blocks import (
     Layout,
     Placed,
-    Projections,
     Standing,
     run_block,
 )

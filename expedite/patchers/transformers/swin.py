@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from expedite.patchers.transformers.vit import asked_for, pair, refuse_attentions, usual_grid
+from expedite.patching.heads import Projections
 from expedite.patching.host import (
     Cells,
     Host,
@@ -22,7 +23,7 @@ from expedite.patching.host import (
     map_grid,
     own_class,
 )
-from expedite.patching.windows.shifted_blocks import Layout, Projections
+from expedite.patching.windows.shifted_blocks import Layout
 from expedite.patching.windows.swin import make_host, mlp_of_offsets, table_of_offsets
 
 _MODELS = {

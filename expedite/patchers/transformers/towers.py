@@ -32,6 +32,7 @@ from expedite.patchers.transformers.vit import (
     requested_states,
     swap,
 )
+from expedite.patching.heads import dropout_rate, heads_of_one
 from expedite.patching.host import (
     Attention,
     Host,
@@ -267,10 +268,8 @@ def _attend(
     attention: nn.Module, mask: Tensor, hidden_states: Tensor, **kwargs: Any
 ) -> tuple[Tensor, None]:
     """What BLIP's attention, which is not fused and takes no mask, puts out under one."""
-    heads: int = attribute(attention, "num_heads")
-    qkv = attention.get_submodule("qkv")(hidden_states).unflatten(-1, (3, heads, -1))
-    q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, heads, N, d)
-    dropout = attribute(attention, "dropout").p if attention.training else 0.0
+    q, k, v = heads_of_one(attention, hidden_states)
+    dropout = dropout_rate(attention, "dropout")
     out = F.scaled_dot_product_attention(q, k, v, mask, dropout).transpose(1, 2).flatten(2)
     return apply_child(attention, out, "projection"), None
 

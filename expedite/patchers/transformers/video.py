@@ -21,6 +21,7 @@ from expedite.patchers.transformers.vit import (
     pair,
     requested_states,
 )
+from expedite.patching.heads import dropout_rate, split_heads
 from expedite.patching.host import (
     Attention,
     Host,
@@ -33,7 +34,6 @@ from expedite.patching.host import (
     own_class,
 )
 from expedite.patching.key_bias import as_key_bias
-from expedite.patching.windows.window_blocks import dropout_rate
 
 # With where their blocks and attention are, what makes queries, keys and values of tokens, and how
 # the rate of dropout is called.
@@ -120,11 +120,9 @@ def _attend(
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """What attention puts out for clusters (B, prefix + T·n, C) under a mask of each frame's."""
-    split = (*hidden_states.shape[:2], attribute(attention, "num_attention_heads"), -1)
-    q, k, v = (
-        apply_child(attention, hidden_states, name).reshape(*split).transpose(1, 2)
-        for name in projections
-    )  # each (B, heads, prefix + T·n, d)
+    heads: int = attribute(attention, "num_attention_heads")
+    projected = (apply_child(attention, hidden_states, name) for name in projections)
+    q, k, v = (split_heads(part, heads) for part in projected)  # each (B, heads, prefix + T·n, d)
     of_frames = mask.as_subclass(Tensor).reshape(len(hidden_states), -1, mask.shape[-1])
     joined = torch.cat([of_frames[:, 0, :prefix], of_frames[..., prefix:].flatten(1)], 1)
     bias, dropout = as_key_bias(joined[:, None, None]), dropout_rate(attention, rate)

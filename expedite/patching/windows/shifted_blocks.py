@@ -15,12 +15,12 @@ from torch import Tensor, nn
 
 from expedite.geometry.constants import remembered
 from expedite.operators.windows import as_map, partition, unpartition
+from expedite.patching.heads import Projections, dropout_rate, split_heads
 from expedite.patching.host import Cells, attribute
 from expedite.patching.key_bias import attend_under
-from expedite.patching.windows.window_blocks import dropout_rate, log_mass_of_padding, through
+from expedite.patching.windows.window_blocks import log_mass_of_padding, through
 
 Size = tuple[int, int]
-Projections = tuple[Tensor, Tensor, Tensor]
 
 # What keeps tokens apart that only the shift has brought together.
 _APART = -100.0
@@ -101,10 +101,7 @@ def _attend(block: nn.Module, x: Tensor, cells: Cells, shift: Size, layout: Layo
 def _heads(attention: nn.Module, windows: Tensor, layout: Layout) -> Projections:
     """Queries, keys and values, each (B·n·m, heads, kh·kw, d); for cosines, of length one."""
     heads: int = attribute(attention, layout.heads)
-    q, k, v = (
-        part.unflatten(-1, (heads, -1)).transpose(1, 2)  # type: ignore[no-untyped-call]
-        for part in layout.project(attention, windows)
-    )
+    q, k, v = (split_heads(part, heads) for part in layout.project(attention, windows))
     if not hasattr(attention, "logit_scale"):
         return q, k, v
     logits: Tensor = attribute(attention, "logit_scale")

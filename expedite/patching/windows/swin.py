@@ -6,10 +6,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from expedite.patching.heads import Projections
 from expedite.patching.host import Cells, Host, Stage, apply_child, attribute, every_token, kind_of
 from expedite.patching.positions.bias import window_bias
 from expedite.patching.positions.continuous import continuous_bias
-from expedite.patching.windows.shifted_blocks import Layout, Projections, Size, run_block
+from expedite.patching.windows.shifted_blocks import Layout, Size, run_block
 
 Stages = list[tuple[nn.Module, ...]]
 

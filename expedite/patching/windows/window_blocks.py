@@ -14,22 +14,14 @@ from torch import Tensor, nn
 
 from expedite.geometry.constants import remembered
 from expedite.operators.windows import partition, unpartition
-from expedite.patching.host import Cells, Side, apply_child, attribute
+from expedite.patching.heads import Projections, dropout_rate, one_projection, split_heads
+from expedite.patching.host import Cells, Side, attribute
 from expedite.patching.key_bias import attend_under
 from expedite.patching.positions.decomposed import between, middles, places, positions
 
 Size = tuple[int, int]
-Projections = tuple[Tensor, Tensor, Tensor]
 # Queries and keys with their positions, and what these add to scores.
 Placed = tuple[Tensor, Tensor, Tensor | None]
-
-
-def dropout_rate(attention: nn.Module, name: str | None) -> float:
-    """The rate in training that an attribute says, or a dropout module of that name; else 0."""
-    if name is None or not attention.training:
-        return 0.0
-    rate = attribute(attention, name)
-    return float(getattr(rate, "p", rate))
 
 
 @dataclass(frozen=True)
@@ -72,12 +64,6 @@ class Standing:
         starts, middle, there = _frames_of_windows(*self.cells.sides, self.device)
         own = _padded_windows(found, self.cells).unflatten(0, (-1, len(starts)))  # type: ignore[no-untyped-call]
         return torch.where(there, own - starts, middle).flatten(0, 1).flatten(1, 2)
-
-
-def one_projection(attention: nn.Module, x: Tensor) -> Projections:
-    """Queries, keys and values (B, N, C) that one layer makes together."""
-    q, k, v = apply_child(attention, x, "qkv").chunk(3, -1)
-    return q, k, v
 
 
 def by_tables(
@@ -178,10 +164,8 @@ def _attend(
     """Attention among the cells of each window (B·n·m, h, w, C)."""
     attention = block.get_submodule(layout.attention)
     heads: int = attribute(attention, layout.heads)
-    q, k, v = (
-        part.unflatten(-1, (heads, -1)).transpose(1, 2)  # type: ignore[no-untyped-call]
-        for part in layout.project(attention, x.flatten(1, 2))
-    )  # (B·n·m, heads, h·w, d)
+    projected = layout.project(attention, x.flatten(1, 2))
+    q, k, v = (split_heads(part, heads) for part in projected)  # (B·n·m, heads, h·w, d)
     q, k = through(attention, layout.query, q), through(attention, layout.key, k)
     q, k, bias = layout.place(block, q, k, standing)
     if log_mass is not None:
