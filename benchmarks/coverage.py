@@ -34,6 +34,7 @@ from benchmarks import coverage_more
 from benchmarks.coverage_models import Row, rows
 from benchmarks.coverage_named import summary
 from benchmarks.coverage_timm import counts
+from benchmarks.marked import put
 from benchmarks.real_weights import cache
 from expedite.operators import clustering
 from expedite.patching.describing import the_hosts
@@ -190,15 +191,6 @@ def _counted(results: Sequence[Result]) -> str:
     return f"{len(results)} models: {counted}."
 
 
-def write(name: str, text: str) -> None:
-    """Put a text between its two marks in docs/hosts.md."""
-    pattern = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"
-    docs = DOCS.read_text()
-    DOCS.write_text(
-        re.sub(pattern, lambda found: f"{found[1]}{text}\n{found[2]}", docs, flags=re.S)
-    )
-
-
 def main(
     only: Annotated[str, typer.Option(help="Part of a name; prints and writes nothing.")] = "",
     results: Annotated[Path | None, typer.Option(help="Where what came of models is kept.")] = None,
@@ -212,8 +204,8 @@ def main(
             for row in chosen:
                 print(examine(row))
             return
-        write("coverage", table(list(resumed(chosen, results or kept()))))
-        write("timm", counts())
+        put(DOCS, "coverage", table(list(resumed(chosen, results or kept()))))
+        put(DOCS, "timm", counts())
 
 
 if __name__ == "__main__":

@@ -115,19 +115,9 @@ def _sam_hq() -> nn.Module:
 
 
 def _depth_pro() -> nn.Module:
-    vit = {**VIT, "model_type": "dinov2"}
-    config = hf.DepthProConfig(
-        **{f"{part}_model_config": dict(vit) for part in ("image", "patch", "fov")},
-        patch_size=64,
-        fusion_hidden_size=16,
-        intermediate_hook_ids=[2, 1],
-        intermediate_feature_dims=[16, 16],
-        scaled_images_feature_dims=[16, 16, 16],
-        num_fov_head_layers=1,
-        use_fov_model=True,
-    )
-    made: nn.Module = hf.DepthProForDepthEstimation(config)
-    return made
+    from tests.patching.test_several_hosts import depth_pro
+
+    return depth_pro()
 
 
 def _of_torchvision() -> Iterator[Row]:

@@ -6,12 +6,12 @@ From the repository's root; takes about ten minutes and 11 GB of memory.
 """
 
 import gc
-import re
 
 import torch
 from rich.progress import track
 
 import expedite
+from benchmarks.marked import put
 from expedite.measure.flops import count_flops
 from tests.host_table import CHECKS, DOCS, HOSTS, Host, check, line
 
@@ -39,12 +39,7 @@ def main() -> None:
             lines.append(f"{line(host, check(host))} {gflops(host)} |")
         print(lines[-1], flush=True)
         gc.collect()
-    table = "\n".join(lines)
-    pattern = r"(<!-- hosts -->\n).*?(<!-- /hosts -->)"
-    text = re.sub(
-        pattern, lambda found: f"{found[1]}{table}\n{found[2]}", DOCS.read_text(), flags=re.S
-    )
-    DOCS.write_text(text)
+    put(DOCS, "hosts", "\n".join(lines))
 
 
 if __name__ == "__main__":

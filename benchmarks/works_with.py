@@ -6,12 +6,12 @@
 From the repository's root; takes up to ten minutes.
 """
 
-import re
 import warnings
 from importlib.metadata import version
 
 from rich.progress import track
 
+from benchmarks.marked import put
 from tests.ways import DOCS, HOSTS, WAYS, line
 
 
@@ -24,12 +24,7 @@ def main() -> None:
     for way in track(WAYS, "ways"):
         library = way.needs or "torch"
         lines.append(f"{line(way)} {library} {version(library)} |")
-    table = "\n".join(lines)
-    pattern = r"(<!-- ways -->\n).*?(<!-- /ways -->)"
-    text = re.sub(
-        pattern, lambda found: f"{found[1]}{table}\n{found[2]}", DOCS.read_text(), flags=re.S
-    )
-    DOCS.write_text(text)
+    put(DOCS, "ways", "\n".join(lines))
 
 
 if __name__ == "__main__":

@@ -25,8 +25,8 @@ PATHS = (
 pytestmark = pytest.mark.usefixtures("no_gradients")
 
 
-@pytest.fixture(scope="module")
-def shared() -> nn.Module:
+def depth_pro() -> nn.Module:
+    """A small DepthPro, whose three ViTs are alike."""
     vit = {
         "model_type": "dinov2",
         "hidden_size": 32,
@@ -48,8 +48,14 @@ def shared() -> nn.Module:
         num_fov_head_layers=1,
         use_fov_model=True,
     )
+    made: nn.Module = hf.DepthProForDepthEstimation(config)
+    return made
+
+
+@pytest.fixture(scope="module")
+def shared() -> nn.Module:
     torch.manual_seed(0)
-    made: nn.Module = randomized(hf.DepthProForDepthEstimation(config).eval())
+    made: nn.Module = randomized(depth_pro().eval())
     return made
 
 
