@@ -1,5 +1,6 @@
 """What thin and small things lose: agreement along boundaries, and within small parts."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import hypot
 from typing import Self
@@ -17,8 +18,6 @@ TOLERANCE = 0.0075
 SMALL = 1 / 300
 
 _CROSS = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
-
-Mask = NDArray[np.uint8]
 
 
 @dataclass
@@ -50,13 +49,17 @@ class Details:
         is_void = true == VOID
         answer = np.where(is_void, VOID, answer)  # no boundary inside, and none that counts around
         counts = cv2.erode((~is_void).astype(np.uint8), _CROSS).astype(bool)
-        for index in np.unique(true[~is_void]):
-            self._add_boundaries(int(index), true == index, answer == index, counts)
-            small = _small_parts(true == index)
+        edges = [_edges(each) & counts for each in (true, answer)]
+        seen = sum(np.bincount(each[~is_void], minlength=self.classes) for each in (true, answer))
+        for index in np.flatnonzero(seen).tolist():
+            masks = [each == index for each in (true, answer)]
+            box = _box(masks[0] | masks[1])
+            inside = [mask[box] for mask in masks]
+            lines = [edge[box] & mask for edge, mask in zip(edges, inside, strict=True)]
+            self._add_boundaries(index, lines, hypot(*true.shape))
+            small = _small_parts(inside[0], true.size)
             self.small += int(small.sum())
-            self.found += int((small & (answer == index)).sum())
-        for index in np.setdiff1d(answer[~is_void], true):
-            self.lengths[1, index] += int((_boundary(answer == index) & counts).sum())
+            self.found += int((small & inside[1]).sum())
 
     def merge(self, later: Self) -> None:
         """Count what another counted, of later images, too."""
@@ -82,27 +85,35 @@ class Details:
         return self.found / self.small if self.small else float("nan")
 
     def _add_boundaries(
-        self, index: int, truth: NDArray[np.bool_], answer: NDArray[np.bool_], counts: Mask
+        self, index: int, lines: Sequence[NDArray[np.bool_]], diagonal: float
     ) -> None:
-        lines = [_boundary(mask) & counts for mask in (truth, answer)]
-        reach = TOLERANCE * hypot(*truth.shape)
         for own, (line, other) in enumerate((lines, lines[::-1])):
             self.lengths[own, index] += int(line.sum())
             if line.any() and other.any():
                 away = cv2.distanceTransform((~other).astype(np.uint8), cv2.DIST_L2, 5)
-                self.near[own, index] += int((away[line] <= max(reach, 1.0)).sum())
+                self.near[own, index] += int((away[line] <= max(TOLERANCE * diagonal, 1.0)).sum())
 
 
-def _boundary(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Pixels with a neighbour outside the mask; the image's edge is none."""
-    inner = cv2.erode(mask.astype(np.uint8), _CROSS, borderType=cv2.BORDER_REPLICATE)
-    edge: NDArray[np.bool_] = mask & ~inner.astype(bool)
-    return edge
+def _edges(classes: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Pixels with a neighbour of another class; the image's edge is none."""
+    found = np.zeros(classes.shape, np.bool_)
+    for one, other in ((np.s_[1:], np.s_[:-1]), (np.s_[:, 1:], np.s_[:, :-1])):
+        differ = classes[one] != classes[other]
+        found[one] |= differ
+        found[other] |= differ
+    return found
 
 
-def _small_parts(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+def _box(mask: NDArray[np.bool_]) -> tuple[slice, slice]:
+    """The smallest rectangle that holds a mask, beyond which nothing of a class is to be found."""
+    left, top, width, height = cv2.boundingRect(mask.astype(np.uint8))
+    return slice(top, top + height), slice(left, left + width)
+
+
+def _small_parts(mask: NDArray[np.bool_], pixels: int) -> NDArray[np.bool_]:
+    """Pixels of connected parts that are small in an image of so many pixels."""
     _, parts, statistics, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8))
-    is_small = statistics[:, cv2.CC_STAT_AREA] < SMALL * mask.size
+    is_small = statistics[:, cv2.CC_STAT_AREA] < SMALL * pixels
     is_small[0] = False  # what is outside the mask
     found: NDArray[np.bool_] = is_small[parts]
     return found
