@@ -10,6 +10,7 @@ from expedite.evaluate.results import Results
 from expedite.evaluate.sweep import Row as Measured
 from expedite.evaluate.table import place
 from expedite.evaluate.tasks import TASKS
+from expedite.measure.mode import Mode
 from expedite.recipes import Recipe, Row
 from expedite.terminal.table import Column, Listing
 
@@ -42,10 +43,11 @@ class Pair:
 
 
 def pairs(recipe: Recipe, results: Results) -> Iterator[Pair]:
-    """Every published row of a recipe with what a sweep of it measured."""
+    """Every published row of a recipe with what a sweep of it measured in float32, not compiled."""
     metrics = {metric.name: metric for metric in TASKS[results.task].metrics}
     metric = metrics.get(_METRICS.get(recipe.metric, ""))
-    by_plan = {row.plan: row for row in results.rows}
+    # The folder may have rows of other modes, from sweeps of the same model.
+    by_plan = {row.plan: row for row in results.rows if row.mode == Mode()}
     for published in recipe.rows:
         found = by_plan.get(published.plan)
         value = found.metrics.get(metric.name) if found and metric else None
