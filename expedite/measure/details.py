@@ -5,11 +5,11 @@ from dataclasses import dataclass, field
 from math import hypot
 from typing import Self
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from expedite.data.images import opencv
 from expedite.data.truths import VOID
 
 # How far boundaries may lie apart, as a share of the image's diagonal (Csurka et al., 2013).
@@ -17,7 +17,7 @@ TOLERANCE = 0.0075
 # Parts of less than so large a share of an image are small, as COCO's 32² pixels of 640×480.
 SMALL = 1 / 300
 
-_CROSS = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
+_CROSS = np.array([[0, 1, 0], [1, 1, 1], [0, 1, 0]], np.uint8)
 
 
 @dataclass
@@ -48,7 +48,7 @@ class Details:
         true, answer = truth.cpu().numpy(), prediction.cpu().numpy()
         is_void = true == VOID
         answer = np.where(is_void, VOID, answer)  # no boundary inside, and none that counts around
-        counts = cv2.erode((~is_void).astype(np.uint8), _CROSS).astype(bool)
+        counts = opencv().erode((~is_void).astype(np.uint8), _CROSS).astype(bool)
         edges = [_edges(each) & counts for each in (true, answer)]
         seen = sum(np.bincount(each[~is_void], minlength=self.classes) for each in (true, answer))
         for index in np.flatnonzero(seen).tolist():
@@ -90,7 +90,8 @@ class Details:
         for own, (line, other) in enumerate((lines, lines[::-1])):
             self.lengths[own, index] += int(line.sum())
             if line.any() and other.any():
-                away = cv2.distanceTransform((~other).astype(np.uint8), cv2.DIST_L2, 5)
+                apart = (~other).astype(np.uint8)
+                away = opencv().distanceTransform(apart, opencv().DIST_L2, 5)
                 self.near[own, index] += int((away[line] <= max(TOLERANCE * diagonal, 1.0)).sum())
 
 
@@ -106,14 +107,14 @@ def _edges(classes: NDArray[np.int64]) -> NDArray[np.bool_]:
 
 def _box(mask: NDArray[np.bool_]) -> tuple[slice, slice]:
     """The smallest rectangle that holds a mask, beyond which nothing of a class is to be found."""
-    left, top, width, height = cv2.boundingRect(mask.astype(np.uint8))
+    left, top, width, height = opencv().boundingRect(mask.astype(np.uint8))
     return slice(top, top + height), slice(left, left + width)
 
 
 def _small_parts(mask: NDArray[np.bool_], pixels: int) -> NDArray[np.bool_]:
     """Pixels of connected parts that are small in an image of so many pixels."""
-    _, parts, statistics, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8))
-    is_small = statistics[:, cv2.CC_STAT_AREA] < SMALL * pixels
+    _, parts, statistics, _ = opencv().connectedComponentsWithStats(mask.astype(np.uint8))
+    is_small = statistics[:, opencv().CC_STAT_AREA] < SMALL * pixels
     is_small[0] = False  # what is outside the mask
     found: NDArray[np.bool_] = is_small[parts]
     return found

@@ -1,5 +1,7 @@
 """Boundaries and small parts, against slow loops and by hand."""
 
+import subprocess
+import sys
 from math import hypot, isnan
 
 import pytest
@@ -103,3 +105,9 @@ def test_nothing_to_count_is_no_number() -> None:
     details.add(torch.full((20, 20), VOID), torch.zeros(20, 20, dtype=torch.int64))
     assert isnan(details.boundary_f())
     assert isnan(details.small_recall())
+
+
+def test_tasks_are_known_where_opencv_cannot_be_imported() -> None:
+    """It wants libraries that a bare system lacks, and is asked for when pixels are counted."""
+    code = "import sys; sys.modules['cv2'] = None; import expedite.evaluate.tasks"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

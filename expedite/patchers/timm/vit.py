@@ -6,7 +6,7 @@ the vision encoders of Qwen3, DeepSeek and Gemma 4.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 import torch.nn.functional as F
@@ -103,7 +103,7 @@ def _grid_of_gemma(embedding: nn.Module, args: tuple[Any, ...], output: Any) -> 
     return height // rows, width // columns
 
 
-def _refuse_patches() -> None:
+def _refuse_patches() -> NoReturn:
     raise ExpediteError(
         "a patched model of timm was called with patches of images, which may be of several "
         "sizes, and one grid is clustered at a time; a batch of images of one size works"
